@@ -1,0 +1,58 @@
+# DeepCV: `make help` lists the commands. Everything is installed into .venv from requirements.lock.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup run ui deploy test check acceptance lock clean
+
+PYTHON ?= $(firstword $(foreach v,python3.12 python3.11 python3,$(if $(shell $(v) -c 'import sys; print(sys.version_info[:2] in ((3, 11), (3, 12)) or "")' 2>/dev/null),$(v))))
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := true
+export GX_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+setup: .venv/.installed  ## install into .venv (run and test do it themselves)
+
+.venv/.installed: requirements.lock pyproject.toml
+	@command -v git >/dev/null || { echo "git is missing: apt-get install git"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is missing: apt-get install python3 python3-venv libgl1 libglib2.0-0"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "venv is missing: apt-get install python3-venv libgl1 libglib2.0-0"; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@.venv/bin/python -c 'import cv2' 2>/dev/null || { echo "OpenCV misses system libraries: apt-get install python3-venv libgl1 libglib2.0-0"; exit 1; }
+	.venv/bin/python -c 'from deepcv import tracking; tracking.connect()'
+	@touch $@
+
+run: setup  ## take the dataset of params.yaml through every stage to a registered model
+	deepcv check
+	dvc repro
+
+ui: setup  ## Prefect and MLflow on loopback, in the foreground
+	python -m flows.servers ui
+
+deploy: setup  ## register the deployments and run a worker, in the foreground (needs make ui)
+	python -m flows.servers deploy
+
+test: setup  ## the test suite
+	pytest
+
+check: setup  ## ruff, mypy strict, import contracts
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+acceptance: setup  ## the long checks, with their figures
+	pytest -m acceptance -rA
+
+lock: setup  ## resolve requirements.lock anew (needs uv) and versions.yaml from it
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate --upgrade --output-file requirements.lock
+	python infra/versions.py
+
+clean:  ## remove .venv; data, models and .deepcv stay
+	rm -rf .venv

@@ -1,0 +1,1 @@
+"""DeepCV: from a folder of images to a registered vision model."""

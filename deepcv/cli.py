@@ -1,0 +1,154 @@
+"""`deepcv …`: a thin door to the library; nothing heavy is imported before a command runs."""
+
+import argparse
+import contextlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from deepcv.errors import DeepcvError
+
+_DESCRIPTION = """\
+DeepCV takes a folder of images and one params.yaml to a validated, trained, tracked, registered and served model.
+
+  deepcv init FOLDER        look at your images, propose params.yaml
+  dvc repro                 run the pipeline: ingest, validate, preprocess, train, evaluate, export, register
+  deepcv predict FOLDER     label images with the champion
+"""
+_EPILOG = """\
+The pipeline itself is DVC's: dvc dag, dvc metrics show, dvc plots show, dvc exp run -S train.epochs=2.
+`make ui` opens Prefect and MLflow, `make deploy` schedules the pipeline.
+"""
+PARAMS = Path("params.yaml")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; a DeepcvError becomes one message and exit status 1."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except DeepcvError as error:
+        sys.exit(f"deepcv: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "deepcv", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    check = commands.add_parser("check", help="validate the whole params.yaml")
+    check.add_argument("file", nargs="?", type=Path, default=PARAMS, help="default: params.yaml")
+    check.set_defaults(run=_check)
+
+    init = commands.add_parser(
+        "init", help="look at a folder (or tar) of images and write params.yaml",
+        description="Look at images in <class>/ or <split>/<class>/ folders, or a tar of them, and set params.yaml: "
+        "classes, size, split, a network, batch and epochs that fit this machine. Comments and other values are kept.",
+    )  # fmt: skip
+    init.add_argument("folder", type=Path, help="folder or tar, or a YAML file of data/sources/")
+    init.add_argument("--dataset", help="name of the dataset; the registered model is deepcv-NAME")
+    init.add_argument("--force", action="store_true", help="also when params.yaml has changes that git does not know")
+    init.set_defaults(run=_init)
+
+    predict = commands.add_parser(
+        "predict", help="label image files with a registered model",
+        description="Write predictions.csv and predictions.png for image files and all images below folders.",
+    )  # fmt: skip
+    predict.add_argument("paths", nargs="+", type=Path, metavar="FILE|FOLDER")
+    predict.add_argument("--model", help="default: models:/deepcv-<dataset of params.yaml>@champion")
+    predict.add_argument(
+        "--out", type=Path, default=Path("predictions"), help="folder of the results (default: predictions)"
+    )
+    predict.set_defaults(run=_predict)
+
+    search = commands.add_parser(
+        "search", help="search better train parameters with NNI",
+        description="Run the trials of section `search` of params.yaml (TPE, medianstop); each is a nested MLflow run.",
+    )  # fmt: skip
+    search.add_argument("--apply", action="store_true", help="put the best values into params.yaml, comments kept")
+    search.set_defaults(run=_search)
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    from deepcv import receipts
+    from deepcv.home import NoProjectError
+    from deepcv.params import whole
+
+    whole.load(options.file)
+    with contextlib.suppress(NoProjectError):  # a params file may be checked anywhere
+        receipts.drop_orphans()
+    print(f"{options.file}: valid")
+
+
+def _init(options: argparse.Namespace) -> None:
+    from deepcv import scaffold
+    from deepcv.files import write_text
+    from deepcv.home import state_dir
+
+    if not options.force and _has_changes(PARAMS):
+        raise DeepcvError(f"{PARAMS} has changes that git does not know; commit them, or overwrite with --force")
+    findings = scaffold.look(options.folder, state_dir() / "downloads")
+    print(f"found {scaffold.describe(findings)}")
+    proposal = scaffold.propose(str(options.folder), findings)
+    if options.dataset:
+        proposal.values["ingest.dataset"] = options.dataset
+    write_text(PARAMS, scaffold.write(PARAMS, findings, proposal))
+    for key, value in proposal.values.items():
+        print(f"  {key}: {value}")
+    print(
+        f"wrote {PARAMS}; training should take about {proposal.training_s / 60:.0f} minutes here. Next:\n\n  dvc repro\n"
+    )
+
+
+def _has_changes(path: Path) -> bool:
+    status = subprocess.run(  # noqa: S603 - a fixed command
+        ["git", "status", "--porcelain", "--", str(path)],  # noqa: S607 - git is found on PATH like everywhere
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return status.returncode == 0 and bool(status.stdout.strip())
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from deepcv import registry, tracking
+    from deepcv.params.base import load_section
+    from deepcv.params.ingest import IngestParams
+    from deepcv.serving import batch
+
+    files = batch.image_files(options.paths)
+    uri = options.model or f"models:/{tracking.experiment_of(load_section(IngestParams, PARAMS).dataset)}@champion"
+    predictions = list(batch.predict_files(registry.load(uri), files))
+    batch.write_csv(options.out / "predictions.csv", predictions)
+    batch.write_sheet(options.out / "predictions.png", predictions)
+    failed = [p for p in predictions if p.error]
+    print(
+        f"{uri}: {len(predictions) - len(failed)} images -> {options.out / 'predictions.csv'}, {options.out / 'predictions.png'}"
+    )
+    if failed:
+        print(f"{len(failed)} files could not be read, the first: {failed[0].path}: {failed[0].error}", file=sys.stderr)
+    if len(failed) == len(predictions):
+        sys.exit(1)
+
+
+def _search(options: argparse.Namespace) -> None:
+    from deepcv import tracking
+    from deepcv.params import whole
+    from deepcv.search import run
+
+    params = whole.load(PARAMS)
+    run.search(
+        params.search,
+        experiment=tracking.experiment_of(params.ingest.dataset),
+        epochs=params.train.epochs,
+        params_path=PARAMS,
+        apply=options.apply,
+        say=print,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Where images come from, how they are checked, packed and fed to a network."""

@@ -1,0 +1,125 @@
+"""Shards: the prepared images of each split as plain .npy files, memory-mapped when they are read.
+
+`data/shards/` holds `<split>_images.npy` (uint8, images × height × width × channels), `<split>_labels.npy` (int64) and
+`dataset.json` (class names, image recipe, mean and std of the train split per channel in 0–1, sha256 of each file).
+numpy reads them without this project.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepcv.errors import DeepcvError
+from deepcv.files import sha256
+
+SPLITS = ("train", "val", "test")
+
+
+class ShardError(DeepcvError):
+    """A shard is missing or damaged."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images `(n, height, width, channels)` uint8 and labels `(n,)` int64, both memory-mapped."""
+
+    images_nhwc: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Prepared splits with what is needed to read them; `digest` identifies their whole content."""
+
+    name: str
+    classes: tuple[str, ...]
+    test_digest: str
+    recipe: Mapping[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    digest: str
+    train: Split
+    val: Split
+    test: Split
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return int(self.recipe["channels"]), int(self.recipe["height"]), int(self.recipe["width"])
+
+
+def write_split(
+    folder: Path, split: str, images: Iterable[NDArray[np.uint8]], labels: Iterable[int], shape: tuple[int, ...]
+) -> None:
+    """Write one split; `shape` is (n, height, width, channels), the images come one by one."""
+    packed = np.lib.format.open_memmap(folder / f"{split}_images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    for position, image_hwc in enumerate(images):
+        packed[position] = image_hwc
+    packed.flush()
+    np.save(folder / f"{split}_labels.npy", np.fromiter(labels, np.int64, count=shape[0]))
+
+
+def write_description(
+    folder: Path, *, name: str, classes: tuple[str, ...], test_digest: str, recipe: Mapping[str, Any]
+) -> None:
+    """Write dataset.json once all splits of `folder` are written; statistics come from the train split alone."""
+    mean, std = channel_statistics(np.load(folder / "train_images.npy", mmap_mode="r"))
+    files = {path.name: sha256(path) for path in sorted(folder.glob("*.npy"))}
+    description = {
+        "name": name, "classes": classes, "test_digest": test_digest, "recipe": dict(recipe),
+        "mean": mean, "std": std, "sha256": files,
+    }  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def channel_statistics(images_nhwc: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel over all pixels, on the scale 0–1; exact sums of integers, no rounding."""
+    total = np.zeros(images_nhwc.shape[-1], np.int64)
+    squares = np.zeros(images_nhwc.shape[-1], np.int64)
+    for chunk in _chunks(images_nhwc):
+        pixels = chunk.reshape(-1, chunk.shape[-1]).astype(np.int64)
+        total += pixels.sum(axis=0)
+        squares += np.square(pixels).sum(axis=0)
+    count = images_nhwc.size // images_nhwc.shape[-1]
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    floor = 1.0  # one grey level: a constant channel is centred and not blown up
+    return tuple(float(m) / 255 for m in mean), tuple(max(float(s), floor) / 255 for s in std)
+
+
+def open_shards(folder: Path) -> Dataset:
+    """Open what `preprocess` wrote, checking each file's digest. Raises ShardError."""
+    try:
+        text = (folder / "dataset.json").read_text(encoding="utf-8")
+        description = json.loads(text)
+        for name, expected in description["sha256"].items():
+            if sha256(folder / name) != expected:
+                raise ShardError(
+                    f"{folder / name}: damaged (its sha256 is not the one in dataset.json); run `dvc repro preprocess`"
+                )
+        splits = {split: _open_split(folder, split) for split in SPLITS}
+        return Dataset(
+            name=description["name"], classes=tuple(description["classes"]), test_digest=description["test_digest"],
+            recipe=description["recipe"], mean=tuple(description["mean"]), std=tuple(description["std"]),
+            digest=hashlib.sha256(text.encode()).hexdigest(), **splits,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise ShardError(f"{error.filename}: missing; run `dvc repro preprocess`") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ShardError(f"{folder / 'dataset.json'}: damaged ({error}); run `dvc repro preprocess`") from error
+
+
+def _open_split(folder: Path, split: str) -> Split:
+    images = np.load(folder / f"{split}_images.npy", mmap_mode="r")
+    return Split(images, np.load(folder / f"{split}_labels.npy", mmap_mode="r"))
+
+
+def _chunks(images_nhwc: NDArray[np.uint8], size: int = 1024) -> Iterator[NDArray[np.uint8]]:
+    for start in range(0, len(images_nhwc), size):
+        yield images_nhwc[start : start + size]

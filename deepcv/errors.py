@@ -1,0 +1,17 @@
+"""The base of DeepCV's errors.
+
+DeepcvError
+├── home.NoProjectError              the working directory belongs to no project
+├── params.base.ParamsError          params.yaml is not what its sections say
+├── data.builtin.DataError           a dataset cannot be used
+├── data.shards.ShardError           a shard is missing or damaged
+├── nn.spec.SpecError                a network file is wrong
+├── nn.classifier.ModelFileError     a model file is missing or damaged
+├── serving.onnx_export.ParityError  the exported model computes something else
+├── registry.RegistryError           the registry has not what was asked for
+└── search.manager.SearchError       a search did not end well
+"""
+
+
+class DeepcvError(Exception):
+    """An error whose message tells a person what was expected, what was found and what to do; it needs no traceback."""

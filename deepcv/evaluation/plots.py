@@ -1,0 +1,75 @@
+"""Pictures of an evaluation as PNG files; equal numbers give equal bytes.
+
+matplotlib is imported where it draws: training machines that only compute metrics may not have it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MAX_WRITTEN_CLASSES = 20  # above, numbers inside the confusion matrix would not be readable
+
+
+def draw_confusion(matrix: NDArray[np.int64], class_names: tuple[str, ...], path: Path) -> None:
+    """Draw the confusion matrix, rows normalised to the actual class."""
+    shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    side = max(4.0, 0.5 * len(class_names) + 2)
+    figure = _figure(side, side)
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(class_names)), class_names, rotation=90)
+    axes.set_yticks(range(len(class_names)), class_names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("actual")
+    if len(class_names) <= _MAX_WRITTEN_CLASSES:
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
+    _save(figure, path)
+
+
+def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw loss and accuracy of train and val over the epochs, and the learning rate."""
+    figure = _figure(12, 3.5)
+    epochs = [record["epoch"] for record in history]
+    panels = (
+        ("loss", ("train_loss", "val_loss")),
+        ("accuracy", ("train_accuracy", "val_accuracy")),
+        ("learning rate", ("lr",)),
+    )
+    for number, (title, keys) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, 3, number)
+        for key in keys:
+            axes.plot(epochs, [record[key] for record in history], marker=".", label=key)
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.legend()
+    _save(figure, path)
+
+
+def draw_reliability(bins: Sequence[tuple[float, float, int]], path: Path) -> None:
+    """Draw accuracy over confidence; on the diagonal a model is as sure as it is right."""
+    figure = _figure(4, 4)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], linestyle="--", color="grey")
+    axes.plot([confidence for confidence, _, _ in bins], [accuracy for _, accuracy, _ in bins], marker="o")
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("accuracy")
+    _save(figure, path)
+
+
+def _figure(width_inch: float, height_inch: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_inch, height_inch), dpi=100, layout="constrained")
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    figure.savefig(path, format="png", metadata={"Software": None})

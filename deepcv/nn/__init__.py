@@ -1,0 +1,1 @@
+"""Networks: a YAML file becomes a plain `torch.fx.GraphModule`."""

@@ -1,0 +1,102 @@
+"""A network with everything it needs around it, and the model file that holds both."""
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepcv.errors import DeepcvError
+from deepcv.files import atomic
+from deepcv.nn.layers import WhiteningConv2d
+from deepcv.nn.spec import build, from_canonical
+
+_FORMAT = 1
+
+
+class ModelFileError(DeepcvError):
+    """A model file is missing, damaged or of another format."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a classifier must be given and what it answers; plain values, stored in the model file.
+
+    `recipe` is the image recipe (height, width, channels, resize); mean and std are per channel on the scale 0–1.
+    """
+
+    dataset: str
+    classes: tuple[str, ...]
+    recipe: Mapping[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return int(self.recipe["channels"]), int(self.recipe["height"]), int(self.recipe["width"])
+
+
+class Classifier(nn.Module):
+    """Normalisation and network: uint8 images (n, channels, height, width) to a mapping with `logits` (n, classes)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, info: ModelInfo) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(info.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(info.std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images_nchw: Tensor) -> dict[str, Tensor]:
+        """Normalise and run the network; the memory layout of the images is kept."""
+        outputs: dict[str, Tensor] = self.network(self.normalise(images_nchw))
+        return outputs
+
+    def normalise(self, images_nchw: Tensor) -> Tensor:
+        """Scale uint8 images to zero mean and unit variance over the training images, float32."""
+        return (images_nchw.float() / 255 - self.mean) / self.std
+
+    def fit_whitening(self, images_nchw: Tensor) -> None:
+        """Compute the filters of whitening layers, where the network has any, from uint8 training images."""
+        for module in self.network.modules():
+            if isinstance(module, WhiteningConv2d):
+                module.fit(self.normalise(images_nchw))
+
+
+def create(canonical_spec: Mapping[str, Any], info: ModelInfo) -> Classifier:
+    """Build a freshly initialised classifier; torch's global random state decides the weights."""
+    network = build(from_canonical(canonical_spec), input_shape=info.input_shape, classes=len(info.classes))
+    return Classifier(network, info)
+
+
+def save(path: Path, classifier: Classifier, canonical_spec: Mapping[str, Any], info: ModelInfo) -> None:
+    """Write a model file; equal content gives equal bytes."""
+    state = {key: value.detach().cpu().contiguous() for key, value in classifier.network.state_dict().items()}
+    content = {"format": _FORMAT, "spec": dict(canonical_spec), "info": asdict(info), "state_dict": state}
+    with atomic(path) as aside, aside.open("wb") as file:
+        torch.save(content, file)
+
+
+def load(path: Path) -> tuple[Classifier, ModelInfo]:
+    """Read a model file into a classifier in eval mode, fp32 on the CPU. Raises ModelFileError; runs no code of the file."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load checks no checksums
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ModelFileError(f"{path}: missing; run `dvc repro train`") from error
+    except Exception as error:  # torch raises several kinds for a damaged archive
+        raise ModelFileError(f"{path}: damaged or not a model file ({error}); run `dvc repro train`") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ModelFileError(f"{path}: not a model file of format {_FORMAT}; train again with this version")
+    raw = content["info"]
+    info = ModelInfo(raw["dataset"], tuple(raw["classes"]), raw["recipe"], tuple(raw["mean"]), tuple(raw["std"]))
+    classifier = create(content["spec"], info)
+    classifier.network.load_state_dict(content["state_dict"])
+    return classifier.eval(), info

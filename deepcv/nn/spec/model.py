@@ -1,0 +1,127 @@
+"""The expanded spec: what a network file says once templates and parameters are filled in."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from keyword import iskeyword
+from typing import Any
+
+from torch import fx, nn
+
+from deepcv.nn.blocks import OPS, Op
+from deepcv.nn.spec import options
+from deepcv.nn.spec.errors import SpecError, Where, closest
+from deepcv.nn.spec.formula import CLASSES, Formula, FormulaError, Value, evaluate
+
+FORMAT = 1
+INPUT = "input"
+NODE_KEYS = ("id", "op", "from")
+MAX_NODES = 10_000
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+TAKEN = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph()))) | {INPUT}
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One layer. The id of one inside a template is `res1.first`; options are complete and in a fixed order."""
+
+    id: str
+    op: str
+    sources: tuple[str, ...]
+    options: tuple[tuple[str, Value], ...]
+    where: Where = field(default=Where(), compare=False, repr=False)
+
+    def bind(self, classes: int) -> Op:
+        """The op with `$classes` filled in."""
+        known: dict[str, Value] = {"classes": classes}
+        try:
+            values = {k: evaluate(v.text, known) if isinstance(v, Formula) else v for k, v in self.options}
+            return options.make(self.op, values)
+        except (FormulaError, options.OptionError) as error:
+            raise self.error(str(error)) from None
+
+    def error(self, message: str) -> SpecError:
+        """An error of this node, with its place."""
+        return self.where.error(f"node {self.id!r}: {message}")
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A whole network, checked but for the shapes; nodes in an order in which each comes after its sources."""
+
+    nodes: tuple[NodeSpec, ...]
+    outputs: tuple[tuple[str, str], ...]
+
+    def canonical(self) -> dict[str, Any]:
+        """The spec as plain data for YAML or JSON: no path, no line, no default left out; equal for equal networks."""
+        return {
+            "format": FORMAT,
+            "nodes": [
+                {"id": node.id, "op": node.op, "from": list(node.sources)}
+                | {key: value.text if isinstance(value, Formula) else value for key, value in node.options}
+                for node in self.nodes
+            ],
+            "outputs": [
+                list(output) for output in self.outputs
+            ],  # pairs, as a YAML dump may sort the keys of a mapping
+        }
+
+
+def from_canonical(canonical: Mapping[str, Any]) -> NetworkSpec:
+    """The spec that gave this canonical form; SpecError where it is none."""
+    nowhere = Where()
+    try:
+        if canonical["format"] != FORMAT:
+            raise nowhere.error(f"a network spec of format {canonical['format']!r}; this DeepCV reads format {FORMAT}")
+        nodes = []
+        for entry in canonical["nodes"]:
+            given = {key: value for key, value in entry.items() if key not in NODE_KEYS}
+            nodes.append(make_node(str(entry["id"]), str(entry["op"]), tuple(entry["from"]), given, nowhere, {}))
+        outputs = tuple((str(name), str(source)) for name, source in canonical["outputs"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise nowhere.error(f"not a canonical network spec: {type(error).__name__}: {error}") from None
+    known = {INPUT}
+    for node in nodes:
+        if any(not NAME.fullmatch(part) for part in node.id.split(".")):
+            raise node.error("not a node id")
+        if node.id in known:
+            raise node.error("the id stands twice")
+        if unknown := [source for source in node.sources if source not in known]:
+            raise node.error(f"no node {unknown[0]!r} before it")
+        known.add(node.id)
+    for name, source in outputs:
+        if source not in known:
+            raise nowhere.error(f"output {name!r}: no node {source!r}")
+    return NetworkSpec(tuple(nodes), outputs)
+
+
+def make_node(
+    node_id: str, op: str, sources: tuple[str, ...], given: Mapping[str, Any], where: Where, places: Mapping[str, Where]
+) -> NodeSpec:
+    """A checked node. Values of `given` may be plain or wait for `$classes`; `places` says where each key stands."""
+
+    def error(message: str, key: str) -> SpecError:
+        return places.get(key, where).error(f"node {node_id!r}: {message}")
+
+    if op not in OPS:
+        raise error(f"unknown op {op!r}; {closest(op, OPS)}", "op")
+    if OPS[op].many and len(sources) < 2:
+        raise error(f"{op} needs two or more inputs, e.g. from: [a, b]", "from")
+    if not OPS[op].many and len(sources) != 1:
+        raise error(f"{op} takes one input, got {len(sources)}; join them with sum or concat", "from")
+    try:
+        values = {k: evaluate(v, CLASSES) if isinstance(v, str) and "$" in v else v for k, v in given.items()}
+        return NodeSpec(node_id, op, sources, options.complete(op, values, NODE_KEYS), where)
+    except FormulaError as problem:
+        raise error(str(problem), "") from None
+    except options.OptionError as problem:
+        raise error(str(problem), problem.key) from None
+
+
+def check_name(name: object, what: str, where: Where, taken: Sequence[str] = ()) -> str:
+    """A name of a node, a parameter, a template or an output."""
+    if not isinstance(name, str) or not NAME.fullmatch(name) or "__" in name or iskeyword(name):
+        raise where.error(f"{what} must be a name (letters, digits, single underscores, a letter first), got {name!r}")
+    if name in taken:
+        raise where.error(f"{what} cannot be {name!r}: the name is taken")
+    return name

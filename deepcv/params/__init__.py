@@ -1,0 +1,1 @@
+"""params.yaml as frozen, typed sections; each error names the file, the line, the key and the closest valid key."""

@@ -1,0 +1,50 @@
+"""The network and how it is trained."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from deepcv.params.base import Section
+
+# What a network's parameter or a choice of the search may be; whole numbers fit 64 bits, as databases want them.
+Scalar = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | float | str | bool
+
+
+class TrainParams(Section):
+    """Section `train`."""
+
+    section: ClassVar[str] = "train"
+    also_called: ClassVar[Mapping[str, str]] = {
+        "learning_rate": "lr",
+        "max_lr": "lr",
+        "model": "network",
+        "num_epochs": "epochs",
+        "num_workers": "threads",
+        "dtype": "precision",
+        "memory_format": "channels_last",
+        "pct_start": "warmup",
+    }
+
+    network: str = Field(min_length=1, description="network file")
+    network_parameters: dict[str, Scalar] = Field(
+        default_factory=dict, description="values for the network file's $parameters"
+    )
+    epochs: int = Field(12, ge=1, le=100_000, description="passes over the train split")
+    batch_size: int = Field(64, ge=1, le=65_536, description="images per step")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimizer")
+    lr: float = Field(0.01, gt=0, le=100, description="peak learning rate of the OneCycle schedule")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd, first beta of adamw")
+    weight_decay: float = Field(0.01, ge=0, le=10, description="weight decay")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target spread over all classes")
+    warmup: float = Field(0.25, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    flip: bool = Field(False, description="mirror images left to right at random")
+    shift: int = Field(1, ge=0, le=4096, description="largest random translation, in pixels")
+    cutout: int = Field(0, ge=0, le=4096, description="side of the random square that is blanked, in pixels; 0: none")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the weights, the order and the augmentation")
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        1, description="CPU threads; another number, other last bits"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="arithmetic of the forward pass")
+    channels_last: Literal["auto"] | bool = Field("auto", description="memory layout of the images")

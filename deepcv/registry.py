@@ -1,0 +1,142 @@
+"""Registered models: versions found by content, and the aliases `champion` and `challenger`."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array
+
+from deepcv import tracking
+from deepcv.errors import DeepcvError
+
+Alias = Literal["champion", "challenger"]
+CHAMPION: Alias = "champion"
+CHALLENGER: Alias = "challenger"
+
+_ONNX_TAG = "deepcv.onnx_sha256"
+_TEST_TAG = "deepcv.test_digest"
+
+_NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # of a missing model, of a missing alias
+
+_SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.binary, "image")]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "label"),
+            ColSpec(DataType.double, "probability"),
+            ColSpec(Array(DataType.double), "probabilities"),
+        ]
+    ),
+)
+
+
+class RegistryError(DeepcvError):
+    """The registry has not what was asked for."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to register under `name`, with the metrics that it reached on the test images of `test_digest`."""
+
+    name: str
+    run_id: str
+    onnx_file: Path
+    model_sha256: str
+    onnx_sha256: str
+    test_digest: str
+    metrics: Mapping[str, float]
+
+
+def register(candidate: Candidate, loader_module: str, requirements: list[str]) -> str:
+    """Return the version number of the candidate's content; it is created if the registry has none.
+
+    The version loads through `mlflow.pyfunc`, with `loader_module` as its loader: no pickle is involved.
+    """
+    client = tracking.connect()
+    content = (
+        f"tags.`{tracking.MODEL_TAG}` = '{candidate.model_sha256}' and tags.`{_ONNX_TAG}` = '{candidate.onnx_sha256}'"
+    )
+    known = [
+        version
+        for version in client.search_model_versions(f"name = '{candidate.name}' and {content}")
+        if version.tags.get(_TEST_TAG) == candidate.test_digest
+    ]
+    if known:
+        return str(known[0].version)
+    with mlflow.start_run(run_id=candidate.run_id), warnings.catch_warnings():
+        # An example would have MLflow run the model in a server of its own; the signature says what goes in.
+        warnings.filterwarnings("ignore", message=".*input example was not provided")
+        logged = mlflow.pyfunc.log_model(
+            name="model", loader_module=loader_module, data_path=str(candidate.onnx_file),
+            signature=_SIGNATURE, pip_requirements=requirements,
+        )  # fmt: skip
+    tags = {
+        tracking.MODEL_TAG: candidate.model_sha256,
+        _ONNX_TAG: candidate.onnx_sha256,
+        _TEST_TAG: candidate.test_digest,
+        **{f"deepcv.metric.{key}": repr(float(value)) for key, value in candidate.metrics.items()},
+    }
+    version: ModelVersion = mlflow.register_model(logged.model_uri, candidate.name, tags=tags)
+    return str(version.version)
+
+
+def challenge(
+    name: str, version: str, candidate: Candidate, metric: str, rescore: Callable[[str], Mapping[str, float]]
+) -> tuple[Alias, str]:
+    """Give `version` the alias that it has earned and return it with a sentence that says why.
+
+    A candidate that is worse than the champion on the same test images becomes the challenger. Where the champion was
+    judged on other test images, `rescore(model_uri)` judges it on the candidate's.
+    """
+    client = tracking.connect()
+    champion = champion_of(name)
+    score = float(candidate.metrics[metric])
+    if champion is None:
+        alias, reason = CHAMPION, f"the first champion, {metric} {score:.4f}"
+    elif str(champion.version) == version:  # MLflow gives an int where its types say str
+        return CHAMPION, f"already the champion, {metric} {score:.4f}"
+    else:
+        if champion.tags.get(_TEST_TAG) == candidate.test_digest:
+            to_beat = float(champion.tags[f"deepcv.metric.{metric}"])
+        else:
+            to_beat = float(rescore(f"models:/{name}/{champion.version}")[metric])
+        alias = CHAMPION if score >= to_beat else CHALLENGER
+        reason = f"{metric} {score:.4f} against {to_beat:.4f} of version {champion.version} on the same test images"
+    client.set_registered_model_alias(name, alias, version)
+    challenger = _version_with_alias(client, name, CHALLENGER)
+    if alias == CHAMPION and challenger is not None and str(challenger.version) == version:
+        client.delete_registered_model_alias(name, CHALLENGER)
+    return alias, reason
+
+
+def champion_of(name: str) -> ModelVersion | None:
+    """Return the version with the alias `champion`, or None."""
+    return _version_with_alias(tracking.connect(), name, CHAMPION)
+
+
+def load(model_uri: str) -> Any:
+    """Load a registered model (`models:/NAME@champion`, `models:/NAME/3`). Raises RegistryError."""
+    tracking.connect()
+    try:
+        return mlflow.pyfunc.load_model(model_uri)
+    except (MlflowException, OSError) as error:
+        raise RegistryError(
+            f"{model_uri} cannot be loaded: {error}. `dvc repro` registers a model; `make ui` shows what there is"
+        ) from error
+
+
+def _version_with_alias(client: MlflowClient, name: str, alias: Alias) -> ModelVersion | None:
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in _NOT_THERE:
+            return None
+        raise  # a database that does not answer is no proof that there is no champion

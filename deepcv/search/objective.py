@@ -1,0 +1,62 @@
+"""What a search maximises: val accuracy after a training that is exactly the train stage's."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from deepcv import tracking
+from deepcv.data.shards import open_shards
+from deepcv.files import write_text
+from deepcv.lifetime import Interrupts, end_by_signal
+from deepcv.nn.spec import load
+from deepcv.params.base import load_section
+from deepcv.params.edit import with_values
+from deepcv.params.search import SearchParams
+from deepcv.params.train import TrainParams
+from deepcv.search.channel import (
+    EXPERIMENT_VARIABLE,
+    PARAMS_VARIABLE,
+    PARENT_RUN_VARIABLE,
+    Channel,
+    open_channel,
+)
+from deepcv.search.space import to_values
+from deepcv.training.fit import EpochRecord, TrainConfig, fit
+
+
+def run_trial() -> None:
+    """Train with the parameters that NNI hands out; report val accuracy per epoch, and the last epoch's as final."""
+    channel = open_channel()
+    base = Path(os.environ[PARAMS_VARIABLE])
+    values = to_values(load_section(SearchParams, base), channel.parameters)
+    # The very text that `deepcv search --apply` would leave: then `dvc repro` trains with the same bits.
+    own = Path(os.environ["NNI_OUTPUT_DIR"]) / "params.yaml"
+    write_text(own, with_values(base.read_text(encoding="utf-8"), values, str(base)))
+    params = load_section(TrainParams, own)
+    interrupts = Interrupts()  # held back while the run is opened: a run that nobody knows would stay open for ever
+    run_id = tracking.start_trial_run(os.environ[EXPERIMENT_VARIABLE], os.environ[PARENT_RUN_VARIABLE], values)
+    try:
+        interrupts.deliver()
+        _train(params, channel, run_id)
+        tracking.finish(run_id, "FINISHED")
+    except KeyboardInterrupt:
+        tracking.finish(run_id, "KILLED")
+        end_by_signal()
+    except BaseException:
+        tracking.finish(run_id, "FAILED")
+        raise
+
+
+def _train(params: TrainParams, channel: Channel, run_id: str) -> None:
+    records: list[EpochRecord] = []
+
+    def report(record: EpochRecord) -> None:
+        channel.report_intermediate(len(records), record.val_accuracy)
+        values = {key: value for key, value in asdict(record).items() if key != "epoch"}
+        tracking.log_metrics(run_id, values, step=record.epoch)
+        records.append(record)
+
+    spec = load(Path(params.network), params.network_parameters)
+    config = TrainConfig(**params.model_dump(exclude={"network", "network_parameters"}))
+    fit(spec, open_shards(Path("data/shards")), config, on_epoch=report, progress=False)
+    channel.report_final(records[-1].val_accuracy)

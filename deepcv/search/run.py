@@ -1,0 +1,180 @@
+"""`deepcv search`: current shards, one NNI experiment, nested MLflow runs, the best parameters written out."""
+
+import csv
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from deepcv import tracking
+from deepcv.files import write_text
+from deepcv.home import quiet_environment, state_dir
+from deepcv.params.edit import set_values
+from deepcv.params.search import SearchParams
+from deepcv.search.channel import EXPERIMENT_VARIABLE, PARAMS_VARIABLE, PARENT_RUN_VARIABLE
+from deepcv.search.experiment import TrialResult, run_experiment
+from deepcv.search.manager import SearchError, sigterm_exits
+from deepcv.search.space import to_nni, to_values
+
+TRIAL_COMMAND = (sys.executable, "-m", "deepcv.search.trial")
+
+
+def search(
+    params: SearchParams, *, experiment: str, epochs: int, params_path: Path, apply: bool, say: Callable[[str], None]
+) -> TrialResult:
+    """Search, print through `say`, and return the best trial among those that ran to their end.
+
+    Runs in the project folder. `experiment` names the MLflow experiment, `epochs` is train.epochs (a trial is not
+    stopped in its first quarter), `apply` puts the best parameters into `params_path`. Leaves best.yaml and trials.csv
+    in `<state>/search`. Raises SearchError.
+    """
+    if not params.space:
+        raise SearchError(f"{params_path}: search.space is empty: there is nothing to search")
+    with sigterm_exits():
+        quiet = quiet_environment()
+        shards = [sys.executable, "-m", "dvc", "repro", "preprocess"]
+        if subprocess.run(shards, env={**os.environ, **quiet}, check=False).returncode != 0:  # noqa: S603 - DVC itself
+            raise SearchError("`dvc repro preprocess` failed: its message stands above")
+        folder = _new_folder(state_dir() / "search")
+        # Trials work from a copy, so that an edit of params.yaml during the search reaches none of them.
+        snapshot = folder / "params.yaml"
+        write_text(snapshot, params_path.read_text(encoding="utf-8"))
+        run_id = tracking.start_search_run(experiment, params.model_dump())
+        try:
+            results = run_experiment(
+                to_nni(params),
+                trials=params.trials,
+                concurrency=params.concurrency,
+                seed=params.seed,
+                trial_command=TRIAL_COMMAND,
+                folder=folder / "experiment",
+                environment={
+                    **quiet,
+                    EXPERIMENT_VARIABLE: experiment,
+                    PARENT_RUN_VARIABLE: run_id,
+                    PARAMS_VARIABLE: str(snapshot),
+                },
+                grace_steps=max(1, epochs // 4),
+                on_progress=_Progress(params, say),
+            )
+            best = best_of(results)
+            values = to_values(params, best.parameters)
+            say(table(params, results, best))
+            write_text(folder.parent / "trials.csv", as_csv(params, results))
+            write_text(folder.parent / "best.yaml", yaml.safe_dump(values, sort_keys=False))
+            tracking.log_params(run_id, {"best": values})
+            tracking.log_metrics(run_id, {"val_accuracy": value_of(best)})
+        except Exception:
+            tracking.finish(run_id, "FAILED")
+            raise
+        except BaseException:  # Ctrl-C, SIGTERM
+            tracking.finish(run_id, "KILLED")
+            raise
+        tracking.finish(run_id, "FINISHED")
+    say(f"best parameters: {folder.parent / 'best.yaml'}; all trials: {folder.parent / 'trials.csv'}")
+    if apply:
+        set_values(params_path, values)
+        say(f"{params_path} has them now; `dvc repro` trains with them")
+    return best
+
+
+def best_of(results: Sequence[TrialResult]) -> TrialResult:
+    """Return the trial with the highest final value among those that ran to their end, the earliest of equals."""
+    ended = [result for result in results if result.status == "succeeded"]
+    if ended:
+        return max(ended, key=value_of)
+    failed = [result for result in results if result.status == "failed"]
+    message = f"no trial ran to its end: {len(failed)} of {len(results)} failed"
+    if failed:
+        log = failed[-1].log
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
+        message = "\n".join([f"{message}; {log} ends with:", *lines[-5:]])
+    raise SearchError(message)
+
+
+def value_of(result: TrialResult) -> float:
+    """Return the final value of a trial, else its best value so far, else minus infinity."""
+    return result.final if result.final is not None else max(result.intermediate, default=float("-inf"))
+
+
+def table(params: SearchParams, results: Sequence[TrialResult], best: TrialResult) -> str:
+    """Return the trials as aligned text, one line each."""
+    rows = [["trial", "status", "epochs", "val accuracy", *params.space, ""]]
+    for result in results:
+        values = to_values(params, result.parameters)
+        rows.append(
+            [
+                str(result.number),
+                result.status.replace("_", " "),
+                str(len(result.intermediate)),
+                _accuracy(result),
+                *(_short(values[key]) for key in params.space),
+                "<- best" if result is best else "",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def as_csv(params: SearchParams, results: Sequence[TrialResult]) -> str:
+    """Return the trials as CSV with every digit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "id", "status", "epochs", "val_accuracy", *params.space])
+    for result in results:
+        values = to_values(params, result.parameters)
+        value = value_of(result) if result.intermediate or result.final is not None else ""
+        row = [result.number, result.id, result.status, len(result.intermediate), value]
+        writer.writerow([*row, *(values[key] for key in params.space)])
+    return text.getvalue()
+
+
+class _Progress:
+    """Prints a line for every trial that ends: its value, its parameters, the best so far, the time left."""
+
+    def __init__(self, params: SearchParams, say: Callable[[str], None]) -> None:
+        self._params = params
+        self._say = say
+        self._started = time.monotonic()
+        self._ended: list[TrialResult] = []
+
+    def __call__(self, result: TrialResult) -> None:
+        self._ended.append(result)
+        done, trials = len(self._ended), self._params.trials
+        whole = [value_of(trial) for trial in self._ended if trial.status == "succeeded"]
+        left_s = (time.monotonic() - self._started) / done * (trials - done)
+        values = to_values(self._params, result.parameters)
+        outcome = {
+            "succeeded": _accuracy(result),
+            "early_stopped": f"{_accuracy(result)}, stopped after {len(result.intermediate)} epochs",
+            "failed": f"failed, see {result.log}",
+        }[result.status]
+        settings = " ".join(f"{key}={_short(value)}" for key, value in values.items())
+        best = f"best {max(whole):.4f}" if whole else "no best yet"
+        self._say(f"trial {result.number} ({done}/{trials}): {outcome} | {settings} | {best} | {left_s:.0f} s left")
+
+
+def _new_folder(parent: Path) -> Path:
+    """Create a folder named by the UTC time, so that folders sort by age."""
+    while True:
+        folder = parent / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+
+
+def _accuracy(result: TrialResult) -> str:
+    return f"{value_of(result):.4f}" if result.intermediate or result.final is not None else "-"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,119 @@
+"""Predict for files and folders: a CSV and a contact sheet."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from deepcv.errors import DeepcvError
+from deepcv.files import atomic
+from deepcv.images import DecodeError, UInt8Array, decode, grid
+
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
+_BATCH = 256
+_SHEET_COLUMNS, _SHEET_SIDE = 6, 96
+_SHEET_IMAGES = 36
+
+
+class Model(Protocol):
+    """What a registered model offers (mlflow.pyfunc)."""
+
+    def predict(self, data: pd.DataFrame) -> pd.DataFrame:
+        """Column `image` to `label`, `probability`, `probabilities`."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One file's answer, or the reason why there is none."""
+
+    path: Path
+    label: str = ""
+    probability: float = 0.0
+    error: str = ""
+
+
+def image_files(paths: Iterable[Path]) -> list[Path]:
+    """Return the files named and, in folders, all image files below them, sorted. Raises DeepcvError where there is none."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            below = (Path(where) / name for where, _, names in os.walk(path) for name in names)
+            found += sorted(file for file in below if file.suffix.lower() in _SUFFIXES)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise DeepcvError(f"{path}: there is no such file or folder")
+    if not found:
+        raise DeepcvError(f"no image files in {', '.join(map(str, paths))} (looked for {', '.join(sorted(_SUFFIXES))})")
+    return found
+
+
+def predict_files(model: Model, files: Sequence[Path]) -> Iterator[Prediction]:
+    """Yield a prediction per file, in order; a file that cannot be decoded does not stop the others."""
+    with tqdm(total=len(files), unit="image", mininterval=0.5) as bar:
+        for start in range(0, len(files), _BATCH):
+            batch = files[start : start + _BATCH]
+            errors, contents = _read(batch)
+            frame = pd.DataFrame({"image": list(contents.values())}, index=[str(path) for path in contents])
+            answers = model.predict(frame) if len(frame) else pd.DataFrame()
+            for path in batch:
+                if path in errors:
+                    yield Prediction(path, error=errors[path])
+                else:
+                    row = answers.loc[str(path)]
+                    yield Prediction(path, str(row["label"]), float(str(row["probability"])))
+            bar.update(len(batch))
+
+
+def write_csv(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Write `file,label,probability,error`."""
+    with atomic(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["file", "label", "probability", "error"])
+        for p in predictions:
+            writer.writerow([p.path, p.label, f"{p.probability:.6f}" if not p.error else "", p.error])
+
+
+def write_sheet(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write a contact sheet (PNG) of images spread evenly over the predictions, each with its label and probability."""
+    shown = [p for p in predictions if not p.error]
+    picked = (
+        [shown[i] for i in np.unique(np.linspace(0, len(shown) - 1, min(_SHEET_IMAGES, len(shown))).astype(int))]
+        if shown
+        else []
+    )
+    tiles = [_tile(decode(p.path.read_bytes(), 3)) for p in picked]
+    captions: list[tuple[str, ...]] = [(p.label, f"{p.probability:.3f}") for p in picked]
+    if tiles:
+        sheet = grid(np.stack(tiles), captions, columns=_SHEET_COLUMNS, tile_side=_SHEET_SIDE)
+        with atomic(path) as aside:
+            aside.write_bytes(cv2.imencode(".png", sheet[:, :, ::-1])[1].tobytes())
+
+
+def _read(batch: Iterable[Path]) -> tuple[dict[Path, str], dict[Path, bytes]]:
+    errors: dict[Path, str] = {}
+    contents: dict[Path, bytes] = {}
+    for path in batch:
+        try:
+            content = path.read_bytes()
+            decode(content)
+            contents[path] = content
+        except (DecodeError, OSError) as error:
+            errors[path] = str(error)
+    return errors, contents
+
+
+def _tile(image_hwc: UInt8Array) -> UInt8Array:
+    """Square crop from the centre, at the sheet's size."""
+    side = min(image_hwc.shape[:2])
+    top, left = (image_hwc.shape[0] - side) // 2, (image_hwc.shape[1] - side) // 2
+    square = image_hwc[top : top + side, left : left + side]
+    interpolation = cv2.INTER_AREA if side > _SHEET_SIDE else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(square, (_SHEET_SIDE, _SHEET_SIDE), interpolation=interpolation), np.uint8)

@@ -1,0 +1,86 @@
+"""A trained classifier as an ONNX file that holds its dtype, layout, normalisation, classes and image recipe."""
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deepcv.errors import DeepcvError
+from deepcv.files import atomic
+from deepcv.images import UInt8Array
+from deepcv.nn.classifier import Classifier
+from deepcv.serving.predictor import INPUT, LOGITS, PROBABILITIES, ExportInfo, Predictor
+
+
+class ParityError(DeepcvError):
+    """The exported model does not compute what the trained one does."""
+
+
+class _Deployed(nn.Module):
+    """uint8 images (n, height, width, channels), as files decode, to logits and probabilities."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images_nhwc: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.classifier(images_nhwc.permute(0, 3, 1, 2))["logits"]
+        return logits, torch.softmax(logits, dim=1)
+
+
+def export(classifier: Classifier, info: ExportInfo, path: Path) -> None:
+    """Write `path`; equal classifiers give equal bytes, and nothing in it tells where it was made."""
+    recipe = info.recipe
+    example = torch.zeros(2, recipe.height, recipe.width, recipe.channels, dtype=torch.uint8)
+    program = torch.onnx.export(
+        _Deployed(classifier).eval(), (example,), dynamo=True, verbose=False,
+        input_names=[INPUT], output_names=[LOGITS, PROBABILITIES],
+        dynamic_shapes={"images_nhwc": {0: torch.export.Dim("n", min=1)}},
+    )  # fmt: skip
+    model = cast("torch.onnx.ONNXProgram", program).model_proto
+    _strip(model)
+    onnx.helper.set_model_props(model, info.to_metadata())
+    onnx.checker.check_model(model, full_check=True)
+    with atomic(path) as aside:
+        aside.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def check(classifier: Classifier, path: Path, images_nhwc: UInt8Array, tolerance: float) -> float:
+    """Compare the file's outputs, run by onnxruntime, with torch's on the same images; return the largest error.
+
+    The error of each value y is |difference| / max(1, |y|). Raises ParityError above `tolerance`.
+    """
+    with torch.inference_mode():
+        logits, probabilities = _Deployed(classifier).eval()(torch.from_numpy(np.array(images_nhwc)))
+    found = Predictor(path).run(np.array(images_nhwc))
+    error = max(_relative(found[LOGITS], logits.numpy()), _relative(found[PROBABILITIES], probabilities.numpy()))
+    if not error <= tolerance:  # also true for NaN
+        raise ParityError(
+            f"{path}: onnxruntime differs from torch by {error:.2e}, more than export.tolerance {tolerance:.0e}"
+        )
+    return error
+
+
+def _relative(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float((np.abs(found - expected) / np.maximum(1, np.abs(expected))).max())
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove the exporter's notes: they hold stack traces with the paths of this machine."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer]:
+        del value.metadata_props[:]
+        value.doc_string = ""
+    del model.graph.metadata_props[:]
+    for function in model.functions:
+        del function.metadata_props[:]
+        for node in function.node:
+            del node.metadata_props[:]

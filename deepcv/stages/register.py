@@ -1,0 +1,96 @@
+"""Stage `register`: the exported model as a version of `deepcv-<dataset>`, champion if it is not worse than the champion."""
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from deepcv import lineage, registry, tracking
+from deepcv.data import manifest
+from deepcv.errors import DeepcvError
+from deepcv.evaluation import metrics
+from deepcv.files import sha256, write_text
+from deepcv.params.base import load_section
+from deepcv.params.register import RegisterParams
+from deepcv.receipts import LINK, receipts_dir
+from deepcv.registry import Candidate
+from deepcv.serving import predictor
+from deepcv.stages import entry
+
+RAW = Path("data/raw")
+MODEL = Path("data/model")
+EVALUATION = Path("data/evaluation")
+ONNX_FILE = Path("data/export/model.onnx")
+_SERVING_LIBRARIES = ("numpy", "onnxruntime", "opencv-python", "pandas")
+
+
+def main() -> None:
+    """Read the outputs of the stages before, move the registry's aliases, leave a receipt of content only."""
+    params = load_section(RegisterParams)
+    try:
+        receipt = register(params)
+    except tracking.TrackingError as error:
+        raise DeepcvError(
+            f"MLflow does not answer: {tracking.reason(error)}. Nothing is lost: run `dvc repro` again"
+        ) from error
+    write_receipt(receipt)
+
+
+def register(params: RegisterParams) -> dict[str, str]:
+    """Find or create the version and give it its alias; `dvc exp run` moves no alias."""
+    _, info = manifest.read(RAW)
+    run_id = lineage.write_evaluation(MODEL, EVALUATION)
+    candidate = Candidate(
+        name=tracking.experiment_of(info.name),
+        run_id=run_id,
+        onnx_file=ONNX_FILE,
+        model_sha256=sha256(MODEL / "model.pt"),
+        onnx_sha256=sha256(ONNX_FILE),
+        test_digest=info.test_digest,
+        metrics=json.loads((EVALUATION / "metrics.json").read_text(encoding="utf-8")),
+    )
+    requirements = [f"{name}=={metadata.version(name)}" for name in _SERVING_LIBRARIES]
+    version = registry.register(candidate, predictor.__name__, requirements)
+    if os.environ.get("DVC_EXP_NAME"):
+        print(f"{candidate.name} version {version}: registered by an experiment, no alias is moved")
+    else:
+        alias, reason = registry.challenge(
+            candidate.name, version, candidate, params.metric, judge_on_current_test_images
+        )
+        print(f"{candidate.name} version {version} is {alias}: {reason}")
+    return {"name": candidate.name, "model_sha256": candidate.model_sha256, "test_digest": candidate.test_digest}
+
+
+def judge_on_current_test_images(model_uri: str) -> Mapping[str, float]:
+    """Score a registered model on the test images of data/raw, through the same path that serves it."""
+    rows, info = manifest.read(RAW)
+    test = rows[rows["split"] == "test"]
+    images = pd.DataFrame({"image": list(manifest.encoded_images(RAW, test))})
+    predicted = registry.load(model_uri).predict(images)["label"]
+    names = sorted({*info.classes, *predicted})
+    number_of = {label: number for number, label in enumerate(names)}
+    actual = np.array([number_of[label] for label in test["label"]])
+    guessed = np.array([number_of[label] for label in predicted])
+    matrix = metrics.confusion(guessed, actual, len(names))
+    scores = metrics.per_class(matrix, tuple(names))
+    return {
+        "accuracy": float((actual == guessed).mean()),
+        "macro_f1": float(np.mean([score.f1 for score in scores if score.support])),
+    }
+
+
+def write_receipt(receipt: Mapping[str, str]) -> None:
+    """Leave the receipt in the registry's folder, and the stage's output as a link to it."""
+    target = receipts_dir() / f"{receipt['model_sha256'][:16]}.json"
+    write_text(target, json.dumps(receipt, indent=2) + "\n")
+    LINK.parent.mkdir(parents=True, exist_ok=True)
+    LINK.unlink(missing_ok=True)
+    LINK.symlink_to(target)
+
+
+if __name__ == "__main__":
+    entry.run(main)

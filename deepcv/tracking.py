@@ -1,0 +1,198 @@
+"""MLflow runs: where they are kept, how they are found by content, how they are written.
+
+The store is `<state>/mlflow`: `mlflow.db` (SQLite), `artifacts/`, and `receipts/`, which `register` leaves for DVC.
+"""
+
+import contextlib
+import logging
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from deepcv.files import write_text
+from deepcv.receipts import database_file, drop_orphans, store_dir
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+# MLflow prints a traceback for every error that it also raises; the caller says it in one line.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+TrackingError = MlflowException
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+MODEL_TAG = "deepcv.model_sha256"
+EVALUATION_TAG = "deepcv.evaluation_sha256"
+TRAINING_TAG = "deepcv.training_key"
+
+# Every column in which MLflow stores an artifact location as an absolute path.
+_PATH_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def experiment_of(dataset: str) -> str:
+    """Name of the MLflow experiment and of the registered model for a dataset."""
+    return f"deepcv-{dataset}"
+
+
+def store_uri() -> str:
+    """SQLAlchemy address of the database."""
+    return f"sqlite:///{database_file()}"
+
+
+def connect() -> MlflowClient:
+    """Open the store, creating it (about 8 s) or mending its paths where that is needed; make it mlflow's default."""
+    folder = store_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    drop_orphans()
+    mlflow.set_tracking_uri(store_uri())
+    mlflow.set_registry_uri(store_uri())
+    try:
+        client = MlflowClient()
+        client.search_experiments(max_results=1)  # migrates a new or older database
+    except SQLAlchemyError as error:  # MLflow wraps errors of its queries, not those of opening the database
+        raise TrackingError(f"{database_file()} cannot be opened: {error}") from error
+    _mend_paths(folder)
+    return client
+
+
+def open_experiment(name: str) -> str:
+    """Return the experiment's id; it is created if missing."""
+    client = connect()
+    if (found := client.get_experiment_by_name(name)) is not None:
+        return str(found.experiment_id)
+    try:
+        return str(client.create_experiment(name, artifact_location=(store_dir() / "artifacts" / name).as_uri()))
+    except MlflowException:
+        if (found := client.get_experiment_by_name(name)) is None:
+            raise
+        return str(found.experiment_id)  # another process created it meanwhile
+
+
+def start_run(experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """Open a run with flat params and return its id."""
+    experiment_id = open_experiment(experiment)
+    client = MlflowClient()
+    run_id = str(client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id)
+    log_params(run_id, params)
+    return run_id
+
+
+def start_search_run(experiment: str, params: Mapping[str, Any]) -> str:
+    """Open the run that a search's trials nest under."""
+    return start_run(experiment, "search", params, {})
+
+
+def start_trial_run(experiment: str, parent_run_id: str, params: Mapping[str, Any]) -> str:
+    """Open a trial's run, nested under its search's."""
+    return start_run(experiment, "trial", params, {"mlflow.parentRunId": parent_run_id})
+
+
+def log_params(run_id: str, params: Mapping[str, Any]) -> None:
+    """Write params; a nested mapping becomes dotted names."""
+    flat = [Param(key, str(value)) for key, value in _flatten("", params)]
+    MlflowClient().log_batch(run_id, params=flat)
+
+
+def log_metrics(run_id: str, values: Mapping[str, float], step: int = 0) -> None:
+    """Write one step's metrics in one batch."""
+    MlflowClient().log_batch(run_id, metrics=[Metric(key, float(value), 0, step) for key, value in values.items()])
+
+
+def log_curve(run_id: str, steps: Sequence[Mapping[str, float]]) -> None:
+    """Write a whole learning curve; each step has its number under `epoch`."""
+    for values in steps:
+        log_metrics(run_id, {k: v for k, v in values.items() if k != "epoch"}, step=int(values["epoch"]))
+
+
+def log_artifacts(run_id: str, folder: Path, artifact_path: str) -> None:
+    """Copy a folder's files to the run."""
+    MlflowClient().log_artifacts(run_id, str(folder), artifact_path)
+
+
+def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run."""
+    for key, value in tags.items():
+        MlflowClient().set_tag(run_id, key, value)
+
+
+def finish(run_id: str, status: Status = "FINISHED") -> None:
+    """Close a run."""
+    MlflowClient().set_terminated(run_id, status)
+
+
+def find_run(experiment: str, tag: str, value: str, status: str | None = None) -> str | None:
+    """Return the id of the newest run with this tag, or None."""
+    experiment_id = open_experiment(experiment)
+    wanted = f"tags.`{tag}` = '{value}'" + (f" and attributes.status = '{status}'" if status else "")
+    found: list[Run] = MlflowClient().search_runs([experiment_id], wanted, max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
+def run_of_model(
+    experiment: str, model_sha256: str, params: Mapping[str, Any], curve: Sequence[Mapping[str, float]]
+) -> str:
+    """Return the run that trained this model; where the store has none, write one again from the stage's outputs."""
+    known = find_run(experiment, MODEL_TAG, model_sha256)
+    if known is not None:
+        return known
+    run_id = start_run(experiment, "train", params, {"deepcv.restored": "true"})
+    log_curve(run_id, curve)
+    set_tags(run_id, {MODEL_TAG: model_sha256})  # last: a run that was cut off is not found as a whole one
+    finish(run_id)
+    return run_id
+
+
+def last_step(run_id: str, metric: str) -> int:
+    """Return the highest step at which a run has this metric, 0 where it has none."""
+    return max((int(point.step) for point in MlflowClient().get_metric_history(run_id, metric)), default=0)
+
+
+def reason(error: Exception) -> str:
+    """First line of an error; MLflow's messages go on with SQL."""
+    return str(error).partition("\n")[0]
+
+
+def has_tag(run_id: str, tag: str, value: str) -> bool:
+    """Whether a run has this tag value."""
+    return bool(MlflowClient().get_run(run_id).data.tags.get(tag) == value)
+
+
+def _flatten(prefix: str, values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _flatten(f"{name}.", value)
+        else:
+            yield name, value
+
+
+def _mend_paths(folder: Path) -> None:
+    """Rewrite artifact locations after the state folder was moved: MLflow stores them absolutely."""
+    marker = folder / "location.txt"
+    here = str(folder)
+    before = marker.read_text(encoding="utf-8") if marker.exists() else here
+    if before != here:
+        try:
+            with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
+                for table, column in _PATH_COLUMNS:
+                    for old, new in {f"{before}/": f"{here}/", f"{quote(before)}/": f"{quote(here)}/"}.items():
+                        # Table and column come from the constant above, never from outside.
+                        database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (old, new))  # noqa: S608
+        except sqlite3.Error as error:
+            raise TrackingError(f"the artifact paths in {folder / 'mlflow.db'} cannot be mended: {error}") from error
+    if not marker.exists() or before != here:
+        write_text(marker, here)

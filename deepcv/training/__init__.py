@@ -1,0 +1,1 @@
+"""Training: functions around ignite's Engine."""

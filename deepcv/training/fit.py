@@ -1,0 +1,206 @@
+"""Train a network: from a spec and shards to a classifier with its learning curve."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from deepcv.data.augmentation import DROPOUT, Augmentation, hash32, permutation
+from deepcv.data.loaders import TrainLoader
+from deepcv.data.shards import Dataset
+from deepcv.errors import DeepcvError
+from deepcv.evaluation import metrics
+from deepcv.evaluation.inference import logits_of
+from deepcv.nn.classifier import Classifier, ModelInfo, create
+from deepcv.nn.spec import NetworkSpec
+from deepcv.training import checkpoints as checkpointing
+from deepcv.training.engine import RunningMetrics, create_trainer
+from deepcv.training.hardware import Hardware, resolve
+
+_EVALUATION_BATCH = 500
+_WHITENING_IMAGES = 5_000
+_PROGRESS_STEPS = 100  # redraws of the progress bar per epoch, at most
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Field names are those of the `train` section; `auto` is resolved once, at the start."""
+
+    epochs: int
+    batch_size: int
+    optimizer: Literal["adamw", "sgd"]
+    lr: float
+    momentum: float
+    weight_decay: float
+    label_smoothing: float
+    warmup: float
+    flip: bool
+    shift: int
+    cutout: int
+    seed: int
+    threads: int | Literal["auto"]
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    channels_last: Literal["auto"] | bool
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One point of the learning curve; losses in nats, accuracies 0–1, `lr` after the epoch's last step."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr: float
+
+
+@dataclass
+class History:
+    """The learning curve so far; part of every checkpoint."""
+
+    records: list[EpochRecord] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return {"records": [asdict(record) for record in self.records]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.records = [EpochRecord(**record) for record in state["records"]]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained classifier, its learning curve and the settings that `auto` became."""
+
+    classifier: Classifier
+    info: ModelInfo
+    history: tuple[EpochRecord, ...]
+    hardware: Hardware
+
+
+def fit(
+    spec: NetworkSpec,
+    shards: Dataset,
+    config: TrainConfig,
+    *,
+    checkpoints: Path | None = None,
+    on_epoch: Callable[[EpochRecord], None] = lambda _record: None,
+    progress: bool = False,
+) -> Fitted:
+    """Train on `shards.train`, judging each epoch on `shards.val`.
+
+    The result depends on the arguments and the hardware settings alone: with `checkpoints`, a killed training that is
+    called again goes on after its last whole epoch and ends with the same bits. `on_epoch` sees every epoch, restored ones
+    first.
+    """
+    hardware = resolve(config.device, config.precision, config.channels_last, config.threads)
+    device = hardware.torch_device
+    torch.set_num_threads(hardware.threads)
+    torch.manual_seed(config.seed)
+    info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std)
+    classifier = create(spec.canonical(), info).to(device).to(memory_format=hardware.memory_format)
+    augmentation = Augmentation(config.flip, config.shift, config.cutout)
+    loader = TrainLoader(
+        shards.train, batch_size=config.batch_size, augmentation=augmentation, seed=config.seed, device=device
+    )
+    sample = permutation(config.seed, 0, len(shards.train.labels), device)[:_WHITENING_IMAGES]
+    classifier.fit_whitening(loader.images_nhwc[sample].permute(0, 3, 1, 2))
+    optimizer = create_optimizer(classifier, config)
+    scheduler = create_scheduler(optimizer, config, config.epochs * len(loader))
+    running = RunningMetrics(device)
+    loss_fn = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    trainer = create_trainer(classifier, optimizer, loss_fn, scheduler, running, autocast=hardware.autocast())
+    history = History()
+
+    def seed_epoch(engine: Engine) -> None:
+        loader.epoch = engine.state.epoch - 1
+        drawn = hash32(config.seed, loader.epoch, torch.zeros(1, dtype=torch.int64), DROPOUT)
+        torch.manual_seed(int(drawn))  # dropout repeats after a resume without its generator being stored
+
+    def record_epoch(engine: Engine) -> None:
+        train_loss, train_accuracy = running.read()
+        if not math.isfinite(train_loss):
+            raise DeepcvError(f"training diverged in epoch {engine.state.epoch} (loss {train_loss}); lower train.lr")
+        logits = logits_of(
+            classifier, shards.val.images_nhwc, batch_size=_EVALUATION_BATCH, device=device,
+            memory_format=hardware.memory_format, autocast=hardware.autocast(),
+        )  # fmt: skip
+        record = EpochRecord(
+            engine.state.epoch, train_loss, train_accuracy, metrics.cross_entropy(logits, shards.val.labels),
+            metrics.accuracy(logits, shards.val.labels), float(scheduler.get_last_lr()[0]),
+        )  # fmt: skip
+        history.records.append(record)
+        on_epoch(record)
+
+    trainer.add_event_handler(Events.EPOCH_STARTED, seed_epoch)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, record_epoch)
+    done = 0
+    if checkpoints is not None:
+        state = {
+            "trainer": trainer,
+            "model": classifier,
+            "optimizer": optimizer,
+            "scheduler": scheduler,
+            "history": history,
+        }
+        done = checkpointing.restore_latest(checkpoints, state)
+        for restored in history.records:
+            on_epoch(restored)
+        checkpointing.save_every_epoch(trainer, checkpoints, state)
+    if progress:
+        show_progress(trainer, history, config.epochs, len(loader), done)
+    if done < config.epochs:
+        trainer.run(loader, max_epochs=config.epochs, epoch_length=len(loader))
+    return Fitted(classifier.cpu(), info, tuple(history.records), hardware)
+
+
+def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW (`momentum` is its first beta) or SGD with Nesterov momentum; norms and biases are not decayed."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.99))
+
+
+def create_scheduler(
+    optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """OneCycle over `steps` steps, of which the share `warmup` rises (Smith and Topin 2017, arXiv 1708.07120)."""
+    warmup = float(config.warmup)
+    if warmup * steps == 1:
+        warmup *= 1 + 1e-9  # torch divides by zero where the rise ends on the first step
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.lr, total_steps=steps, pct_start=warmup, cycle_momentum=False
+    )
+
+
+def show_progress(trainer: Engine, history: History, epochs: int, epoch_length: int, done: int) -> None:
+    """Draw one bar over all iterations on stderr, with the time left and the last epoch's val accuracy."""
+    from tqdm import tqdm  # a GPU machine may have torch and ignite alone
+
+    every = max(1, epoch_length // _PROGRESS_STEPS)
+    bar = tqdm(
+        total=epochs * epoch_length, initial=done * epoch_length, unit="step", mininterval=0.5, dynamic_ncols=True
+    )
+
+    def advance(engine: Engine) -> None:
+        bar.set_description(f"epoch {engine.state.epoch}/{epochs}", refresh=False)
+        if history.records:
+            bar.set_postfix_str(f"val accuracy {history.records[-1].val_accuracy:.4f}", refresh=False)
+        bar.update(engine.state.iteration - bar.n)
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(every=every), advance)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, advance)
+    trainer.add_event_handler(Events.COMPLETED, lambda _engine: bar.close())

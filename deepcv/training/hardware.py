@@ -1,0 +1,61 @@
+"""What `auto` means on this machine; decided once, recorded with the model."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from deepcv.errors import DeepcvError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The settings a run really used."""
+
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "bf16"]
+    channels_last: bool
+    threads: int
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device as torch names it."""
+        return torch.device(self.device)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Memory layout of images and convolution weights."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def autocast(self) -> torch.autocast:
+        """Context in which the forward pass runs."""
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def resolve(
+    device: Literal["auto", "cpu", "cuda"],
+    precision: Literal["auto", "fp32", "bf16"],
+    channels_last: Literal["auto"] | bool,
+    threads: int | Literal["auto"],
+) -> Hardware:
+    """Replace each `auto` by what helps here: a GPU if there is one, bf16 where the hardware multiplies it, channels last."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeepcvError("train.device is cuda, but torch sees no GPU here; set it to auto or cpu")
+    chosen: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if precision == "auto":
+        precision = "bf16" if _multiplies_bf16(chosen) else "fp32"
+    return Hardware(
+        device=chosen,
+        precision=precision,
+        channels_last=True if channels_last == "auto" else channels_last,
+        threads=len(os.sched_getaffinity(0)) if threads == "auto" else threads,
+    )
+
+
+def _multiplies_bf16(device: str) -> bool:
+    """Whether bf16 is faster than fp32: emulated bf16 is slower, so support in name only does not count."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))

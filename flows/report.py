@@ -1,0 +1,92 @@
+"""The markdown artifact at the end of a run: stages, metrics, where to look next."""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from dvc.repo import Repo
+
+from deepcv.home import state_dir
+from flows.addresses import HOST, mlflow_port
+from flows.stages import Outcome
+
+_RUN_OF_MODEL = """
+SELECT runs.experiment_id, runs.run_uuid FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid
+WHERE tags.key = 'deepcv.model_sha256' AND tags.value = ? AND runs.lifecycle_stage = 'active'
+ORDER BY runs.start_time DESC LIMIT 1
+"""
+
+
+def markdown(repo: Repo, outcomes: Sequence[Outcome], failure: str) -> str:
+    """Return the report as markdown; `failure` is empty where all stages are up to date."""
+    parts = ["## Pipeline: " + ("failed" if failure else "up to date")]
+    if failure:
+        parts.append(_quoted(failure))
+    parts.append(_table(("stage", "state"), [(outcome.stage, outcome.state) for outcome in outcomes]))
+    metrics = list(_metrics(repo))
+    if metrics:
+        parts += ["### Metrics", _table(("metric", "value"), metrics)]
+    parts += ["### Reports", "\n".join(f"- {line}" for line in _reports(repo))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _metrics(repo: Repo) -> Iterator[tuple[str, str]]:
+    """Yield (name, value) of all numbers that DVC knows as metrics in the working tree."""
+    revisions = repo.metrics.show()
+    for name, file in revisions.get("", {}).get("data", {}).items():
+        if "data" in file:
+            yield from _leaves(Path(name).stem, file["data"])
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield from _leaves(f"{name}.{key}", below)
+    elif isinstance(value, float):
+        yield name, f"{value:.6g}"
+    elif isinstance(value, int):
+        yield name, str(value)
+
+
+def _reports(repo: Repo) -> Iterator[str]:
+    mlflow = f"http://{HOST}:{mlflow_port()}"
+    yield f"MLflow: <{mlflow}> (while `make ui` runs)"
+    for out in repo.index.outs:
+        path = Path(out.fs_path)
+        if path.suffix == ".json" and path.is_relative_to(state_dir()):
+            yield from (f"{label}: <{mlflow}/#/{page}>" for label, page in _registered(path))
+        pages = [path] if path.suffix == ".html" else sorted([*path.glob("*.html"), *path.glob("*/index.html")])
+        for page in pages:
+            if page.is_file():
+                yield f"`{page.relative_to(repo.root_dir)}`"
+
+
+def _registered(receipt: Path) -> Iterator[tuple[str, str]]:
+    """Yield (label, page of MLflow's UI) for the model that a registration's receipt names, and for its run.
+
+    The run is found by the model's content. MLflow's database is asked itself: importing mlflow takes 3 s.
+    """
+    try:
+        content = json.loads(receipt.read_text(encoding="utf-8"))
+        name, digest = str(content["name"]), str(content["model_sha256"])
+        yield f"registered model {name}", f"models/{quote(name)}"
+        with contextlib.closing(
+            sqlite3.connect(f"{(receipt.parent / 'mlflow.db').as_uri()}?mode=ro", uri=True)
+        ) as store:
+            rows = store.execute(_RUN_OF_MODEL, (digest,)).fetchall()
+    except (OSError, ValueError, KeyError, TypeError, sqlite3.Error):  # a report does without it
+        return
+    yield from (("its run", f"experiments/{experiment}/runs/{run}") for experiment, run in rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _quoted(text: str) -> str:
+    return "```text\n" + text.replace("```", "'''") + "\n```"

@@ -1,0 +1,33 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder with an empty MLflow database, made once (8 s); copy it, do not change it."""
+    from deepcv import tracking
+
+    project = tmp_path_factory.mktemp("empty")
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    state = project / "state"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        patch.setenv("DEEPCV_HOME", str(state))
+        tracking.connect()
+    return state
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder of this test's own, with an empty MLflow database; DEEPCV_HOME points to it.
+
+    The working directory is a project of its own: to open another store in the repository itself would unregister it.
+    """
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.chdir(tmp_path)
+    state = tmp_path / "state"
+    shutil.copytree(empty_store, state)
+    monkeypatch.setenv("DEEPCV_HOME", str(state))
+    return state

@@ -1,0 +1,92 @@
+import re
+
+import pandas as pd
+import pytest
+
+from deepcv.data.expectations import Limits, judge
+
+LIMITS = Limits(
+    min_images=10, min_images_per_class=3, max_class_ratio=2.0, min_side=4, max_side=100, max_duplicate_share=0.1
+)
+
+
+def table(a: int = 8, b: int = 8) -> pd.DataFrame:
+    count = a + b
+    return pd.DataFrame(
+        {
+            "id": [f"{n}.png" for n in range(count)], "label": ["a"] * a + ["b"] * b,
+            "split": (["train", "val", "test"] * count)[:count], "sha256": [f"{n:064d}" for n in range(count)],
+            "width": 8, "height": 9, "channels": 1,
+        }
+    )  # fmt: skip
+
+
+def with_values(column: str, *values: object) -> pd.DataFrame:
+    changed = table()
+    changed[column] = changed[column].astype(object)
+    for row, value in enumerate(values, start=4):
+        changed.loc[row, column] = value
+    return changed.infer_objects()
+
+
+ALONE = {
+    "too few images": (table(4, 4), "images: .*min_value 10"),
+    "unbalanced": (table(30, 8), "class_ratio: .*max_value 2"),
+    "duplicates": (table().assign(sha256="0" * 64), "duplicate_share: .*max_value 0.1"),
+    "sides": (with_values("width", 3, 101), r"width: .*min_value 4.0, max_value 100.0.* fails for 2 of 16.*\[3, 101\]"),
+    "doubled id": (with_values("id", "0.png"), "id: expect_column_values_to_be_unique.* for example .*0.png"),
+}
+
+
+@pytest.fixture(scope="module")
+def clean_html() -> str:
+    verdict = judge(table(), ("a", "b"), LIMITS)
+    assert verdict.success
+    assert verdict.failures == ()
+    return verdict.html
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_a_violated_limit_is_named_and_nothing_else(case: str) -> None:
+    manifest, message = ALONE[case]
+    verdict = judge(manifest, ("a", "b"), LIMITS)
+    assert not verdict.success
+    assert [bool(re.match(message, failure)) for failure in verdict.failures] == [True], verdict.failures
+
+
+def test_every_violated_limit_is_named() -> None:
+    manifest = table(16, 0)
+    for column, values in {
+        "height": (3, 101), "channels": (4,), "split": ("dev",), "label": (None, "c"),
+    }.items():  # fmt: skip
+        manifest[column] = with_values(column, *values)[column]
+    verdict = judge(manifest, ("a", "b", "c"), LIMITS)
+    for message in (
+        r"height: .* for example \[3, 101\]",
+        r"channels: .*value_set \[1, 3\].* for example \[4\]",
+        r"split: .*value_set \['train', 'val', 'test'\].* for example \['dev'\]",
+        "label: expect_column_values_to_not_be_null",
+        "smallest_class: .*min_value 3",
+    ):
+        assert any(re.match(message, failure) for failure in verdict.failures), (message, verdict.failures)
+
+
+def test_a_label_that_is_no_class_is_named() -> None:
+    verdict = judge(with_values("label", "c"), ("a", "b"), LIMITS)
+    assert [f for f in verdict.failures if re.match(r"label: .*value_set \['a', 'b'\].* for example \['c'\]", f)]
+
+
+def test_a_page_is_the_same_for_the_same_data(clean_html: str) -> None:
+    assert judge(table(), ("a", "b"), LIMITS).html == clean_html
+
+
+def test_a_page_loads_nothing_from_a_network(clean_html: str) -> None:
+    failed = judge(with_values("width", 3), ("a", "b"), LIMITS).html
+    assert failed != clean_html
+    assert "Failed" in failed
+    for page in (clean_html, failed):
+        assert "width" in page
+        for tag in re.findall(r"<(?:script|link|img|iframe|source|object|embed)\b[^>]*>", page):
+            assert not re.search(r"""(?:src|href|data)\s*=\s*["']?\s*(?:https?:)?//""", tag), tag
+        assert not re.search(r"url\(\s*['\"]?\s*(?:https?:)?//", page)
+        assert not re.search(r"@import\s+['\"]?\s*(?:url|https?:|//)", page)

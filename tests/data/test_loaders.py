@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+import torch
+
+from deepcv.data.augmentation import Augmentation, gather, permutation
+from deepcv.data.loaders import TrainLoader
+from deepcv.data.shards import Split
+
+PLAIN = Augmentation()
+
+
+def loader(count: int = 10, batch_size: int = 4, augmentation: Augmentation = PLAIN) -> TrainLoader:
+    """Image n is filled with n, so that a batch tells which samples it holds."""
+    images = np.tile(np.arange(count, dtype=np.uint8)[:, None, None, None], (1, 4, 5, 3))
+    split = Split(images, np.arange(count, dtype=np.int64) * 10)
+    return TrainLoader(split, batch_size=batch_size, augmentation=augmentation, seed=3, device=torch.device("cpu"))
+
+
+def test_a_batch_is_uint8_channels_last_with_class_numbers() -> None:
+    batches = list(loader())
+    assert len(batches) == len(loader()) == 2
+    for images, targets in batches:
+        assert images.shape == (4, 3, 4, 5)
+        assert images.dtype == torch.uint8
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert targets.shape == (4,)
+        assert targets.dtype == torch.int64
+        assert (images == (targets // 10)[:, None, None, None]).all()
+
+
+@pytest.mark.parametrize(("count", "batch_size", "batches"), [(10, 4, 2), (8, 4, 2), (3, 4, 1), (5, 1, 5)])
+def test_an_epoch_visits_each_sample_at_most_once(count: int, batch_size: int, batches: int) -> None:
+    found = list(loader(count, batch_size))
+    seen = torch.cat([batch.targets for batch in found]).tolist()
+    assert len(found) == batches
+    assert len(seen) == len(set(seen)) == batches * min(batch_size, count)
+
+
+def test_epochs_differ_and_repeat() -> None:
+    one = loader()
+    orders = []
+    for epoch in (0, 1, 0):
+        one.epoch = epoch
+        orders.append(torch.cat([batch.targets for batch in one]).tolist())
+    assert orders[0] == orders[2] != orders[1]
+    assert orders[0] == [10 * n for n in permutation(3, 0, 10, torch.device("cpu")).tolist()][:8]
+
+
+def test_batches_are_augmented_with_the_draws_of_their_samples() -> None:
+    augmentation = Augmentation(flip=True, shift=1, cutout=2)
+    one = loader(augmentation=augmentation)
+    one.epoch = 2
+    for images, targets in one:
+        expected = gather(one.images_nhwc, targets // 10, augmentation, 3, 2)
+        assert torch.equal(images.permute(0, 2, 3, 1), expected)

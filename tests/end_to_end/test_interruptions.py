@@ -1,0 +1,137 @@
+"""Killed, interrupted, locked out: the next run goes on, nothing half-written counts, no process stays."""
+
+import contextlib
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest_end_to_end import STAGES, Project, copy_project
+
+
+def start(project: Project, *options: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        ["dvc", "repro", *options], cwd=project.root, env=project.environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def kill(dvc: "subprocess.Popen[str]") -> None:
+    dvc.kill()
+    dvc.wait()  # its shell would: DVC takes a zombie for a process that still holds its locks
+
+
+def processes_of(project: Project) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(project.root):
+                found.append(process)
+    return found
+
+
+def wait(condition: Callable[[], object], timeout_s: float = 90) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def stage_runs(project: Project, stage: str) -> bool:
+    return any(f"deepcv.stages.{stage}" in process.cmdline() for process in processes_of(project))
+
+
+def checkpoints(project: Project) -> list[Path]:
+    return list(project.root.glob(".deepcv/checkpoints/*/*.pt"))
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "train"])
+def test_kill_9_in_a_stage_loses_nothing(project: Project, stage: str) -> None:
+    lock = project.lock()
+    dvc = start(project, "--force", "--single-item", stage)
+    wait(lambda: stage_runs(project, stage))
+    time.sleep(1.0)  # into its imports or its work
+    kill(dvc)
+    wait(lambda: not processes_of(project), timeout_s=10)
+    project.repro()
+    assert project.lock() == lock
+    assert not [path for path in (project.root / "data").rglob(".*") if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_training_ends_with_the_same_bits(
+    project: Project, tmp_path: Path, number: signal.Signals
+) -> None:
+    project.set(train__epochs=12)
+    shutil.rmtree(project.root / ".deepcv/checkpoints")
+    other = Project(tmp_path / "uninterrupted")
+    copy_project(project, other)
+
+    dvc = start(project, "train")
+    wait(lambda: len(checkpoints(project)) >= 2)
+    if number == signal.SIGINT:
+        os.killpg(dvc.pid, number)  # what a terminal's Ctrl-C does
+        output, _ = dvc.communicate(timeout=60)
+        assert "interrupted; the next `dvc repro` goes on from here" in output
+        assert "Traceback" not in output
+    else:
+        kill(dvc)
+    wait(lambda: not processes_of(project), timeout_s=10)
+    assert not (project.root / "data/model/model.pt").exists()
+    newest = max(int(path.stem.rsplit("_", 1)[-1]) for path in checkpoints(project))
+    assert 1 <= newest < 12
+
+    assert project.repro("train") == ["train"]
+    assert other.repro("train") == ["train"]
+    assert (project.root / "data/model/model.pt").read_bytes() == (other.root / "data/model/model.pt").read_bytes()
+    assert project.lock() == other.lock()
+    # One MLflow run, no epoch doubled.
+    with contextlib.closing(sqlite3.connect(project.root / ".deepcv/mlflow/mlflow.db")) as database:
+        runs = database.execute(
+            "SELECT run_uuid, count(*) FROM metrics WHERE key = 'val_accuracy' GROUP BY run_uuid ORDER BY count(*)"
+        ).fetchall()
+    assert [count for _, count in runs] == [3, 12]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_training_goes_on(project: Project) -> None:
+    newest = max(checkpoints(project), key=lambda path: int(path.stem.rsplit("_", 1)[-1]))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    model = (project.root / "data/model/model.pt").read_bytes()
+    result = project.run("dvc", "repro", "--force", "--single-item", "train")
+    assert f"checkpoint {newest}" in result.stderr
+    assert (project.root / "data/model/model.pt").read_bytes() == model
+
+
+def test_a_locked_database_costs_no_training(project: Project) -> None:
+    project.set(train__epochs=2)
+    with contextlib.closing(
+        sqlite3.connect(project.root / ".deepcv/mlflow/mlflow.db", isolation_level=None)
+    ) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        trained = project.run("dvc", "repro", "train")
+        assert "training goes on" in trained.stderr
+        refused = project.run("dvc", "repro", check=False)
+        assert refused.returncode != 0
+        assert "register: MLflow does not answer" in refused.stderr
+        database.execute("ROLLBACK")
+    assert project.repro() == ["register"]
+    assert project.repro() == []
+
+
+def test_a_wrong_value_stops_before_any_stage_and_corrected_runs_nothing(project: Project) -> None:
+    params = project.root / "params.yaml"
+    good = params.read_text()
+    params.write_text(good.replace("  epochs: 3", "  epohcs: 3"))
+    result = project.run("deepcv", "check", check=False)
+    assert result.returncode == 1
+    assert "epohcs" in result.stderr
+    assert "epochs" in result.stderr
+    assert project.run("dvc", "repro", check=False).returncode != 0
+    params.write_text(good)
+    assert project.repro() == []

@@ -1,0 +1,78 @@
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn import metrics as sklearn_metrics
+
+from deepcv.evaluation import metrics
+
+Case = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Logits and labels; small models, sure models, absent classes."""
+    count, classes = draw(st.integers(1, 60)), draw(st.integers(2, 6))
+    random = np.random.default_rng(draw(st.integers(0, 10**6)))
+    scale = draw(st.sampled_from([0.1, 1.0, 10.0, 200.0]))
+    logits = random.normal(0, scale, (count, classes)).astype(np.float32)
+    return logits, random.integers(0, draw(st.integers(1, classes)), count)
+
+
+@settings(deadline=None)
+@given(cases())
+def test_metrics_are_scikit_learns(case: Case) -> None:
+    logits, labels = case
+    classes = logits.shape[1]
+    predicted = logits.argmax(axis=1)
+    every = list(range(classes))
+    assert metrics.accuracy(logits, labels) == pytest.approx(sklearn_metrics.accuracy_score(labels, predicted))
+    matrix = metrics.confusion(predicted, labels, classes)
+    assert np.array_equal(matrix, sklearn_metrics.confusion_matrix(labels, predicted, labels=every))
+    scores = metrics.per_class(matrix, tuple("abcdef"[:classes]))
+    expected = sklearn_metrics.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    found = np.array([[s.precision, s.recall, s.f1, s.support] for s in scores]).T
+    assert np.allclose(found, expected, rtol=0, atol=1e-12)
+    assert [s.label for s in scores] == list("abcdef"[:classes])
+
+
+@settings(deadline=None)
+@given(cases())
+def test_cross_entropy_is_scikit_learns(case: Case) -> None:
+    logits, labels = case
+    probabilities = np.exp(metrics.log_softmax(logits))
+    assert np.allclose(probabilities.sum(axis=1), 1, rtol=0, atol=1e-12)
+    if np.abs(logits).max() < 20:  # beyond, scikit-learn clips the probabilities
+        with warnings.catch_warnings(action="ignore"):
+            expected = sklearn_metrics.log_loss(labels, probabilities, labels=list(range(logits.shape[1])))
+        assert metrics.cross_entropy(logits, labels) == pytest.approx(expected, rel=1e-9)
+
+
+def test_large_logits_do_not_overflow() -> None:
+    logits = np.array([[1e30, -1e30, 0], [88, -3e38, 88]], np.float32)
+    assert metrics.cross_entropy(logits, np.array([0, 2])) == pytest.approx(np.log(2) / 2)
+
+
+@settings(deadline=None)
+@given(cases(), st.integers(1, 15))
+def test_reliability_counts_every_image_once(case: Case, bins: int) -> None:
+    logits, labels = case
+    found = metrics.reliability(logits, labels, bins)
+    counts = np.array([count for _, _, count in found])
+    assert counts.sum() == len(labels)
+    assert (counts > 0).all()
+    confidences = [confidence for confidence, _, _ in found]
+    assert confidences == sorted(confidences)
+    assert all(1 / logits.shape[1] - 1e-9 <= c <= 1 + 1e-9 for c in confidences)
+    weighted = sum(accuracy * count for _, accuracy, count in found) / len(labels)
+    assert weighted == pytest.approx(metrics.accuracy(logits, labels))
+    places = [min(bins - 1, int(c * bins)) for c in confidences]
+    assert len(set(places)) == len(places)
+
+
+def test_a_model_that_is_sure_and_right_lies_on_the_diagonal() -> None:
+    labels = np.arange(3)
+    assert metrics.reliability((np.eye(3) * 100).astype(np.float32), labels) == [(pytest.approx(1), 1.0, 3)]

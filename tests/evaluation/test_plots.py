@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import toys
+from torch import nn
+
+from deepcv.evaluation import plots
+from deepcv.evaluation.history import read_history
+from deepcv.evaluation.inference import logits_of
+from deepcv.images import decode
+
+MATRIX = np.array([[5, 1, 0], [0, 4, 2], [0, 0, 0]])
+CURVE = [
+    {"epoch": e, "train_loss": 1 / e, "val_loss": 1 / e, "train_accuracy": 0.5, "val_accuracy": 0.4, "lr": 0.1}
+    for e in (1.0, 2.0, 3.0)
+]
+
+DRAW = {
+    "confusion": lambda path: plots.draw_confusion(MATRIX, ("a", "b", "c"), path),
+    "many classes": lambda path: plots.draw_confusion(np.eye(25, dtype=np.int64), tuple(map(str, range(25))), path),
+    "curves": lambda path: plots.draw_curves(CURVE, path),
+    "reliability": lambda path: plots.draw_reliability([(0.5, 0.4, 3), (0.9, 1.0, 7)], path),
+}
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_equal_numbers_give_equal_bytes(name: str, tmp_path: Path) -> None:
+    for file in ("one.png", "two.png"):
+        DRAW[name](tmp_path / file)
+    first = (tmp_path / "one.png").read_bytes()
+    assert first == (tmp_path / "two.png").read_bytes()
+    picture = decode(first, 3)
+    assert min(picture.shape[:2]) >= 300
+    assert picture.std() > 1
+
+
+def test_history_is_read_as_numbers(tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text("epoch,lr\n1,0.1\n2,1e-05\n")
+    assert read_history(tmp_path / "history.csv") == [{"epoch": 1.0, "lr": 0.1}, {"epoch": 2.0, "lr": 1e-5}]
+
+
+class Probe(nn.Module):
+    """Logits that tell the image (its first pixel) and whether the module is in eval mode."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        mode = torch.full((len(images),), float(not self.training))
+        return {"logits": torch.stack([images[:, 0, 0, 0].float(), images[:, 2, 1, 0].float(), mode], dim=1)}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+@pytest.mark.parametrize("training", [True, False])
+def test_logits_come_in_order_and_in_eval_mode(batch_size: int, training: bool) -> None:
+    images = np.stack([toys.picture(n, channels=3) for n in range(7)])
+    probe = Probe().train(training)
+    found = logits_of(probe, images, batch_size=batch_size, device=torch.device("cpu"))
+    assert found.dtype == np.float32
+    assert np.array_equal(found, np.stack([images[:, 0, 0, 0], images[:, 1, 0, 2], np.ones(7)], axis=1))
+    assert probe.training == training

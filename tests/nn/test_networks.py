@@ -1,0 +1,113 @@
+"""The shipped network files: what each comment and the README state about them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from deepcv.nn.spec import SpecError, build, load
+
+NETWORKS = Path(__file__).parents[2] / "networks"
+
+# file, input shape, classes, parameters
+SHIPPED = [
+    ("digits.yaml", (1, 8, 8), 10, 38_122),
+    ("small.yaml", (3, 32, 32), 10, 282_072),
+    ("small.yaml", (1, 28, 28), 10, 278_344),
+    ("medium.yaml", (3, 64, 64), 10, 1_969_386),
+    ("medium.yaml", (1, 97, 65), 10, 1_968_810),
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small layers on a busy machine: two threads wait for each other far longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_every_shipped_file_is_here() -> None:
+    assert {path.name for path in NETWORKS.iterdir()} == {name for name, *_ in SHIPPED}
+
+
+@pytest.mark.parametrize(("name", "shape", "classes", "parameters"), SHIPPED)
+def test_size_shape_and_a_training_step(name: str, shape: tuple[int, int, int], classes: int, parameters: int) -> None:
+    torch.manual_seed(0)
+    net = build(load(NETWORKS / name), shape, classes)
+    assert sum(p.numel() for p in net.parameters()) == parameters
+    x, y = torch.randn(8, *shape), torch.arange(8) % classes
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(9):
+        logits = net(x)["logits"]
+        assert logits.shape == (8, classes)
+        loss = F.cross_entropy(logits, y)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        learned = [p for p in net.parameters() if p.requires_grad]
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in learned)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in SHIPPED}))
+def test_width_is_a_parameter(name: str) -> None:
+    narrow, wide = (build(load(NETWORKS / name, {"width": w}), (1, 16, 16), 10) for w in (8, 16))
+    ratio = sum(p.numel() for p in wide.parameters()) / sum(p.numel() for p in narrow.parameters())
+    assert 3 < ratio < 4
+
+
+def test_small_says_which_images_are_too_small() -> None:
+    with pytest.raises(SpecError, match=r"small.yaml:\d+: node 'group3.pool': .*larger than"):
+        build(load(NETWORKS / "small.yaml"), (3, 8, 8), 10)
+
+
+def test_small_is_the_network_written_by_hand() -> None:
+    """Same numbers from plain torch calls on the same weights: the file says what its comment says."""
+    torch.manual_seed(0)
+    net = build(load(NETWORKS / "small.yaml"), (3, 32, 32), 10)
+    state = net.state_dict()
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return F.batch_norm(x, None, None, state[f"{name}.weight"], state[f"{name}.bias"], True)
+
+    def group(x: torch.Tensor, name: str) -> torch.Tensor:
+        x = F.max_pool2d(F.conv2d(x, state[f"{name}.widen.conv.weight"], padding=1), 2)
+        x = F.gelu(norm(x, f"{name}.norm"))
+        return F.gelu(norm(F.conv2d(x, state[f"{name}.mix.conv.weight"], padding=1), f"{name}.mix.norm"))
+
+    x = torch.randn(4, 3, 32, 32)
+    y = F.gelu(F.conv2d(x, state["whiten.weight"], state["whiten.bias"]))
+    for name in ("group1", "group2", "group3"):
+        y = group(y, name)
+    expected = 0.2 * F.linear(y.amax((2, 3)), state["head.weight"])
+    torch.testing.assert_close(net(x)["logits"], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("digits.yaml", (1, 8, 8)), ("small.yaml", (3, 32, 32)), ("medium.yaml", (3, 64, 64))]
+)
+def test_onnx(name: str, shape: tuple[int, int, int], tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    net = build(load(NETWORKS / name), shape, 10).eval()
+    file = tmp_path / "net.onnx"
+    torch.onnx.export(
+        net,
+        (torch.randn(2, *shape),),
+        file,
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        output_names=["logits"],
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for n in (1, 5):
+        x = torch.randn(n, *shape)
+        expected = net(x)["logits"].detach()
+        (y,) = session.run(["logits"], {session.get_inputs()[0].name: x.numpy()})
+        assert (torch.from_numpy(y) - expected).abs().max() <= 1e-4 * expected.abs().clamp(min=1).max()

@@ -1,0 +1,320 @@
+"""Wrong network files: each gives one clear error with its line, and nothing of it is executed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from deepcv.nn.spec import SpecError, build, from_canonical, load
+
+RESIDUAL = """\
+templates:
+  residual:
+    parameters: [channels]
+    nodes:
+      - {id: first, op: conv, channels: $channels}
+      - {id: link, op: sum, from: [input, first]}
+"""
+END = "outputs: {logits: head}\n"
+HEAD = "  - {id: pool, op: global_avg_pool}\n  - {id: head, op: linear, features: $classes}\n" + END
+
+
+def nodes(*lines: str) -> str:
+    """A file with these nodes; the first stands in line 2."""
+    return "nodes:\n" + "".join(f"  - {{{line}}}\n" for line in lines) + HEAD
+
+
+# (name, file, line, parts of the message). Line 0: an error of the whole file.
+WRONG: list[tuple[str, str, int, list[str]]] = [
+    ("unknown op", nodes("id: a, op: conf, channels: 8"), 2, ["node 'a'", "unknown op 'conf'", "'conv'"]),
+    (
+        "misspelt key",
+        nodes("id: a, op: conv, chanels: 8"),
+        2,
+        ["node 'a'", "unknown key 'chanels'", "the closest is 'channels'"],
+    ),
+    ("misspelt from", nodes("id: a, op: conv, channels: 8, frm: input"), 2, ["unknown key 'frm'", "'from'"]),
+    (
+        "key of a block form in its own line",
+        "nodes:\n  - id: a\n    op: conv\n    channels: 8\n    strid: 2\n" + HEAD,
+        5,
+        ["node 'a'", "unknown key 'strid'", "'stride'"],
+    ),
+    ("missing key", nodes("id: a, op: conv"), 2, ["node 'a'", "needs the key 'channels'", "a whole number"]),
+    ("wrong type", nodes("id: a, op: conv, channels: many"), 2, ["channels must be a whole number", "'many'"]),
+    ("float for int", nodes("id: a, op: conv, channels: 8.5"), 2, ["channels must be a whole number", "8.5"]),
+    ("bool for int", nodes("id: a, op: conv, channels: true"), 2, ["channels must be a whole number", "True"]),
+    ("text for bool", nodes("id: a, op: conv, channels: 8, bias: yes"), 2, ["bias must be true or false", "'yes'"]),
+    ("out of range", nodes("id: a, op: conv, channels: 0"), 2, ["channels", "from 1 to 65536", "got 0"]),
+    ("probability out of range", nodes("id: a, op: dropout, p: 1.5"), 2, ["p must be a number from 0 to 1", "1.5"]),
+    ("not a choice", nodes("id: a, op: conv, channels: 8, norm: bach"), 2, ["norm must be one of", "'batch'"]),
+    ("list for a number", nodes("id: a, op: conv, channels: [8]"), 2, ["channels must be a whole number", "[8]"]),
+    (
+        "forward reference",
+        nodes("id: a, op: identity, from: b", "id: b, op: identity, from: input"),
+        2,
+        ["'b' comes later, in line 3"],
+    ),
+    (
+        "cycle",
+        nodes("id: a, op: identity, from: b", "id: b, op: identity, from: a"),
+        2,
+        ["node 'a'", "a cycle: a -> b -> a"],
+    ),
+    ("takes itself", nodes("id: a, op: identity, from: a"), 2, ["node 'a'", "takes itself"]),
+    ("unknown source", nodes("id: a, op: identity, from: inptu"), 2, ["no node 'inptu'", "the closest is 'input'"]),
+    ("duplicate id", nodes("id: a, op: identity", "id: a, op: identity"), 3, ["'a'", "stands twice", "line 2"]),
+    ("dunder id", nodes("id: __class__, op: identity"), 2, ["must be a name", "__class__"]),
+    ("dunder inside", nodes("id: a__b, op: identity"), 2, ["must be a name", "a__b"]),
+    ("dotted id", nodes("id: a.b, op: identity"), 2, ["must be a name", "a.b"]),
+    ("dotted source", nodes("id: a, op: identity, from: torch.nn"), 2, ["no node 'torch.nn'"]),
+    ("keyword id", nodes("id: import, op: identity"), 2, ["must be a name", "import"]),
+    ("id of torch's own", nodes("id: forward, op: identity"), 2, ["'forward'", "taken"]),
+    ("no id", nodes("op: identity"), 2, ["needs an id"]),
+    ("op and template", nodes("id: a, op: identity, template: b"), 2, ["either op or template"]),
+    ("op is a list", nodes("id: a, op: [conv]"), 2, ["op must be a text"]),
+    ("node is a text", "nodes:\n  - conv\n" + HEAD, 2, ["a node must be a mapping", "'conv'"]),
+    (
+        "unused node",
+        nodes("id: a, op: identity", "id: b, op: identity, from: input"),
+        2,
+        ["node 'a'", "nothing uses it"],
+    ),
+    ("sum of one", nodes("id: a, op: sum"), 2, ["sum needs two or more inputs"]),
+    ("conv of two", nodes("id: a, op: identity", "id: b, op: conv, channels: 8, from: [input, a]"), 3, ["one input"]),
+    (
+        "missing output",
+        "nodes:\n  - {id: head, op: identity}\noutputs: {logits: haed}\n",
+        3,
+        ["no node 'haed'", "'head'"],
+    ),
+    ("no outputs", "nodes:\n  - {id: head, op: identity}\n", 1, ["'outputs' is missing"]),
+    ("empty nodes", "nodes: []\n" + END, 1, ["nodes is empty"]),
+    ("nodes a mapping", "nodes: {a: b}\n" + END, 1, ["nodes must be a list"]),
+    ("unknown top key", "parameter: {width: 1}\n" + nodes(), 1, ["unknown key 'parameter'", "'parameters'"]),
+    ("duplicate key", nodes("id: a, op: conv, channels: 8, channels: 9"), 2, ["'channels' stands twice", "line 2"]),
+    ("unknown parameter", nodes("id: a, op: conv, channels: $widht"), 2, ["unknown parameter '$widht'"]),
+    (
+        "closest parameter",
+        "parameters: {width: 8}\n" + nodes("id: a, op: conv, channels: $widht*2"),
+        3,
+        ["unknown parameter '$widht'", "the closest is '$width'"],
+    ),
+    (
+        "arithmetic on a text",
+        "parameters: {act: relu}\n" + nodes("id: a, op: conv, channels: $act*2"),
+        3,
+        ["channels", "$act is 'relu'", "arithmetic takes numbers"],
+    ),
+    ("call", nodes("id: a, op: conv, channels: '__import__(\"os\")+$classes'"), 2, ["cannot read"]),
+    ("power", nodes("id: a, op: conv, channels: $classes**9"), 2, ["unexpected *"]),
+    ("unclosed", nodes("id: a, op: conv, channels: ($classes+1"), 2, ["parenthesis is not closed"]),
+    ("two values", nodes("id: a, op: conv, channels: $classes 2"), 2, ["unexpected '2'"]),
+    ("ends early", nodes("id: a, op: conv, channels: $classes*"), 2, ["expected a number"]),
+    ("long formula", nodes(f"id: a, op: conv, channels: $classes{'+1' * 60}"), 2, ["at most 100 characters"]),
+    (
+        "division by zero",
+        "parameters: {width: 8}\n" + nodes("id: a, op: conv, channels: $width//0"),
+        3,
+        ["division by zero"],
+    ),
+    (
+        "huge value",
+        "parameters: {w: 999999999}\n" + nodes("id: a, op: conv, channels: $w*$w*$w"),
+        3,
+        ["a value beyond"],
+    ),
+    ("parameter called classes", "parameters: {classes: 3}\n" + nodes(), 1, ["'classes'", "taken"]),
+    ("parameter is a list", "parameters: {width: [1]}\n" + nodes(), 1, ["'width'", "must be a number"]),
+    ("unknown template", nodes("id: a, template: residul"), 2, ["unknown template 'residul'"]),
+    (
+        "template argument missing",
+        RESIDUAL + nodes("id: a, template: residual"),
+        8,
+        ["node 'a'", "needs the key 'channels'"],
+    ),
+    (
+        "template argument a list",
+        RESIDUAL + nodes("id: a, template: residual, channels: [8]"),
+        8,
+        ["node 'a'", "channels must be a single value, got a list"],
+    ),
+    (
+        "template argument unknown",
+        RESIDUAL + nodes("id: a, template: residual, chanels: 8"),
+        8,
+        ["unknown key 'chanels'", "the closest is 'channels'"],
+    ),
+    (
+        "wrong value inside a template",
+        RESIDUAL + nodes("id: a, template: residual, channels: 0"),
+        5,
+        ["node 'a.first'", "got 0", "in template 'residual', used in line 8"],
+    ),
+    (
+        "template uses itself",
+        "templates:\n  t:\n    nodes:\n      - {id: a, template: t}\n" + nodes("id: a, template: t"),
+        4,
+        ["template 't' uses itself: t -> t"],
+    ),
+    (
+        "outer parameters are not seen inside",
+        "templates:\n  inner: {nodes: [{id: a, op: conv, channels: $c}]}\n"
+        "  outer: {parameters: [c], nodes: [{id: b, template: inner}]}\n" + nodes("id: x, template: outer, c: 8"),
+        2,
+        ["unknown parameter '$c'"],
+    ),
+    (
+        "template bomb",
+        "templates:\n"
+        "  t0: {nodes: ["
+        + ", ".join(f"{{id: n{i}, op: identity}}" for i in range(10))
+        + "]}\n"
+        + "".join(
+            f"  t{k}: {{nodes: [" + ", ".join(f"{{id: n{i}, template: t{k - 1}}}" for i in range(10)) + "]}\n"
+            for k in range(1, 9)
+        )
+        + nodes("id: a, template: t8"),
+        2,
+        ["more than 10000 nodes"],
+    ),
+    ("python tag", nodes("id: a, op: !!python/object/apply:os.system ['touch pwned']"), 2, ["tags are not allowed"]),
+    ("local tag", nodes("id: a, op: !conv x"), 2, ["tags are not allowed"]),
+    ("anchor", "nodes: &n\n  - {id: head, op: identity}\n" + END, 1, ["anchors and aliases"]),
+    ("alias", nodes("id: a, op: *n"), 2, ["anchors and aliases"]),
+    ("merge key", nodes("id: a, op: identity, <<: {p: 1}"), 2, ["unknown key '<<'"]),
+    ("deep nesting", "nodes: " + "[" * 500 + "]" * 500 + "\n", 1, ["levels of nesting"]),
+    ("broken YAML", "nodes:\n  - {id: a, op: conv\noutputs: {}\n", 3, ["not valid YAML"]),
+    ("two documents", nodes() + "---\na: 1\n", 5, ["not valid YAML"]),
+    ("number as key", "1: 2\n", 1, ["a key must be a name"]),
+    ("empty file", "", 0, ["nodes and outputs"]),
+    ("a text", "hello", 0, ["nodes and outputs"]),
+]
+
+# The form is right, the shapes are not: (name, file, line, parts), built for images of (3, 9, 8).
+MISFITS: list[tuple[str, str, int, list[str]]] = [
+    (
+        "sum of unequal shapes",
+        nodes(
+            "id: a, op: conv, channels: 8", "id: b, op: conv, channels: 8, stride: 2", "id: c, op: sum, from: [a, b]"
+        ),
+        4,
+        ["node 'c'", "'a' (8, 9, 8)", "'b' (8, 5, 4)"],
+    ),
+    (
+        "residual that changes the channels",
+        RESIDUAL + nodes("id: a, template: residual, channels: 8"),
+        6,
+        ["node 'a.link'", "'input' (3, 9, 8)", "'a.first' (8, 9, 8)", "used in line 8"],
+    ),
+    (
+        "concat",
+        nodes("id: a, op: max_pool", "id: b, op: concat, from: [input, a]"),
+        3,
+        ["node 'b'", "'input' (3, 9, 8)", "'a' (3, 4, 4)"],
+    ),
+    ("odd height", nodes("id: a, op: pixel_unshuffle"), 2, ["height and width that are even", "'input' (3, 9, 8)"]),
+    ("linear on maps", nodes("id: a, op: linear, features: 4"), 2, ["flat features", "'input' (3, 9, 8)"]),
+    ("conv on flat", nodes("id: a, op: flatten", "id: b, op: conv, channels: 8"), 3, ["feature maps", "'a' (216)"]),
+    ("groups", nodes("id: a, op: conv, channels: 8, groups: 2"), 2, ["groups: 2 does not divide", "'input' (3, 9, 8)"]),
+    ("large window", nodes("id: a, op: conv, channels: 8, kernel: 12, padding: 0"), 2, ["(12, 12) is larger"]),
+    ("pool padding", nodes("id: a, op: max_pool, padding: 2"), 2, ["padding: 2 is more than half"]),
+    ("classes out of range", nodes("id: a, op: conv, channels: $classes-10"), 2, ["node 'a'", "channels", "got 0"]),
+    ("classes divide by zero", nodes("id: a, op: conv, channels: 8//($classes-10)"), 2, ["division by zero"]),
+]
+
+
+def save(folder: Path, text: str) -> Path:
+    path = folder / "net.yaml"
+    path.write_text(text)
+    return path
+
+
+def check(message: str, path: Path, line: int, parts: list[str]) -> None:
+    place = f"{path}:{line}: " if line else f"{path}: "
+    assert message.startswith(place), message
+    for part in parts:
+        assert part in message, message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("text", "line", "parts"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
+def test_wrong_file_names_line_and_cause(text: str, line: int, parts: list[str], tmp_path: Path) -> None:
+    path = save(tmp_path, text)
+    with pytest.raises(SpecError) as caught:
+        load(path)
+    check(str(caught.value), path, line, parts)
+    assert not list(tmp_path.glob("pwned"))
+
+
+@pytest.mark.parametrize(("text", "line", "parts"), [w[1:] for w in MISFITS], ids=[w[0] for w in MISFITS])
+def test_misfit_names_line_node_and_shapes(text: str, line: int, parts: list[str], tmp_path: Path) -> None:
+    path = save(tmp_path, text)
+    spec = load(path)
+    with pytest.raises(SpecError) as caught:
+        build(spec, (3, 9, 8), 10)
+    check(str(caught.value), path, line, parts)
+
+
+def test_misfit_of_a_stored_spec_names_the_node(tmp_path: Path) -> None:
+    spec = from_canonical(load(save(tmp_path, MISFITS[0][1])).canonical())
+    with pytest.raises(SpecError, match=re.escape("node 'c': sum needs equal shapes, got 'a' (8, 9, 8)")):
+        build(spec, (3, 9, 8), 10)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        ({"widht": 8}, ["unknown parameter 'widht'", "the closest is 'width'"]),
+        ({"width": 8.5}, ["width must be a whole number", "8.5"]),
+        ({"width": True}, ["width must be a whole number", "True"]),
+        ({"width": "8"}, ["width must be a whole number", "'8'"]),
+        ({"share": "much"}, ["share must be a number", "'much'"]),
+        ({"act": 1}, ["act must be a text"]),
+        ({"act": "$width"}, ["act must be a text", "$width"]),
+        ({"biased": 1}, ["biased must be true or false"]),
+    ],
+)
+def test_wrong_override(overrides: dict[str, object], parts: list[str], tmp_path: Path) -> None:
+    head = "parameters: {width: 8, share: 0.5, act: relu, biased: true}\n"
+    path = save(tmp_path, head + nodes("id: a, op: conv, channels: $width, activation: $act, bias: $biased"))
+    with pytest.raises(SpecError) as caught:
+        load(path, overrides)
+    check(str(caught.value), path, 1, ["network_parameters", *parts])
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"absent.yaml: cannot read the network file: No such file"):
+        load(tmp_path / "absent.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00nodes")
+    with pytest.raises(SpecError, match="not a UTF-8 text"):
+        load(tmp_path / "binary.yaml")
+    (tmp_path / "large.yaml").write_text("#" * 1_000_001)
+    with pytest.raises(SpecError, match="at most 1000000"):
+        load(tmp_path / "large.yaml")
+
+
+def test_a_damaged_stored_spec_is_refused(tmp_path: Path) -> None:
+    whole = load(save(tmp_path, nodes("id: a, op: identity"))).canonical()
+    entry = whole["nodes"][0]
+    for damaged, message in [
+        ({}, "not a canonical network spec"),
+        ({**whole, "outputs": ["logits"]}, "not a canonical network spec"),
+        ({**whole, "format": 2}, "format 2"),
+        ({**whole, "nodes": 3}, "not a canonical network spec"),
+        ({**whole, "nodes": whole["nodes"][1:]}, "no node 'a' before it"),
+        ({**whole, "nodes": [{**entry, "id": "__class__"}]}, "not a node id"),
+        ({**whole, "nodes": [{**entry, "op": "evil"}]}, "unknown op 'evil'"),
+        ({**whole, "nodes": [entry, entry]}, "the id stands twice"),
+        ({**whole, "outputs": [["logits", "b"]]}, "no node 'b'"),
+    ]:
+        with pytest.raises(SpecError, match=message):
+            from_canonical(damaged)
+
+
+def test_build_refuses_wrong_sizes(tmp_path: Path) -> None:
+    spec = load(save(tmp_path, nodes("id: a, op: identity")))
+    with pytest.raises(SpecError, match="classes must be at least 1, got 0"):
+        build(spec, (1, 8, 8), 0)
+    with pytest.raises(SpecError, match=r"input_shape must be \(C, H, W\)"):
+        build(spec, (0, 8, 8), 10)

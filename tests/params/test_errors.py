@@ -1,0 +1,201 @@
+"""Bad input, one row per kind: each is reported with its exact line and what to do."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deepcv.params.base import ParamsError, load_section
+from deepcv.params.ingest import IngestParams
+from deepcv.params.train import TrainParams
+from deepcv.params.whole import SECTIONS, load, loads
+
+Write = Callable[[str | bytes], Path]
+
+# (text to replace, its replacement, one (line, words...) per expected problem); the lines are those of conftest's text
+BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
+    # keys
+    ("lr: 0.01", "lrr: 0.01", [(22, "train.lrr: unknown key", "the closest is 'lr'")]),
+    ("lr: 0.01", "lerning_rate: 0.01", [(22, "train.lerning_rate", "the closest is 'lr'")]),
+    ("lr: 0.01", "LR: 0.01", [(22, "train.LR", "the closest is 'lr'")]),
+    ("lr: 0.01", "worst: 3", [(22, "train.worst", "there is evaluate.worst")]),
+    ("lr: 0.01", "min_sid: 3", [(22, "train.min_sid", "the closest is validate.min_side")]),
+    ("lr: 0.01", "qqqq: 3", [(22, "train.qqqq", "the section has network, network_parameters")]),
+    ("  dataset: digits\n", "", [(2, "ingest.dataset: missing", "[a-z0-9][a-z0-9._-]*, such as digits")]),
+    ("dataset: digits", "datset: digits", [(3, "ingest.datset", "the closest is 'dataset'")]),
+    ("  seed: 0", "  seed: 0\n  seed: 1", [(8, "ingest.seed", "stands twice, first in line 7")]),
+    ("{}", "{1: 3}", [(19, "train.network_parameters", "a key must be text, got 1")]),
+    ("  seed: 0", "  ? [a]\n  : 1", [(7, "ingest", "a key must be text, got a list")]),
+    # types: nothing is converted
+    ("lr: 0.01", "lr: '0.1'", [(22, "train.lr", "a number > 0 and <= 100", "the text '0.1'", "quotes")]),
+    ("lr: 0.01", "lr: true", [(22, "train.lr", "must be a number", "got the truth value true")]),
+    ("lr: 0.01", "lr: .nan", [(22, "train.lr", "must be a number", "got nan")]),
+    ("lr: 0.01", "lr: -.inf", [(22, "train.lr", "must be a number", "got -inf")]),
+    ("lr: 0.01", "lr: " + "1" * 400, [(22, "train.lr", "more than 20 digits")]),
+    ("epochs: 12", "epochs: 2.0", [(20, "train.epochs", "a whole number", "got 2.0; write 2")]),
+    ("epochs: 12", "epochs: true", [(20, "train.epochs", "a whole number", "got the truth value true")]),
+    ("epochs: 12", "epochs:", [(20, "train.epochs", "a whole number", "got nothing")]),
+    ("epochs: 12", "epochs: [1]", [(20, "train.epochs", "a whole number", "got a list of 1")]),
+    ("epochs: 12", "epochs: " + "1" * 5000, [(20, "train.epochs", "not a value that YAML can hold")]),
+    ("flip: false", "flip: yes", [(23, "train.flip", "true or false", "the text 'yes'; write true")]),
+    ("flip: false", "flip: 0", [(23, "train.flip", "true or false", "got 0")]),
+    ("channels: 1", "channels: true", [(15, "preprocess.channels", "must be 1 or 3", "truth value true")]),
+    ("channels: 1", "channels: 1.0", [(15, "preprocess.channels", "must be 1 or 3", "got 1.0")]),
+    ("{}", "3", [(19, "train.network_parameters", "must be a mapping, got 3")]),
+    ("{}", "{w: [1]}", [(19, "train.network_parameters.w", "a number or text or true or false", "a list")]),
+    ("{}", "{w: .inf}", [(19, "train.network_parameters.w", "got inf")]),
+    ('"networks/digits.yaml"', "7", [(18, "train.network", "must be text", "got 7; put it in quotes")]),
+    ("dataset: digits", "dataset: 2020-01-01", [(3, "ingest.dataset", "must be text", "a date (2020-01-01)")]),
+    # ranges and choices
+    ("lr: 0.01", "lr: 0", [(22, "train.lr", "must be a number > 0 and <= 100", "got 0")]),
+    ("epochs: 12", "epochs: 0", [(20, "train.epochs", ">= 1", "got 0")]),
+    ("threads: 1", "threads: 0", [(24, "train.threads", "a whole number >= 1 and <= 1024 or 'auto'", "got 0")]),
+    ("threads: 1", "threads: atuo", [(24, "train.threads", "or 'auto'", "got the text 'atuo'")]),
+    ("metric: accuracy", "metric: acc", [(29, "register.metric", "must be 'accuracy' or 'macro_f1'", "'acc'")]),
+    ("channels: 1", "channels: 2", [(15, "preprocess.channels", "must be 1 or 3", "got 2")]),
+    ("dataset: digits", "dataset: My Digits", [(3, "ingest.dataset", "got the text 'My Digits'")]),
+    ("path: data/digits.yaml", "path: ''", [(4, "ingest.path", "text that is not empty")]),
+    # values that do not fit together
+    ("val_fraction: 0.1", "val_fraction: 0.9", [(6, "ingest.test_fraction", "must be < 1, got 0.9 + 0.2 = 1.1")]),
+    ("min_side: 4", "min_side: 400", [(10, "validate.max_side", "must be >= min_side = 400, got 100")]),
+    # sections
+    ("register:\n  metric: accuracy\n", "", [(1, "register: the section is missing; its keys are metric")]),
+    ("register:", "registr:", [(28, "registr: unknown section; the closest is 'register'")]),
+    ("register:\n  metric: accuracy", "register:", [(28, "register: must be a section", "metric", "got nothing")]),
+    ("register:\n  metric: accuracy", "register: 3", [(28, "register: must be a section", "metric", "got 3")]),
+    ("register:\n", "lr: 3\nregister:\n", [(28, "lr: not a section; there is train.lr")]),
+    ("register:\n", "foo: 3\nregister:\n", [(28, "foo: unknown section; there are ingest, validate")]),
+    # not YAML, or YAML that is not supported
+    ("  seed: 0", "\tseed: 0", [(7, "not YAML", "a tab")]),
+    ("ingest:", "  ingest:", [(8, "not YAML", "the indentation does not fit")]),
+    ("  seed: 0", "  seed: 0: 1", [(7, "not YAML", "mapping values are not allowed here")]),
+    ("worst: 25}", "worst: 25", [(26, "not YAML", "expected ',' or '}'")]),
+    ("digits", "dig\x00its", [(3, "not YAML", "the character 0x0")]),
+    ("# line 1", "a: 1\n---", [(2, "a second YAML document")]),
+    ("# line 1", "%YAML 1.1\n---", [(1, "%YAML directive")]),
+    ("seed: 0", "seed: !!python/object/apply:os.abort []", [(7, "ingest.seed", "the tag", "os.abort")]),
+    ("seed: 0", "seed: !!float 1", [(7, "ingest.seed", "the tag")]),
+    ("  seed: 0", "  <<: {seed: 1}", [(7, "ingest", "'<<' is not supported")]),
+    ("seed: 0", "seed: " + "[" * 500 + "]" * 500, [(7, "ingest.seed", "more than 20 levels deep")]),
+    # the search space
+    ("train.lr: {", "train.lrr: {", [(33, "search.space.train.lrr", "the closest is 'train.lr'")]),
+    ("train.lr: {", "lr: {", [(33, "search.space.lr", "the closest is 'train.lr'")]),
+    ("train.lr: {", "evaluate.worst: {", [(33, "search.space.evaluate.worst", "not a key of the train section")]),
+    ("train.lr: {", "train.network_parameters: {", [(33, "search.space", "'train.network_parameters.NAME'")]),
+    ("train.lr: {", "train.epochs: {", [(34, "search.space.train.epochs", "first in line 33")]),
+    ("loguniform", "logunifrm", [(33, "search.space.train.lr", "the closest is 'loguniform'")]),
+    ("{loguniform: [1.0e-3, 3.0e-2]}", "{}", [(33, "search.space.train.lr", "one of choice", "got nothing")]),
+    ("[1.0e-3, 3.0e-2]", "[0.0, 3.0e-2]", [(33, "needs lo > 0, got 0"), (33, "leaves the range of train.lr")]),
+    ("[1.0e-3, 3.0e-2]", "[1, 0.1]", [(33, "search.space.train.lr", "needs lo < hi, got 1 and 0.1")]),
+    ("[1.0e-3, 3.0e-2]", "[1, 300]", [(33, "leaves the range of train.lr", "<= 100, got 300.0")]),
+    ("[1.0e-3, 3.0e-2]", "[1]", [(33, "loguniform takes the numbers [lo, hi], got [1]")]),
+    ("[1.0e-3, 3.0e-2]", "3", [(33, "search.space.train.lr.loguniform", "must be a list, got 3")]),
+    ("[1.0e-3, 3.0e-2]", "[.nan, 1]", [(33, "search.space.train.lr.loguniform.0", "got nan")]),
+    ("[1.0e-3, 3.0e-2]", "[" + "1" * 400 + ", 1]", [(33, "search.space.train.lr.loguniform.0", "20 digits")]),
+    ("        - 8", "        - 8.0", [(34, "search.space.train.epochs", "got 8.0; write 8")]),
+    ("        - 8", "        - 4", [(34, "search.space.train.epochs", "different values, got [4, 4]")]),
+    ("        - 8", "        - [4]", [(37, "search.space.train.epochs.choice.1", "got a list")]),
+]
+
+EPOCHS = "train.epochs:\n      choice:\n        - 4\n        - 8\n"
+BAD += [
+    (EPOCHS, f"{entry}\n", [(34, f"search.space.{entry.split(':')[0]}", words)])
+    for entry, words in [
+        ("train.epochs: {randint: [0, 5]}", "leaves the range of train.epochs"),
+        ("train.epochs: {uniform: [1, 5]}", "draw whole numbers with randint"),
+        ("train.epochs: {quniform: [2, 8.0, 2]}", "draw whole numbers with randint"),
+        ("train.epochs: {quniform: [2, 8, 20]}", "0 < step <= hi - lo, got 20"),
+        ("train.epochs: {quniform: [2, 8]}", "takes the numbers [lo, hi, step]"),
+        ("train.epochs: {randint: [1.5, 5]}", "randint needs whole numbers"),
+        ("train.epochs: {choice: []}", "one or more different values"),
+        ("train.flip: {randint: [0, 2]}", "must be true or false"),
+        ("train.threads: {choice: [auto, 0]}", "or 'auto', got 0"),
+        ("train.optimizer: {choice: [adam]}", "must be 'adamw' or 'sgd'"),
+    ]
+]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"), BAD, ids=[f"{old.split(':')[0]}->{new[:40]}" for old, new, _ in BAD]
+)
+def test_bad_input_is_named(text: str, write: Write, old: str, new: str, expected: list[tuple[int | str, ...]]) -> None:
+    assert old in text
+    path = write(text.replace(old, new, 1))
+    with pytest.raises(ParamsError) as caught:
+        load(path)
+    # The first problem of a line may bring others at that line; none may stand elsewhere.
+    lines = str(caught.value).splitlines()
+    for line, *words in expected:
+        assert any(
+            found.startswith(f"params.yaml:{line}:") and all(str(word) in found for word in words) for found in lines
+        ), f"{line} {words} not in {lines}"
+    assert {int(found.split(":")[1]) for found in lines} == {line for line, *_ in expected}
+
+
+def test_every_problem_is_listed_in_the_files_order(text: str) -> None:
+    bad = (
+        text.replace("seed: 0", "sed: 0").replace("lr: 0.01", "lr: -1").replace("accuracy", "f1").replace("8\n", "0\n")
+    )
+    with pytest.raises(ParamsError) as caught:
+        loads(bad)
+    found = [line.split(": ")[:2] for line in str(caught.value).splitlines()]
+    assert found == [
+        ["params.yaml:7", "ingest.sed"],
+        ["params.yaml:13", "preprocess.height"],
+        ["params.yaml:14", "preprocess.width"],
+        ["params.yaml:22", "train.lr"],
+        ["params.yaml:29", "register.metric"],
+        ["params.yaml:31", "search.trials"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "params.yaml:1: the file is empty"),
+        ("# nothing\n", "params.yaml:1: the file is empty"),
+        ("- 1\n", "params.yaml:1: the top level must be sections (keys), got a list of 1"),
+        ("3", "params.yaml:1: the top level must be sections (keys), got 3"),
+        ("{}", "params.yaml:1: ingest: the section is missing; its keys are dataset, path"),
+        (b"ingest:\n  dataset: \xff\n", "params.yaml:2: not UTF-8 text (byte 0xff)"),
+    ],
+)
+def test_a_file_that_holds_no_sections(write: Write, content: str | bytes, message: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        load(write(content))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"absent\.yaml: there is no such file"):
+        load(tmp_path / "absent.yaml")
+    with pytest.raises(ParamsError, match="cannot be read: Is a directory"):
+        load(tmp_path)
+
+
+def test_a_section_is_read_whatever_the_others_hold(text: str, write: Write) -> None:
+    path = write(text.replace("worst: 25", "worst: -1").replace("dataset: digits", "data: 3"))
+    assert load_section(TrainParams, path).lr == 0.01
+    with pytest.raises(ParamsError, match=r"3: ingest\.data: unknown key; the closest is 'dataset'"):
+        load_section(IngestParams, path)
+
+
+def test_a_misspelt_section_is_named_to_the_stage(text: str, write: Write) -> None:
+    with pytest.raises(ParamsError, match=r"train: the section is missing \(is it 'trian' \(line 17\)\?\)"):
+        load_section(TrainParams, write(text.replace("train:\n", "trian:\n")))
+
+
+def test_aliases_do_not_multiply() -> None:
+    rows = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]
+    with pytest.raises(ParamsError, match=r"params\.yaml:2: .*alias .a0 is not supported"):
+        loads("\n".join(rows))
+
+
+def test_every_field_has_a_description_and_every_default_is_valid() -> None:
+    for cls in SECTIONS.values():
+        for name, field in cls.model_fields.items():
+            assert field.description, f"{cls.section}.{name}"
+        assert set(cls.also_called.values()) <= set(cls.model_fields)
+        assert not set(cls.also_called) & set(cls.model_fields)
+    loads("{ingest: {dataset: d, path: p}, validate: {}, preprocess: {height: 1, width: 1, channels: 3},"
+          " train: {network: n}, evaluate: {}, export: {}, register: {}, search: {}}")  # fmt: skip

@@ -1,0 +1,136 @@
+"""What a person gets wrong, stage by stage: exit status 1, one clear message, no traceback."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import toys
+
+from deepcv.data import manifest
+from deepcv.data.sources import open_source
+
+
+class Case(NamedTuple):
+    stage: str
+    spoil: Callable[[Path], None]
+    message: str
+
+
+def replace(file: str, old: str, new: str) -> Callable[[Path], None]:
+    def spoil(project: Path) -> None:
+        text = (project / file).read_text()
+        assert old in text
+        (project / file).write_text(text.replace(old, new, 1))
+
+    return spoil
+
+
+def truncate(file: str) -> Callable[[Path], None]:
+    return lambda project: (project / file).write_bytes((project / file).read_bytes()[:-30])
+
+
+def remove(folder: str) -> Callable[[Path], None]:
+    return lambda project: shutil.rmtree(project / folder)
+
+
+CASES = {
+    "path not there": Case("ingest", remove("pets"), r"ingest: pets: there is no such file or folder \(ingest\.path"),
+    "truncated image": Case("ingest", truncate("pets/dog/3.png"), r"ingest: 1 files are no images.*\n  dog/3\.png: not a"),
+    "misspelt key": Case("ingest", replace("params.yaml", "seed:", "sead:"), r"ingest: params\.yaml:\d+: .*seed"),
+    "library version": Case(
+        "ingest", replace("versions.yaml", 'numpy: "', 'numpy: "9.'),
+        r"ingest: .* has numpy [\d.]+ \(versions\.yaml: 9\.[\d.]+\); DVC would record the wrong version",
+    ),
+    "failed expectation": Case(
+        "validate", replace("params.yaml", "min_images: 10", "min_images: 1000"),
+        r"validate: the data fails 1 expectations.*\n  images: .*min_value 1000",
+    ),
+    "damaged raw data": Case("preprocess", truncate("data/raw/images.bin"), r"preprocess: data/raw/images\.bin: damaged at"),
+    "network misfit": Case(
+        "train", replace("network.yaml", "op: global_avg_pool", "op: max_pool, kernel: 99"),
+        r"train: network\.yaml:\d+: .*pool.*\n?.*99",
+    ),
+    "damaged shard": Case(
+        "train", truncate("data/shards/val_images.npy"), r"train: data/shards/val_images\.npy: damaged.*dvc repro preprocess"
+    ),
+}  # fmt: skip
+
+
+def create(project: Path, store: Path) -> None:
+    """A project whose stages have run up to `preprocess`, with a data set of two classes."""
+    names = [f"{c}/{n}.png" for c in ("cat", "dog") for n in range(8)]
+    source = open_source(toys.write_images(project / "pets", names), project)
+    (project / "data/raw").mkdir(parents=True)
+    manifest.pack(
+        source.samples(), source.classes, project / "data/raw", name="pets", source="pets",
+        val_fraction=0.2, test_fraction=0.2, seed=0,
+    )  # fmt: skip
+    toys.write_shards(project / "data/shards")
+    toys.network(project)
+    for name in ("dvc.yaml", "params.yaml", "versions.yaml"):
+        shutil.copy(toys.REPOSITORY / name, project)
+    replace("params.yaml", "data/sources/digits.yaml", "pets")(project)
+    replace("params.yaml", "networks/digits.yaml", "network.yaml")(project)
+    with (project / "network.yaml").open("a") as file:  # what params.yaml sets for the network of the digits
+        file.write("parameters: {width: 16}\n")
+    shutil.copytree(store, project / ".deepcv")
+
+
+def snapshot(project: Path) -> dict[str, bytes]:
+    data = project / "data"
+    return {str(p.relative_to(data)): p.read_bytes() for p in data.rglob("*") if p.is_file()} if data.exists() else {}
+
+
+class Outcome(NamedTuple):
+    status: int
+    stderr: str
+    before: dict[str, bytes]
+    after: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def outcomes(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """Every case in a project of its own; two at a time, since imports take most of it."""
+    whole = tmp_path_factory.mktemp("whole") / "project"
+    whole.mkdir()
+    create(whole, empty_store)
+    environment = {key: value for key, value in os.environ.items() if key != "DEEPCV_HOME"}
+
+    def run(name: str) -> Outcome:
+        project = tmp_path_factory.getbasetemp() / f"bad input, {name}"
+        shutil.copytree(whole, project)
+        CASES[name].spoil(project)
+        before = snapshot(project)
+        done = subprocess.run(
+            [sys.executable, "-m", f"deepcv.stages.{CASES[name].stage}"],
+            cwd=project, env=environment, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        return Outcome(done.returncode, done.stderr, before, snapshot(project))
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(CASES, pool.map(run, CASES), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_one_clear_message(name: str, outcomes: dict[str, Outcome]) -> None:
+    found = outcomes[name]
+    assert found.status == 1, found.stderr
+    assert re.search(rf"^{CASES[name].message}", found.stderr, re.MULTILINE), found.stderr
+    assert "Traceback" not in found.stderr
+    said = re.sub(r"^.*\r|^.*it/s\]|^.*image/s\]", "", found.stderr, flags=re.MULTILINE)  # progress bars
+    assert said.count(f"{CASES[name].stage}: ") <= 2, said  # the message, perhaps a word about the Python
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_changes_no_output(name: str, outcomes: dict[str, Outcome]) -> None:
+    found = outcomes[name]
+    written = {path for path in found.after if found.after[path] != found.before.get(path)}
+    assert written == ({"validation/data_docs.html"} if name == "failed expectation" else set())
+    assert set(found.before) <= set(found.after)

@@ -1,0 +1,182 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import toys
+from mlflow import MlflowClient
+
+from deepcv import lineage, registry, tracking
+from deepcv.data import manifest
+from deepcv.data.sources import open_source
+from deepcv.files import sha256
+from deepcv.images import ImageRecipe, decode
+from deepcv.nn.classifier import ModelInfo, create
+from deepcv.params.train import TrainParams
+from deepcv.serving import predictor
+from deepcv.serving.onnx_export import export
+from deepcv.serving.predictor import ExportInfo, Predictor
+from deepcv.stages import evaluate, register, train
+from deepcv.training.fit import EpochRecord
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 99])
+def test_the_worst_mistakes_are_drawn(count: int, tmp_path: Path) -> None:
+    shards = toys.shards(tmp_path / "shards")
+    logits = np.zeros((8, 2), np.float32)
+    evaluate.draw_mistakes(tmp_path / "mistakes.png", shards, logits, count)
+    assert decode((tmp_path / "mistakes.png").read_bytes()).size
+
+
+def test_mistakes_are_said_in_words() -> None:
+    assert evaluate.caption(("cat", "dog"), 1, 0, float(np.log(0.125))) == ("is dog", "as cat", "p=0.125")
+
+
+def train_params(**changes: object) -> TrainParams:
+    return TrainParams.model_validate({"network": "network.yaml", **changes})
+
+
+def test_the_training_key_holds_all_that_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    toys.network(tmp_path)
+    Path("versions.yaml").write_text('torch: "1"\n')
+    one, two = toys.shards(tmp_path / "one"), toys.shards(tmp_path / "two", train=16)
+    keys = [train.training_key(train_params(), one)]
+    assert train.training_key(train_params(), one) == keys[0]
+    keys += [train.training_key(train_params(lr=0.5), one), train.training_key(train_params(), two)]
+    Path("versions.yaml").write_text('torch: "2"\n')
+    keys.append(train.training_key(train_params(), one))
+    toys.network(tmp_path, toys.NETWORK.replace("channels: 4", "channels: 5"))
+    keys.append(train.training_key(train_params(), one))
+    assert len(set(keys)) == 5
+
+
+def test_checkpoints_of_the_last_trainings_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.setenv("DEEPCV_HOME", str(tmp_path))
+    for number, key in enumerate("abcde"):
+        folder = train.checkpoint_folder(key)
+        os.utime(folder, (number, number))
+    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["c", "d", "e"]
+    train.checkpoint_folder("c")  # taken up again
+    train.checkpoint_folder("f")
+    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["c", "e", "f"]
+
+
+def record(epoch: int) -> EpochRecord:
+    return EpochRecord(epoch, 1.0, 0.5, 1.0, epoch / 10, 0.1)
+
+
+def accuracy_curve(run_id: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in MlflowClient().get_metric_history(run_id, "val_accuracy")]
+
+
+@pytest.mark.usefixtures("store")
+def test_a_resumed_training_goes_on_in_its_run() -> None:
+    first = train.TrainingLog("deepcv-toy", "key", {"lr": 0.1})
+    for epoch in (1, 2):
+        first.epoch(record(epoch))  # then it is killed
+    second = train.TrainingLog("deepcv-toy", "key", {"lr": 0.1})
+    for epoch in (1, 2, 3):  # epochs that were restored are told again
+        second.epoch(record(epoch))
+    second.end("abc")
+    run_id = tracking.find_run("deepcv-toy", tracking.MODEL_TAG, "abc")
+    assert run_id is not None
+    assert accuracy_curve(run_id) == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert MlflowClient().get_run(run_id).info.status == "FINISHED"
+    assert len(MlflowClient().search_runs([tracking.open_experiment("deepcv-toy")])) == 1
+
+
+def test_training_goes_on_without_its_database(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = train.TrainingLog("deepcv-toy", "key", {"lr": 0.1})
+    log.epoch(record(1))
+    (store / "mlflow" / "mlflow.db").write_bytes(b"no database" * 99)
+    for epoch in (2, 3):
+        log.epoch(record(epoch))
+    log.end("abc")
+    train.TrainingLog("deepcv-toy", "key", {"lr": 0.1}).epoch(record(1))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2  # once per process
+    assert all("training goes on, `register` will log it again" in line for line in said)
+
+
+@pytest.fixture
+def outputs(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the stages before `register` leave, in small; the working directory."""
+    assert store
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    names = [f"{c}/{n}.png" for c in ("dark", "light") for n in range(6)]
+    source = open_source(toys.write_images(tmp_path / "pets", names), tmp_path)
+    register.RAW.mkdir(parents=True)
+    manifest.pack(
+        source.samples(), source.classes, register.RAW, name="toy", source="pets",
+        val_fraction=0.2, test_fraction=0.5, seed=0,
+    )  # fmt: skip
+    register.MODEL.mkdir()
+    (register.MODEL / "model.pt").write_bytes(b"weights")
+    (register.MODEL / "history.csv").write_text("epoch,val_accuracy\n1,0.5\n2,0.75\n")
+    training = {"dataset": "toy", "params": {"lr": 0.1}, "hardware": {"threads": 1}}
+    (register.MODEL / "training.json").write_text(json.dumps(training))
+    register.EVALUATION.mkdir()
+    (register.EVALUATION / "metrics.json").write_text(json.dumps({"accuracy": 0.5, "macro_f1": 0.5, "images": 6}))
+    torch.manual_seed(0)
+    recipe = ImageRecipe(8, 8, 1)
+    info = ModelInfo("toy", ("dark", "light"), vars(recipe), (0.5,), (0.2,))
+    model = create(toys.network(tmp_path).canonical(), info).eval()
+    export(model, ExportInfo("toy", ("dark", "light"), recipe, sha256(register.MODEL / "model.pt")), register.ONNX_FILE)
+    return tmp_path
+
+
+def test_an_evaluation_is_logged_once_per_content(outputs: Path) -> None:
+    assert outputs
+    run_id = lineage.write_evaluation(register.MODEL, register.EVALUATION)
+    assert lineage.write_evaluation(register.MODEL, register.EVALUATION) == run_id
+    found = MlflowClient().get_run(run_id)
+    assert found.data.params == {"lr": "0.1", "hardware.threads": "1"}
+    assert found.data.metrics["test_accuracy"] == 0.5
+    assert accuracy_curve(run_id) == [(1, 0.5), (2, 0.75)]
+    assert [a.path for a in MlflowClient().list_artifacts(run_id, "evaluation")] == ["evaluation/metrics.json"]
+    (register.EVALUATION / "metrics.json").write_text(json.dumps({"accuracy": 0.75}))
+    lineage.write_evaluation(register.MODEL, register.EVALUATION)
+    assert MlflowClient().get_run(run_id).data.metrics["test_accuracy"] == 0.75
+
+
+def test_register_leaves_a_receipt_of_content(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (outputs / "params.yaml").write_bytes((toys.REPOSITORY / "params.yaml").read_bytes())
+    register.main()
+    assert "deepcv-toy version 1 is champion: the first champion, accuracy 0.5000" in capsys.readouterr().out
+    first = register.LINK.read_bytes()
+    assert json.loads(first) == {
+        "name": "deepcv-toy", "model_sha256": sha256(register.MODEL / "model.pt"),
+        "test_digest": manifest.read(register.RAW)[1].test_digest,
+    }  # fmt: skip
+    register.main()
+    assert "version 1 is champion: already the champion" in capsys.readouterr().out
+    assert register.LINK.read_bytes() == first
+
+
+def test_an_experiment_moves_no_alias(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (outputs / "params.yaml").write_bytes((toys.REPOSITORY / "params.yaml").read_bytes())
+    monkeypatch.setenv("DVC_EXP_NAME", "try")
+    register.main()
+    assert "no alias is moved" in capsys.readouterr().out
+    assert registry.champion_of("deepcv-toy") is None
+
+
+def test_a_champion_is_judged_on_todays_test_images(outputs: Path) -> None:
+    run_id = lineage.run_of(register.MODEL)
+    candidate = registry.Candidate("deepcv-toy", run_id, register.ONNX_FILE, "m", "o", "old", {"accuracy": 0.0})
+    version = registry.register(candidate, predictor.__name__, ["numpy"])
+    rows, _ = manifest.read(register.RAW)
+    test = rows[rows["split"] == "test"]
+    images = pd.DataFrame({"image": list(manifest.encoded_images(register.RAW, test))})
+    hits = Predictor(outputs / register.ONNX_FILE).predict(images)["label"].to_numpy() == test["label"].to_numpy()
+    found = register.judge_on_current_test_images(f"models:/deepcv-toy/{version}")
+    assert found["accuracy"] == hits.mean()
+    assert 0 <= found["macro_f1"] <= 1

@@ -1,0 +1,152 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toys
+
+from deepcv import scaffold
+from deepcv.data.builtin import DataError
+from deepcv.errors import DeepcvError
+from deepcv.nn import spec
+from deepcv.params import whole
+from deepcv.scaffold import Findings
+
+FEW = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png", "dog/3.png"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks of the repository and its params.yaml, in a folder of this test's own."""
+    (tmp_path / "networks").symlink_to(toys.REPOSITORY / "networks")
+    (tmp_path / "params.yaml").write_bytes((toys.REPOSITORY / "params.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+
+
+def findings(**changes: Any) -> Findings:
+    values: dict[str, Any] = {
+        "images": 1000, "classes": ("a", "b"), "splits": {"to be split": 1000},
+        "height": 28, "width": 28, "same_size": True, "colour": False, **changes,
+    }  # fmt: skip
+    return Findings(**values)
+
+
+def look(path: Path) -> Findings:
+    return scaffold.look(path, Path("downloads"))
+
+
+@pytest.mark.parametrize("mode", ["folder", "tar"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_look_learns_size_classes_splits_and_colour(mode: str, channels: int, tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path / "pets", FEW, height=10, width=12, channels=channels)
+    found = look(root if mode == "folder" else toys.write_tar(root, tmp_path / "pets.tar"))
+    assert found == Findings(
+        images=5, classes=("cat", "dog"), splits={"to be split": 5}, height=10, width=12, same_size=True,
+        colour=channels == 3,
+    )  # fmt: skip
+
+
+def test_look_tells_splits_apart_and_takes_the_median_size(tmp_path: Path) -> None:
+    toys.write_images(tmp_path / "pets", ["train/a/1.png", "train/b/1.png", "test/a/1.png"], height=9, width=9)
+    toys.write_images(tmp_path / "pets", ["test/b/2.png"], height=40, width=30, channels=3)
+    found = look(tmp_path / "pets")
+    assert found.splits == {"train": 2, "test": 2}
+    assert (found.height, found.width, found.same_size, found.colour) == (9, 9, False, True)
+
+
+def test_look_names_a_bad_file(tmp_path: Path) -> None:
+    toys.write_images(tmp_path / "pets", FEW)
+    (tmp_path / "pets" / "dog" / "2.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"dog/2\.png: not a whole image"):
+        look(tmp_path / "pets")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"height": 8, "width": 8}, {"height": 8, "width": 8, "resize": "stretch", "network": "networks/digits.yaml"}),
+        ({"height": 28, "width": 27}, {"height": 28, "width": 28, "network": "networks/small.yaml", "shift": 1}),
+        ({"height": 300, "width": 200, "same_size": False},
+         {"height": 128, "width": 128, "resize": "crop", "network": "networks/medium.yaml", "shift": 8}),
+        ({"height": 500, "width": 60}, {"height": 64, "width": 64, "resize": "stretch"}),
+        ({"height": 20, "width": 90, "same_size": False}, {"height": 32, "width": 32}),
+        ({"colour": True}, {"channels": 3, "flip": True}),
+        ({"colour": False}, {"channels": 1, "flip": False}),
+        ({"images": 100}, {"batch_size": 16}),
+        ({"images": 700}, {"batch_size": 64}),
+        ({"images": 9000}, {"batch_size": 128}),
+        ({"images": 9000, "splits": {"train": 100, "test": 8900}}, {"batch_size": 16}),
+    ],
+)  # fmt: skip
+def test_a_proposal_fits_the_images(
+    found: dict[str, Any], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaffold, "seconds_per_image", lambda *_: 1e-3)
+    proposal = scaffold.propose("data/Pets", findings(**found))
+    short = {key.partition(".")[2]: value for key, value in proposal.values.items()}
+    assert {key: short[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(("image_s", "epochs"), [(1e-6, 30), (0.04, 12), (10.0, 3)])
+def test_epochs_fit_the_budget(image_s: float, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaffold, "seconds_per_image", lambda *_: image_s)
+    monkeypatch.setattr(scaffold, "_BUDGET_S", {"cpu": 480.0, "cuda": 480.0})
+    proposal = scaffold.propose("pets", findings())
+    assert proposal.values["train.epochs"] == epochs
+    assert proposal.training_s == pytest.approx(epochs * 1000 * image_s)
+
+
+def test_a_training_step_is_timed() -> None:
+    once = scaffold.seconds_per_image("networks/digits.yaml", (1, 8, 8), 2, 16)
+    assert 0 < once < 1
+
+
+@pytest.mark.parametrize("network", ["digits", "small", "medium"])
+def test_no_value_of_another_network_stays(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaffold, "seconds_per_image", lambda *_: 1e-3)
+    text = Path("params.yaml").read_text().replace("    width: 16\n", "    width: 3\n")
+    assert "width: 3" in text
+    Path("params.yaml").write_text(text)
+    side = {"digits": 8, "small": 32, "medium": 64}[network]
+    found = findings(height=side, width=side)
+    train = whole.loads(scaffold.write(Path("params.yaml"), found, scaffold.propose("pets", found))).train
+    assert train.network == f"networks/{network}.yaml"
+    assert spec.load(Path(train.network), train.network_parameters) == spec.load(Path(train.network), {})
+
+
+def test_params_are_written_with_comments_kept() -> None:
+    path = Path("params.yaml")
+    before = path.read_text()
+    proposal = scaffold.Proposal({"ingest.dataset": "pets", "ingest.path": "data/pets", "train.epochs": 7}, 60.0)
+    text = scaffold.write(path, findings(), proposal)
+    first, _, rest = text.partition("\n")
+    assert first == "# deepcv init: 1000 images (1000 to be split) of 2 classes (a, b), 28×28, grey"
+    changed = [(a, b) for a, b in zip(before.splitlines(), rest.splitlines(), strict=True) if a != b]
+    assert [b.split("#")[0].strip() for _, b in changed] == ["dataset: pets", "path: data/pets", "epochs: 7"]
+    assert all(a.partition("#")[2] == b.partition("#")[2] for a, b in changed)
+    params = whole.loads(text)
+    assert (params.ingest.dataset, params.train.epochs) == ("pets", 7)
+    path.write_text(text)
+    assert scaffold.write(path, findings(), proposal) == text  # the line about the findings is not doubled
+
+
+def test_a_class_name_cannot_break_out_of_the_comment() -> None:
+    proposal = scaffold.Proposal({}, 60.0)
+    text = scaffold.write(Path("params.yaml"), findings(classes=("a\ntrain: 1", "b")), proposal)
+    assert whole.loads(text)
+
+
+def test_without_params_the_error_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").unlink()
+    with pytest.raises(DeepcvError, match=r"params\.yaml: missing"):
+        scaffold.write(Path("params.yaml"), findings(), scaffold.Proposal({}, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("data/cifar10-jpeg.tar.gz", "cifar10-jpeg"), ("/a/My Pets/", "my-pets"), ("x.TAR", "x"), ("d/digits.yaml", "digits"),
+        ("v1.2", "v1.2"), ("…", "images"), (".", "images"), ("..", "images"), ("_a_", "a"), ("photos.tgz", "photos"),
+    ],
+)  # fmt: skip
+def test_dataset_names(path: str, name: str) -> None:
+    assert scaffold.dataset_name(path) == name

@@ -1,0 +1,133 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from deepcv import receipts, tracking
+
+NAME = "deepcv-toy"
+CURVE = [{"epoch": 1.0, "val_accuracy": 0.5, "lr": 0.1}, {"epoch": 2.0, "val_accuracy": 0.75, "lr": 0.01}]
+
+pytestmark = pytest.mark.usefixtures("store")
+
+
+def run(run_id: str) -> Run:
+    return MlflowClient().get_run(run_id)
+
+
+def curve_of(run_id: str, metric: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in MlflowClient().get_metric_history(run_id, metric)]
+
+
+def new_run(**tags: str) -> str:
+    return tracking.start_run(NAME, "train", {"lr": 0.1, "deep": {"width": 8}}, tags)
+
+
+def test_a_run_holds_what_was_written(tmp_path: Path) -> None:
+    run_id = new_run(colour="red")
+    tracking.log_metrics(run_id, {"loss": 1, "accuracy": 0.5}, step=3)
+    tracking.log_metrics(run_id, {"loss": 0.25}, step=4)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.txt").write_text("x")
+    tracking.log_artifacts(run_id, tmp_path / "files", "evaluation")
+    tracking.set_tags(run_id, {"shape": "round"})
+    tracking.finish(run_id)
+    found = run(run_id)
+    assert found.data.params == {"lr": "0.1", "deep.width": "8"}
+    assert curve_of(run_id, "loss") == [(3, 1.0), (4, 0.25)]
+    assert found.data.metrics == {"loss": 0.25, "accuracy": 0.5}
+    assert tracking.last_step(run_id, "loss") == 4
+    assert tracking.last_step(run_id, "unknown") == 0
+    assert tracking.has_tag(run_id, "colour", "red")
+    assert tracking.has_tag(run_id, "shape", "round")
+    assert not tracking.has_tag(run_id, "shape", "square")
+    assert found.info.status == "FINISHED"
+    assert [a.path for a in MlflowClient().list_artifacts(run_id, "evaluation")] == ["evaluation/a.txt"]
+
+
+def test_artifacts_lie_in_the_state_folder(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.txt").write_text("x")
+    run_id = new_run()
+    tracking.log_artifacts(run_id, tmp_path / "files", "evaluation")
+    assert (store / "mlflow" / "artifacts" / NAME / run_id / "artifacts" / "evaluation" / "a.txt").exists()
+
+
+def test_runs_are_found_by_tag_and_status() -> None:
+    old, new = new_run(key="1"), new_run(key="1")
+    tracking.finish(new)
+    assert tracking.find_run(NAME, "key", "1", status="RUNNING") == old
+    assert tracking.find_run(NAME, "key", "1", status="FINISHED") == new
+    assert tracking.find_run(NAME, "key", "1") in (old, new)
+    assert tracking.find_run(NAME, "key", "2") is None
+    assert tracking.find_run("deepcv-other", "key", "1") is None
+
+
+def test_trials_nest_under_their_search() -> None:
+    search = tracking.start_search_run(NAME, {"trials": 2})
+    trial = tracking.start_trial_run(NAME, search, {"lr": 0.1})
+    assert run(trial).data.tags["mlflow.parentRunId"] == search
+
+
+def test_the_run_of_a_model_is_found_or_written_again() -> None:
+    trained = new_run()
+    tracking.set_tags(trained, {tracking.MODEL_TAG: "abc"})
+    assert tracking.run_of_model(NAME, "abc", {}, []) == trained
+    restored = tracking.run_of_model(NAME, "def", {"lr": 0.1, "hardware": {"threads": 1}}, CURVE)
+    assert restored != trained
+    assert run(restored).data.params == {"lr": "0.1", "hardware.threads": "1"}
+    assert curve_of(restored, "val_accuracy") == [(1, 0.5), (2, 0.75)]
+    assert curve_of(restored, "lr") == [(1, 0.1), (2, 0.01)]
+    assert "epoch" not in run(restored).data.metrics
+    assert run(restored).info.status == "FINISHED"
+    assert tracking.run_of_model(NAME, "def", {}, []) == restored
+
+
+@pytest.mark.parametrize("folder", ["moved", "with a space and ü"])
+def test_a_moved_state_folder_is_mended(
+    folder: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a b", folder):  # from there, to here and its artifacts are read, then a run is written
+        (tmp_path / "files").mkdir(exist_ok=True)
+        (tmp_path / "files" / "a.txt").write_text("x")
+        run_id = new_run()
+        tracking.log_artifacts(run_id, tmp_path / "files", "evaluation")
+        moved = tmp_path / name / "state"
+        moved.parent.mkdir()
+        shutil.move(store, moved)
+        monkeypatch.setenv("DEEPCV_HOME", str(moved))
+        tracking.connect()
+        assert [a.path for a in MlflowClient().list_artifacts(run_id)] == ["evaluation"]
+        assert Path(MlflowClient().download_artifacts(run_id, "evaluation/a.txt")).read_text() == "x"
+        store = moved
+
+
+def test_a_database_that_is_gone_takes_the_receipts_along(store: Path) -> None:
+    folder = receipts.receipts_dir()
+    folder.mkdir()
+    (folder / "abc.json").write_text("{}")
+    tracking.connect()
+    receipts.drop_orphans()
+    assert (folder / "abc.json").exists()
+    (store / "mlflow" / "mlflow.db").unlink()
+    receipts.drop_orphans()
+    assert not (folder / "abc.json").exists()
+
+
+def test_a_damaged_database_is_one_short_error(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run_id = new_run()
+    (store / "mlflow" / "mlflow.db").write_bytes(b"no database" * 99)
+    with pytest.raises(tracking.TrackingError) as raised:
+        tracking.log_metrics(run_id, {"loss": 1.0})
+    assert tracking.reason(raised.value) == "(sqlite3.DatabaseError) file is not a database"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_paths_that_cannot_be_mended_are_a_tracking_error(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracking.connect()
+    (store / "mlflow" / "location.txt").write_text("/elsewhere")
+    monkeypatch.setattr(tracking, "_PATH_COLUMNS", (("no_such_table", "x"),))
+    with pytest.raises(tracking.TrackingError, match="cannot be mended"):
+        tracking.connect()

@@ -1,0 +1,89 @@
+"""Tiny data sets, networks and trainings for tests."""
+
+import tarfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepcv.data.shards import Dataset, open_shards, write_description, write_split
+from deepcv.images import encode_png
+from deepcv.nn.spec import NetworkSpec, load
+from deepcv.training.fit import TrainConfig
+
+REPOSITORY = Path(__file__).parents[1]
+
+NETWORK = """\
+nodes:
+  - {id: stem, op: conv, channels: 4}
+  - {id: drop, op: dropout, p: 0.3}
+  - {id: pool, op: global_avg_pool}
+  - {id: head, op: linear, features: $classes}
+outputs: {logits: head}
+"""
+
+CONFIG = TrainConfig(
+    epochs=3, batch_size=8, optimizer="adamw", lr=0.05, momentum=0.9, weight_decay=0.01, label_smoothing=0.1,
+    warmup=0.25, flip=False, shift=1, cutout=0, seed=0, threads=1, device="cpu", precision="fp32", channels_last=True,
+)  # fmt: skip
+
+
+def picture(seed: int, height: int = 8, width: int = 8, channels: int = 1) -> NDArray[np.uint8]:
+    """Noise of its own for each seed."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def write_images(root: Path, names: Iterable[str], **kinds: int) -> Path:
+    """Write a different PNG under each name below `root`."""
+    for seed, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_png(picture(seed, **kinds)))
+    return root
+
+
+def write_tar(root: Path, tar: Path, mode: str = "w", prefix: str = "") -> Path:
+    """Pack what lies below `root`."""
+    with tarfile.open(tar, mode) as archive:
+        for path in sorted(root.iterdir()):
+            archive.add(path, prefix + path.name)
+    return tar
+
+
+def labelled(count: int, channels: int = 1, classes: int = 2, seed: int = 0) -> tuple[NDArray[np.uint8], list[int]]:
+    """Images that get brighter with their class: learnable in a few steps."""
+    labels = [number % classes for number in range(count)]
+    noise = np.random.default_rng(seed).integers(0, 60, (count, 8, 8, channels))
+    brightness = np.array(labels).reshape(-1, 1, 1, 1) * (195 // max(1, classes - 1))
+    return (noise + brightness).astype(np.uint8), labels
+
+
+def write_shards(folder: Path, train: int = 24, held_out: int = 8, channels: int = 1) -> Path:
+    """Write shards of two classes, 8×8 pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate({"train": train, "val": held_out, "test": held_out}.items()):
+        images, labels = labelled(count, channels, seed=seed)
+        write_split(folder, split, images, labels, images.shape)
+    recipe = {"height": 8, "width": 8, "channels": channels, "resize": "stretch"}
+    write_description(folder, name="toy", classes=("dark", "light"), test_digest="t" * 64, recipe=recipe)
+    return folder
+
+
+def shards(folder: Path, **sizes: int) -> Dataset:
+    """Shards of two classes, opened."""
+    return open_shards(write_shards(folder, **sizes))
+
+
+def network(folder: Path, text: str = NETWORK) -> NetworkSpec:
+    """A small network, loaded from a file."""
+    path = folder / "network.yaml"
+    path.write_text(text)
+    return load(path, {})
+
+
+def config(**changes: Any) -> TrainConfig:
+    """The toy training with some values changed."""
+    return replace(CONFIG, **changes)

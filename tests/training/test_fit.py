@@ -1,0 +1,270 @@
+import itertools
+import math
+import struct
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toys
+from torch import nn
+
+from deepcv.data.augmentation import DROPOUT, Augmentation, gather, hash32, permutation
+from deepcv.data.shards import Dataset
+from deepcv.evaluation import metrics
+from deepcv.evaluation.inference import logits_of
+from deepcv.nn.classifier import ModelInfo, create, load, save
+from deepcv.nn.spec import NetworkSpec
+from deepcv.training.fit import EpochRecord, Fitted, create_optimizer, create_scheduler, fit
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return toys.shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> NetworkSpec:
+    """With batch norm and dropout: both keep state that a resume could lose."""
+    return toys.network(tmp_path_factory.mktemp("network"))
+
+
+def bits(fitted: Fitted) -> dict[str, bytes]:
+    return {key: value.numpy().tobytes() for key, value in fitted.classifier.state_dict().items()}
+
+
+def same(one: Fitted, two: Fitted) -> bool:
+    return bits(one) == bits(two) and one.history == two.history
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "sgd", "flip": True, "cutout": 2, "channels_last": False},
+        {"precision": "bf16"},
+    ],
+)
+def test_a_training_repeats_bit_for_bit(changes: dict[str, Any], network: NetworkSpec, shards: Dataset) -> None:
+    one = fit(network, shards, toys.config(**changes))
+    torch.rand(5)  # what other code draws in between does not matter
+    assert same(one, fit(network, shards, toys.config(**changes)))
+    assert not same(one, fit(network, shards, toys.config(**changes, seed=1)))
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("killed_after", [1, 2])
+def test_a_killed_training_goes_on_bit_for_bit(
+    optimizer: str, killed_after: int, network: NetworkSpec, shards: Dataset, tmp_path: Path
+) -> None:
+    config = toys.config(optimizer=optimizer)
+    whole = fit(network, shards, config)
+
+    def kill(record: EpochRecord) -> None:
+        if record.epoch == killed_after + 1:  # the checkpoint of this epoch is not yet written
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        fit(network, shards, config, checkpoints=tmp_path, on_epoch=kill)
+    torch.rand(5)
+    seen: list[EpochRecord] = []
+    resumed = fit(network, shards, config, checkpoints=tmp_path, on_epoch=seen.append)
+    assert same(resumed, whole)
+    assert tuple(seen) == whole.history  # restored epochs are told too
+    again = fit(network, shards, config, checkpoints=tmp_path)  # nothing is left to do
+    assert same(again, whole)
+
+
+def flip_a_bit(path: Path) -> None:
+    """Damage the numbers of the largest record; what torch.load alone does not notice."""
+    with zipfile.ZipFile(path) as archive:
+        record = max(archive.infolist(), key=lambda info: info.file_size)
+    content = bytearray(path.read_bytes())
+    name_size, extra_size = struct.unpack_from("<HH", content, record.header_offset + 26)  # of zip's local header
+    content[record.header_offset + 30 + name_size + extra_size + record.file_size // 2] ^= 16
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-200]),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("not a checkpoint"),
+    "one bit": flip_a_bit,
+    "of another kind": lambda path: torch.save({"model": {}}, path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_set_aside(
+    damage: str, network: NetworkSpec, shards: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = toys.config()
+    whole = fit(network, shards, config, checkpoints=tmp_path)
+    newest = tmp_path / "checkpoint_3.pt"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint_2.pt", "checkpoint_3.pt"]
+    DAMAGE[damage](newest)
+    assert same(fit(network, shards, config, checkpoints=tmp_path), whole)
+    assert "checkpoint_3.pt cannot be read" in capsys.readouterr().err
+    assert (tmp_path / "checkpoint_3.damaged").exists()
+    for path in tmp_path.glob("*.pt"):  # none is left: the training starts over
+        DAMAGE[damage](path)
+    assert same(fit(network, shards, config, checkpoints=tmp_path), whole)
+
+
+def one_cycle(step: int, steps: int, warmup: float, peak: float) -> float:
+    """torch.optim.lr_scheduler.OneCycleLR's documented formula: cosine up from peak/25, cosine down to peak/25/1e4."""
+
+    def cosine(start: float, end: float, share: float) -> float:
+        return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+    rise = warmup * steps - 1
+    if step <= rise:
+        return cosine(peak / 25, peak, step / rise)
+    start = rise
+    return cosine(peak, peak / 25e4, (step - start) / (steps - 1 - start))
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(3, 0.25), (4, 0.5), (2, 0.0), (5, 0.9)])
+def test_the_learning_rate_is_that_of_one_cycle(
+    epochs: int, warmup: float, network: NetworkSpec, shards: Dataset
+) -> None:
+    fitted = fit(network, shards, toys.config(epochs=epochs, warmup=warmup, lr=0.02))
+    steps = epochs * 3  # 24 images in batches of 8
+    for record in fitted.history:
+        at = min(record.epoch * 3, steps - 1)  # the rate that the next step would have
+        if record.epoch < epochs:
+            assert math.isclose(record.lr, one_cycle(at, steps, warmup, 0.02), rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 5, 10, 100])
+def test_every_number_of_steps_has_a_schedule(steps: int) -> None:
+    """Where the rise ends on the first step, torch's own schedule divides by zero."""
+    for warmup in (0, 0.0, 0.1, 0.2, 0.25, 0.5, 0.99):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+        scheduler = create_scheduler(optimizer, toys.config(lr=0.1, warmup=warmup), steps)
+        rates = []
+        for _ in range(steps):
+            rates.append(scheduler.get_last_lr()[0])
+            optimizer.step()
+            if len(rates) < steps:
+                scheduler.step()
+        assert all(0 < rate <= 0.1 + 1e-12 for rate in rates)
+        peak = rates.index(max(rates))
+        assert rates[peak:] == sorted(rates[peak:], reverse=True)
+        assert rates[:peak] == sorted(rates[:peak])
+
+
+def test_the_optimizers_are_those_that_params_name() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    sgd = create_optimizer(model, toys.config(optimizer="sgd", momentum=0.8, weight_decay=0.3))
+    assert isinstance(sgd, torch.optim.SGD)
+    assert (sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.8, True)
+    assert not create_optimizer(model, toys.config(optimizer="sgd", momentum=0.0)).defaults["nesterov"]
+    adamw = create_optimizer(model, toys.config(momentum=0.8, weight_decay=0.3))
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert adamw.defaults["betas"] == (0.8, 0.99)
+    for optimizer in (sgd, adamw):
+        decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        assert {name: decay[id(p)] for name, p in model.named_parameters()} == {
+            "0.weight": 0.3, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0,
+        }  # fmt: skip
+
+
+def test_it_learns(network: NetworkSpec, shards: Dataset) -> None:
+    fitted = fit(network, shards, toys.config(epochs=8, shift=0))
+    assert fitted.history[-1].train_loss < fitted.history[0].train_loss
+    assert fitted.history[-1].val_loss < fitted.history[0].val_loss
+    assert fitted.history[-1].val_accuracy == 1.0
+    assert [record.epoch for record in fitted.history] == list(range(1, 9))
+
+
+def test_a_split_smaller_than_a_batch_is_one_batch(network: NetworkSpec, shards: Dataset) -> None:
+    fitted = fit(network, shards, toys.config(batch_size=1000, epochs=4))  # 4 steps, of which 0.25 rise: one
+    assert len(fitted.history) == 4
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_engine_computes_what_a_plain_loop_does(optimizer: str, network: NetworkSpec, shards: Dataset) -> None:
+    """Ignite's engine, the loader and the metrics against a loop written out in torch, bit for bit."""
+    config = toys.config(optimizer=optimizer, flip=True)
+    fitted = fit(network, shards, config)
+
+    torch.manual_seed(config.seed)
+    info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std)
+    model = create(network.canonical(), info).to(memory_format=torch.channels_last)
+    images, labels = torch.from_numpy(shards.train.images_nhwc.copy()), torch.from_numpy(shards.train.labels.copy())
+    steps = config.epochs * 3
+    opt = create_optimizer(model, config)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        opt, config.lr, total_steps=steps, pct_start=0.25, cycle_momentum=False
+    )
+    loss_fn = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    history = []
+    for epoch in range(config.epochs):
+        torch.manual_seed(int(hash32(config.seed, epoch, torch.zeros(1, dtype=torch.int64), DROPOUT)))
+        model.train()
+        losses, hits = 0.0, 0
+        for index in permutation(config.seed, epoch, 24, CPU).split(8):
+            batch = gather(images, index, Augmentation(flip=True, shift=1), config.seed, epoch).permute(0, 3, 1, 2)
+            logits = model(batch)["logits"]
+            loss = loss_fn(logits, labels[index])
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            schedule.step()
+            losses += float(loss.detach().double()) * 8
+            hits += int((logits.argmax(1) == labels[index]).sum())
+        val = logits_of(model, shards.val.images_nhwc, batch_size=500, device=CPU, memory_format=torch.channels_last)
+        scores = metrics.cross_entropy(val, shards.val.labels), metrics.accuracy(val, shards.val.labels)
+        history.append(EpochRecord(epoch + 1, losses / 24, hits / 24, *scores, schedule.get_last_lr()[0]))
+    assert [asdict(record) for record in fitted.history] == [asdict(record) for record in history]
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, fitted.classifier.state_dict()[key]), key
+
+
+def test_the_model_file_gives_the_classifier_back(network: NetworkSpec, shards: Dataset, tmp_path: Path) -> None:
+    fitted = fit(network, shards, toys.config(epochs=1))
+    for name in ("one", "two"):
+        save(tmp_path / name, fitted.classifier, network.canonical(), fitted.info)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    loaded, info = load(tmp_path / "one")
+    assert info == fitted.info
+    assert not loaded.training
+    images = shards.test.images_nhwc
+    expected = logits_of(fitted.classifier, images, batch_size=3, device=CPU)
+    assert (logits_of(loaded, images, batch_size=3, device=CPU) == expected).all()
+
+
+@pytest.mark.parametrize("damage", ["missing", *DAMAGE])
+def test_a_damaged_model_file_is_refused(damage: str, network: NetworkSpec, shards: Dataset, tmp_path: Path) -> None:
+    from deepcv.nn.classifier import ModelFileError
+
+    path = tmp_path / "model.pt"
+    if damage != "missing":
+        info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std)
+        save(path, create(network.canonical(), info), network.canonical(), info)
+        DAMAGE[damage](path)
+    with pytest.raises(ModelFileError, match=r"model\.pt: (missing|damaged|not a model file)"):
+        load(path)
+
+
+def test_progress_is_drawn_on_stderr(network: NetworkSpec, shards: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(network, shards, toys.config(epochs=2), progress=True)
+    drawn = capsys.readouterr()
+    assert "6/6" in drawn.err
+    assert "val accuracy" in drawn.err
+    assert drawn.out == ""
+
+
+def test_seeds_and_epochs_share_no_dropout() -> None:
+    zero = torch.zeros(1, dtype=torch.int64)
+    drawn = {int(hash32(seed, epoch, zero, DROPOUT)) for seed, epoch in itertools.product(range(9), range(9))}
+    assert len(drawn) == 81
