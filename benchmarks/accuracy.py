@@ -1,6 +1,6 @@
 """Test accuracy of a params file, over seeds, through the pipeline itself.
 
-    python -m benchmarks.accuracy examples/digits.yaml --seeds 0 1 2 --target 0.985
+    python -m benchmarks.accuracy params.yaml --seeds 0 1 2 --target 0.985
     python -m benchmarks.accuracy examples/cifar10-jpeg.yaml --path /data/cifar10-jpeg.tar.gz --target 0.85 --max-cpu-s 600
 
 Each run is `dvc repro evaluate` in a copy of the checkout in a temporary folder; CPU seconds are those of all its processes.

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "classes, size, split, a network, batch and epochs that fit this machine. Comments and other values are kept.",
     )  # fmt: skip
     init.add_argument("folder", type=Path, help="folder or tar, or a YAML file of data/sources/")
-    init.add_argument("--dataset", help="name of the dataset; the registered model is deepcv-NAME")
+    init.add_argument("--dataset", metavar="NAME", help="name of the dataset; the registered model is deepcv-NAME")
     init.add_argument("--force", action="store_true", help="also when params.yaml has changes that git does not know")
     init.set_defaults(run=_init)
 
@@ -81,7 +81,7 @@ def _check(options: argparse.Namespace) -> None:
 
     whole.load(options.file)
     with contextlib.suppress(NoProjectError):  # a params file may be checked anywhere
-        receipts.drop_orphans()
+        receipts.drop_orphan()
     print(f"{options.file}: valid")
 
 
@@ -106,10 +106,12 @@ def _init(options: argparse.Namespace) -> None:
 
 
 def _has_changes(path: Path) -> bool:
-    status = subprocess.run(  # noqa: S603 - a fixed command
-        ["git", "status", "--porcelain", "--", str(path)],  # noqa: S607 - git is found on PATH like everywhere
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    """Whether git, where there is one, could not bring this file back."""
+    command = ["git", "status", "--porcelain", "--", str(path)]
+    try:
+        status = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
+    except FileNotFoundError:
+        return False
     return status.returncode == 0 and bool(status.stdout.strip())
 
 
@@ -119,15 +121,14 @@ def _predict(options: argparse.Namespace) -> None:
     from deepcv.params.ingest import IngestParams
     from deepcv.serving import batch
 
-    files = batch.image_files(options.paths)
+    files = batch.image_files(options.paths, options.out)
     uri = options.model or f"models:/{tracking.experiment_of(load_section(IngestParams, PARAMS).dataset)}@champion"
     predictions = list(batch.predict_files(registry.load(uri), files))
     batch.write_csv(options.out / "predictions.csv", predictions)
     batch.write_sheet(options.out / "predictions.png", predictions)
     failed = [p for p in predictions if p.error]
-    print(
-        f"{uri}: {len(predictions) - len(failed)} images -> {options.out / 'predictions.csv'}, {options.out / 'predictions.png'}"
-    )
+    written = [str(path) for path in sorted(options.out.glob("predictions.*")) if path.suffix in {".csv", ".png"}]
+    print(f"{uri}: {len(predictions) - len(failed)} images -> {', '.join(written)}")
     if failed:
         print(f"{len(failed)} files could not be read, the first: {failed[0].path}: {failed[0].error}", file=sys.stderr)
     if len(failed) == len(predictions):

@@ -3,7 +3,7 @@
 DeepcvError
 ├── home.NoProjectError              the working directory belongs to no project
 ├── params.base.ParamsError          params.yaml is not what its sections say
-├── data.builtin.DataError           a dataset cannot be used
+├── data.samples.DataError           a dataset cannot be used
 ├── data.shards.ShardError           a shard is missing or damaged
 ├── nn.spec.SpecError                a network file is wrong
 ├── nn.classifier.ModelFileError     a model file is missing or damaged

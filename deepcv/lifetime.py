@@ -5,7 +5,10 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import psutil
 
 _PR_SET_PDEATHSIG = 1
 _CLEAN_UP_S = 8
@@ -57,3 +60,16 @@ def die_with_parent(number: signal.Signals) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
         if os.getppid() != parent:  # it ended before the request took effect
             signal.raise_signal(number)
+
+
+def lives(process: "psutil.Process") -> bool:
+    """Whether a process runs; one that nobody has reaped yet has ended.
+
+    In a container whose first process reaps nothing, dead processes stay listed as zombies.
+    """
+    import psutil  # here: every stage imports this module, and none asks this
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

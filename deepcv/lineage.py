@@ -16,7 +16,7 @@ def run_of(model_folder: Path) -> str:
     return tracking.run_of_model(
         tracking.experiment_of(training["dataset"]),
         sha256(model_folder / "model.pt"),
-        training["params"] | {"hardware": training["hardware"]},
+        tracking.run_params(training),
         read_history(model_folder / "history.csv"),
     )
 

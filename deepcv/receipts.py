@@ -1,14 +1,17 @@
-"""Receipts that `register` leaves for DVC; they lie beside MLflow's database and go with it.
+"""The receipt that `register` leaves for DVC: its only output, content only, beside MLflow's database.
 
-The output of `register` is a link with an absolute path to its receipt. Where the registry is wiped or moved, the link
-points nowhere: DVC sees that the output is gone and registers again.
+DVC does not see the registry. Where the receipt is gone, `dvc repro` registers again.
 """
 
+import json
+import os
 from pathlib import Path
 
 from deepcv.home import NoProjectError, project_dir, state_dir
 
-LINK = Path(".deepcv/mlflow/registered.json")  # the output of `register`, relative to the project
+# Tag of an MLflow run: the content of the model that it trained. It stands here because flows/ reads it without MLflow.
+MODEL_TAG = "deepcv.model_sha256"
+RECEIPT = Path(".deepcv/mlflow/registered.json")  # relative to the project
 
 
 def store_dir() -> Path:
@@ -21,22 +24,18 @@ def database_file() -> Path:
     return store_dir() / "mlflow.db"
 
 
-def receipts_dir() -> Path:
-    """Return the folder of the receipts."""
-    return store_dir() / "receipts"
-
-
-def drop_orphans() -> None:
-    """Remove receipts whose database is gone, and the link of a project that is a copy of another one.
-
-    DVC then sees that the output of `register` is missing, and `dvc repro` registers again.
-    """
-    if not database_file().exists():
-        for receipt in receipts_dir().glob("*.json"):
-            receipt.unlink()
+def drop_orphan() -> None:
+    """Remove the receipt where its database is gone, or where it is that of an experiment, which moved no alias."""
     try:
-        link = project_dir() / LINK
+        receipt = project_dir() / RECEIPT
     except NoProjectError:
         return  # a model may be loaded anywhere
-    if link.is_symlink() and (not link.exists() or link.readlink().parent != receipts_dir()):
-        link.unlink()
+    if not database_file().exists() or (_is_of_experiment(receipt) and not os.environ.get("DVC_EXP_NAME")):
+        receipt.unlink(missing_ok=True)
+
+
+def _is_of_experiment(receipt: Path) -> bool:
+    try:
+        return "experiment" in json.loads(receipt.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False

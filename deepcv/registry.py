@@ -70,7 +70,10 @@ def register(candidate: Candidate, loader_module: str, requirements: list[str]) 
         if version.tags.get(_TEST_TAG) == candidate.test_digest
     ]
     if known:
-        return str(known[0].version)
+        version_number = str(known[0].version)
+        for key, value in _metric_tags(candidate).items():  # a changed `evaluate` may have measured anew
+            client.set_model_version_tag(candidate.name, version_number, key, value)
+        return version_number
     with mlflow.start_run(run_id=candidate.run_id), warnings.catch_warnings():
         # An example would have MLflow run the model in a server of its own; the signature says what goes in.
         warnings.filterwarnings("ignore", message=".*input example was not provided")
@@ -82,10 +85,14 @@ def register(candidate: Candidate, loader_module: str, requirements: list[str]) 
         tracking.MODEL_TAG: candidate.model_sha256,
         _ONNX_TAG: candidate.onnx_sha256,
         _TEST_TAG: candidate.test_digest,
-        **{f"deepcv.metric.{key}": repr(float(value)) for key, value in candidate.metrics.items()},
+        **_metric_tags(candidate),
     }
     version: ModelVersion = mlflow.register_model(logged.model_uri, candidate.name, tags=tags)
     return str(version.version)
+
+
+def _metric_tags(candidate: Candidate) -> dict[str, str]:
+    return {f"deepcv.metric.{key}": repr(float(value)) for key, value in candidate.metrics.items()}
 
 
 def challenge(

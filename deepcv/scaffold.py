@@ -4,7 +4,6 @@ import re
 import time
 from collections import Counter
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-from deepcv.data.builtin import DataError
+from deepcv.data.samples import DataError
 from deepcv.data.sources import Source, open_source
 from deepcv.errors import DeepcvError
 from deepcv.images import DecodeError, decode
@@ -97,7 +96,7 @@ def propose(path: str, findings: Findings) -> Proposal:
         "train.batch_size": batch_size,
         "train.flip": findings.colour,
         "train.threads": "auto",
-        "train.shift": max(1, side // 16),
+        "train.shift": side // 16,
     }
     return Proposal(values, epochs * train_images * image_s)
 
@@ -145,7 +144,9 @@ def seconds_per_image(network: str, input_shape: tuple[int, int, int], classes: 
         with hardware.autocast():
             loss = nn.functional.cross_entropy(model(images)["logits"], targets)
         loss.backward()
-        times_s.append(float(time.perf_counter() - start + 0 * loss.item()))
+        if hardware.device == "cuda":
+            torch.cuda.synchronize()
+        times_s.append(time.perf_counter() - start)
     return min(times_s[1:]) / batch_size
 
 
@@ -164,7 +165,7 @@ def _summary(source: Source, splits: dict[str, int], shapes: list[tuple[int, int
         height=int(median(height for height, _, _ in shapes)),
         width=int(median(width for _, width, _ in shapes)),
         same_size=len(sizes) == 1,
-        colour=any(channels == 3 for _, _, channels in islice(shapes, len(shapes))),
+        colour=any(channels == 3 for _, _, channels in shapes),
     )
 
 

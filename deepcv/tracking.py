@@ -7,13 +7,15 @@ import contextlib
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
 from deepcv.files import write_text
-from deepcv.receipts import database_file, drop_orphans, store_dir
+from deepcv.receipts import MODEL_TAG as MODEL_TAG
+from deepcv.receipts import database_file, drop_orphan, store_dir
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
@@ -29,7 +31,6 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 TrackingError = MlflowException
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-MODEL_TAG = "deepcv.model_sha256"
 EVALUATION_TAG = "deepcv.evaluation_sha256"
 TRAINING_TAG = "deepcv.training_key"
 
@@ -48,6 +49,11 @@ def experiment_of(dataset: str) -> str:
     return f"deepcv-{dataset}"
 
 
+def run_params(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Params of a training's run, from what data/model/training.json says."""
+    return {**training["params"], "hardware": training["hardware"], "data_digest": training["data_digest"]}
+
+
 def store_uri() -> str:
     """SQLAlchemy address of the database."""
     return f"sqlite:///{database_file()}"
@@ -57,7 +63,7 @@ def connect() -> MlflowClient:
     """Open the store, creating it (about 8 s) or mending its paths where that is needed; make it mlflow's default."""
     folder = store_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    drop_orphans()
+    drop_orphan()
     mlflow.set_tracking_uri(store_uri())
     mlflow.set_registry_uri(store_uri())
     try:
@@ -109,7 +115,8 @@ def log_params(run_id: str, params: Mapping[str, Any]) -> None:
 
 def log_metrics(run_id: str, values: Mapping[str, float], step: int = 0) -> None:
     """Write one step's metrics in one batch."""
-    MlflowClient().log_batch(run_id, metrics=[Metric(key, float(value), 0, step) for key, value in values.items()])
+    now_ms = int(time.time() * 1000)
+    MlflowClient().log_batch(run_id, metrics=[Metric(key, float(value), now_ms, step) for key, value in values.items()])
 
 
 def log_curve(run_id: str, steps: Sequence[Mapping[str, float]]) -> None:

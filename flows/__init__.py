@@ -1,7 +1,7 @@
 """Prefect flows over the graph of dvc.yaml.
 
 Prefect and DVC read their environment when they are imported, so importing this package is what sets it: telemetry
-off, Prefect's home inside the project's state folder.
+off, Prefect's home inside the project's state folder, whatever the environment says.
 """
 
 import os
@@ -11,13 +11,11 @@ from deepcv.home import quiet_environment
 
 def _set_environment() -> None:
     try:
-        defaults = quiet_environment()
+        os.environ.update(quiet_environment())
     except FileNotFoundError:  # outside a project: `flows` stays importable, a flow then says what is missing
         return
     # An ephemeral server (no `make ui`) takes 10-16 s to start, and longer than Prefect's 20 s on a busy machine.
-    defaults["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 
 _set_environment()

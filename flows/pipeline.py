@@ -5,6 +5,7 @@ import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from prefect.states import Completed, Failed
 
 from deepcv.home import project_dir
 from deepcv.params.base import ParamsError
-from deepcv.params.edit import set_values
+from deepcv.params.document import read
+from deepcv.params.edit import set_values, with_values
 from deepcv.params.whole import load
-from deepcv.receipts import drop_orphans
+from deepcv.receipts import drop_orphan
 from flows.addresses import running_server
 from flows.locking import Patience
 from flows.logs import StageLog, dvc_messages_to_run_log
@@ -53,6 +55,7 @@ def pipeline(
         targets: Names of stages (each with what it needs); all stages if not given.
         force: Run the stages even where nothing changed.
         overrides: New values for params.yaml, such as `{"train.epochs": 2}`. They stay there, as with `dvc exp run -S`.
+            They are written once no stage of another DVC process reads the file.
         lock_timeout_s: How long to wait for another DVC process that works in this project.
     """
     with contextlib.chdir(project_dir()), Repo() as repo, dvc_messages_to_run_log():
@@ -61,11 +64,14 @@ def pipeline(
                 check_targets(repo, targets)
             params = Path("params.yaml")
             if overrides:
-                set_values(params, overrides)
-            load(params)
-            drop_orphans()  # an MLflow database that was deleted: its receipts must not keep `register` from running
+                with_values(read(params), overrides)  # a mistake shows before any waiting
+            else:
+                load(params)
             executor = Executor(repo, Patience(lock_timeout_s, get_run_logger().warning))
             with lock_repo(repo):  # for the report too: DVC reads dvc.yaml again each time that it takes the lock
+                if overrides:
+                    executor.edit(project_dir() / params, partial(set_values, params, overrides))
+                drop_orphan()  # a deleted MLflow database: its receipts must not keep `register` from running
                 outcomes, failure = _reproduce(repo, executor, targets, force)
                 report = markdown(repo, outcomes, failure)
         except (ParamsError, UnknownStageError, DvcException) as error:
@@ -116,11 +122,17 @@ def _override(text: str) -> tuple[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flow from a terminal; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Run dvc.yaml's graph with Prefect.")
-    parser.add_argument("--targets", nargs="+", metavar="STAGE", help="stages to bring up to date (default: all)")
+    parser.add_argument(
+        "--targets",
+        nargs="+",
+        metavar="STAGE",
+        help="bring these stages and what they need up to date (default: all): --targets train evaluate",
+    )
     parser.add_argument("--force", action="store_true", help="run them even where nothing changed")
     parser.add_argument(
-        "-S", "--set", dest="overrides", action="append", type=_override, default=[], metavar="KEY=VALUE"
-    )
+        "-S", "--set", dest="overrides", action="append", type=_override, default=[], metavar="KEY=VALUE",
+        help="put a value into params.yaml first, where it stays; may be repeated: -S train.epochs=2 -S train.lr=0.02",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     settings: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}  # its thread sleeps 1 s at the end of a run
     if api := running_server():

@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from deepcv.lifetime import lives
+
 _POLL_S = 0.5
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _LINE_LIMIT = 64 * 1024  # characters; a longer line is handed on in pieces
@@ -111,18 +113,11 @@ def _leads_session(process: psutil.Process) -> bool:
 
 
 def _wait(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
-    """Wait for the end of processes and return those that live on; one that nobody has reaped yet has ended."""
+    """Wait for the end of processes and return those that live on."""
     deadline = time.monotonic() + timeout_s
-    while (alive := [process for process in processes if _lives(process)]) and time.monotonic() < deadline:
+    while (alive := [process for process in processes if lives(process)]) and time.monotonic() < deadline:
         time.sleep(0.05)
     return alive
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:

@@ -10,13 +10,14 @@ from urllib.parse import quote
 
 from dvc.repo import Repo
 
-from deepcv.home import state_dir
+from deepcv.home import project_dir
+from deepcv.receipts import MODEL_TAG, RECEIPT, database_file
 from flows.addresses import HOST, mlflow_port
 from flows.stages import Outcome
 
 _RUN_OF_MODEL = """
 SELECT runs.experiment_id, runs.run_uuid FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid
-WHERE tags.key = 'deepcv.model_sha256' AND tags.value = ? AND runs.lifecycle_stage = 'active'
+WHERE tags.key = ? AND tags.value = ? AND runs.lifecycle_stage = 'active'
 ORDER BY runs.start_time DESC LIMIT 1
 """
 
@@ -55,14 +56,13 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
 def _reports(repo: Repo) -> Iterator[str]:
     mlflow = f"http://{HOST}:{mlflow_port()}"
     yield f"MLflow: <{mlflow}> (while `make ui` runs)"
+    yield from (f"{label}: <{mlflow}/#/{page}>" for label, page in _registered(project_dir() / RECEIPT))
     for out in repo.index.outs:
         path = Path(out.fs_path)
-        if path.suffix == ".json" and path.is_relative_to(state_dir()):
-            yield from (f"{label}: <{mlflow}/#/{page}>" for label, page in _registered(path))
         pages = [path] if path.suffix == ".html" else sorted([*path.glob("*.html"), *path.glob("*/index.html")])
         for page in pages:
             if page.is_file():
-                yield f"`{page.relative_to(repo.root_dir)}`"
+                yield f"`{page.relative_to(repo.root_dir)}`: <{page.resolve().as_uri()}>"
 
 
 def _registered(receipt: Path) -> Iterator[tuple[str, str]]:
@@ -74,10 +74,8 @@ def _registered(receipt: Path) -> Iterator[tuple[str, str]]:
         content = json.loads(receipt.read_text(encoding="utf-8"))
         name, digest = str(content["name"]), str(content["model_sha256"])
         yield f"registered model {name}", f"models/{quote(name)}"
-        with contextlib.closing(
-            sqlite3.connect(f"{(receipt.parent / 'mlflow.db').as_uri()}?mode=ro", uri=True)
-        ) as store:
-            rows = store.execute(_RUN_OF_MODEL, (digest,)).fetchall()
+        with contextlib.closing(sqlite3.connect(f"{database_file().as_uri()}?mode=ro", uri=True)) as store:
+            rows = store.execute(_RUN_OF_MODEL, (MODEL_TAG, digest)).fetchall()
     except (OSError, ValueError, KeyError, TypeError, sqlite3.Error):  # a report does without it
         return
     yield from (("its run", f"experiments/{experiment}/runs/{run}") for experiment, run in rows)

@@ -129,6 +129,7 @@ def _children() -> Iterator[Children]:
     children = Children()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` makes its jobs ignore it
     try:
         yield children
     finally:
@@ -228,7 +229,11 @@ def _say(text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m flows.servers", description=__doc__.partition("\n")[0])
-    parser.add_argument("command", choices=("ui", "deploy"))
+    parser.add_argument(
+        "command", choices=("ui", "deploy"),
+        help="ui: Prefect's server and MLflow's; deploy, while ui runs in another terminal: register the deployments of "
+        "prefect.yaml and work on their runs. Example: DEEPCV_MLFLOW_PORT=5001 python -m flows.servers ui",
+    )  # fmt: skip
     command = {"ui": ui, "deploy": deploy}[parser.parse_args(arguments).command]
     try:
         command()

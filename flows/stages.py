@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -22,13 +22,13 @@ import dvc.repo.graph
 import dvc.repo.index
 import dvc.repo.metrics.show
 import dvc.repo.plots
-import dvc.rwlock
 import dvc.stage.run
 import dvc.utils.strictyaml
 import scmrepo.git  # noqa: F401
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.reproduce import _reproduce_stage
+from dvc.rwlock import rwlock
 from dvc.stage.exceptions import StageCmdFailedError
 
 from flows.locking import Patience, PatientLock
@@ -143,6 +143,21 @@ class Executor:
         if changed is None:
             return Outcome(name, CACHED)
         return Outcome(name, RESTORED if stage.cmd and not commands.started else RAN)
+
+    def edit(self, path: Path, change: Callable[[], None]) -> None:
+        """Call `change`, which edits the file `path` (absolute), once no stage of another DVC process depends on it.
+
+        DVC reads a stage's params when its command has ended, to write them into dvc.lock: an edit while the command
+        runs would be taken for what it ran with. The repository lock must be held.
+        """
+        hardlink = self._repo.config["core"].get("hardlink_lock", False)
+
+        def attempt() -> None:
+            with rwlock(self._repo.tmp_dir, self._repo.fs, " ".join(sys.argv), [], [str(path)], hardlink):
+                change()
+
+        self._patience.keep_trying(attempt, _first_lines, self._pause)
+        self._repo._reset()  # dvc.yaml takes values from params.yaml
 
     def _pause(self, seconds: float) -> None:
         """Wait without the repository lock: its owner needs it to finish, and waits 3 s for it only."""

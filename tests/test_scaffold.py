@@ -5,7 +5,7 @@ import pytest
 import toys
 
 from deepcv import scaffold
-from deepcv.data.builtin import DataError
+from deepcv.data.samples import DataError
 from deepcv.errors import DeepcvError
 from deepcv.nn import spec
 from deepcv.params import whole

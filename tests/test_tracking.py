@@ -104,16 +104,16 @@ def test_a_moved_state_folder_is_mended(
         store = moved
 
 
-def test_a_database_that_is_gone_takes_the_receipts_along(store: Path) -> None:
-    folder = receipts.receipts_dir()
-    folder.mkdir()
-    (folder / "abc.json").write_text("{}")
+def test_a_database_that_is_gone_takes_the_receipt_along(store: Path) -> None:
+    receipt = receipts.project_dir() / receipts.RECEIPT
+    receipt.parent.mkdir(parents=True, exist_ok=True)
+    receipt.write_text("{}")
     tracking.connect()
-    receipts.drop_orphans()
-    assert (folder / "abc.json").exists()
+    receipts.drop_orphan()
+    assert receipt.exists()
     (store / "mlflow" / "mlflow.db").unlink()
-    receipts.drop_orphans()
-    assert not (folder / "abc.json").exists()
+    receipts.drop_orphan()
+    assert not receipt.exists()
 
 
 def test_a_damaged_database_is_one_short_error(store: Path, capfd: pytest.CaptureFixture[str]) -> None:

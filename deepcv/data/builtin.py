@@ -5,12 +5,10 @@ import hashlib
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from sklearn.datasets import load_digits
 
-from deepcv.errors import DeepcvError
+from deepcv.data.samples import DataError, Sample
 from deepcv.images import UInt8Array, encode_png
 
 _FASHION_CLASSES = (
@@ -20,21 +18,10 @@ _DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 _IDX_UINT8 = 0x08
 
 
-class DataError(DeepcvError):
-    """The dataset cannot be used; the message says what was expected, what was found and what to do."""
-
-
-class Sample(NamedTuple):
-    """One encoded image with its label; `split` is None where the source leaves the split to DeepCV."""
-
-    id: str
-    split: str | None
-    label: str
-    encoded: bytes
-
-
 def digits() -> tuple[tuple[str, ...], list[Sample]]:
     """1,797 grey images of 8×8 pixels from scikit-learn; its values 0–16 are scaled to 0–255."""
+    from sklearn.datasets import load_digits  # takes a second to import; only this dataset needs it
+
     bunch = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     samples = [
@@ -59,11 +46,12 @@ def fashion_mnist(sha256_of: Mapping[str, str], downloads: Path) -> tuple[tuple[
 
 def _idx(name: str, sha256_of: Mapping[str, str], downloads: Path) -> UInt8Array:
     """Read a file of LeCun's IDX format: two zero bytes, type, rank, big-endian sizes, then the values."""
-    content = _fashion_file(name, downloads)
+    content, path = _fashion_file(name, downloads)
     found, expected = hashlib.sha256(content).hexdigest(), sha256_of.get(name)
     if found != expected:
         raise DataError(
-            f"{name}: its sha256 is {found}, the dataset's YAML file says {expected}; remove it and try again"
+            f"{path}: its sha256 is {found}, the dataset's YAML file says {expected}; remove the file to have it "
+            "downloaded again, or install dataset-fashion-mnist again where it is Debian's"
         )
     if content[2] != _IDX_UINT8:
         raise DataError(f"{name}: expected unsigned bytes (IDX type 8), got type {content[2]}")
@@ -72,11 +60,11 @@ def _idx(name: str, sha256_of: Mapping[str, str], downloads: Path) -> UInt8Array
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(tuple(int(size) for size in sizes))
 
 
-def _fashion_file(name: str, downloads: Path) -> bytes:
+def _fashion_file(name: str, downloads: Path) -> tuple[bytes, Path]:
     packaged = _DEBIAN_FASHION / f"{name}.gz"
     if packaged.is_file():
         try:
-            return gzip.decompress(packaged.read_bytes())
+            return gzip.decompress(packaged.read_bytes()), packaged
         except (EOFError, OSError, zlib.error) as error:
             raise DataError(f"{packaged}: damaged ({error}); install dataset-fashion-mnist again") from error
     downloaded = downloads / "FashionMNIST" / "raw" / name
@@ -90,4 +78,4 @@ def _fashion_file(name: str, downloads: Path) -> bytes:
                 f"Fashion-MNIST is not on this machine and cannot be downloaded ({error}). "
                 "On Debian: apt-get install dataset-fashion-mnist"
             ) from error
-    return downloaded.read_bytes()
+    return downloaded.read_bytes(), downloaded

@@ -85,7 +85,13 @@ def judge(manifest: pd.DataFrame, classes: tuple[str, ...], limits: Limits) -> V
             between(column="duplicate_share", max_value=limits.max_duplicate_share),
         ],
     )
-    failures = tuple(_explain(result) for result in [*images_results, *dataset_results] if not result.success)
+    smallest, largest = counts.idxmin(), counts.idxmax()
+    which = {"smallest_class": f" ({smallest})", "class_ratio": f" ({largest} to {smallest})"}
+    failures = tuple(
+        _explain(result) + which.get(result.expectation_config.kwargs.get("column"), "")
+        for result in [*images_results, *dataset_results]
+        if not result.success
+    )
     return Verdict(not failures, failures, _page(images_html, dataset_html))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from deepcv.data.builtin import DataError, Sample
+from deepcv.data.samples import DataError, Sample
 from deepcv.images import DecodeError, decode
 
 COLUMNS = ("id", "split", "label", "sha256", "width", "height", "channels", "bytes", "offset", "source")
@@ -99,25 +99,27 @@ def encoded_images(folder: Path, rows: pd.DataFrame) -> Iterator[bytes]:
 def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction: float, seed: int) -> pd.Series:
     """Return each row's split; what the source left open is drawn from its train images, stratified by class.
 
-    A fraction counts against all images that the source did not put into another split. The draw depends on seed and
-    image id only, not on the order of the rows.
+    A fraction counts against all images that the source did not put into another split. The draw depends on the seed and
+    the image's content only; images that are equal byte for byte stay together, so that none is trained and tested on.
     """
     splits = manifest["split"].where(manifest["split"].notna(), "train").astype(object)
     fractions = {"val": val_fraction, "test": test_fraction}
     wanted = {split: share for split, share in fractions.items() if not (splits == split).any()}
     by_class: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
-    for position, (split, label, image_id) in enumerate(zip(splits, manifest["label"], manifest["id"], strict=True)):
+    for position, (split, label, content) in enumerate(zip(splits, manifest["label"], manifest["sha256"], strict=True)):
         if split == "train":
-            rank = hashlib.sha256(f"{seed}:{image_id}".encode()).hexdigest()
+            rank = hashlib.sha256(f"{seed}:{content}".encode()).hexdigest()
             by_class[label].append((rank, position))
     for ranked in by_class.values():
         ranked.sort()
         start = 0
         for split, share in wanted.items():
-            taken = max(1, round(share * len(ranked)))
-            for _, position in ranked[start : start + taken]:
+            end = start + max(1, round(share * len(ranked)))
+            while 0 < end < len(ranked) and ranked[end][0] == ranked[end - 1][0]:
+                end += 1
+            for _, position in ranked[start:end]:
                 splits.iat[position] = split
-            start += taken
+            start = end
     return splits
 
 

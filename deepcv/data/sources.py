@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from deepcv.data import builtin
-from deepcv.data.builtin import DataError, Sample
+from deepcv.data.samples import DataError, Sample
 
 _SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _LITTER = {"Thumbs.db", "desktop.ini"}
@@ -88,7 +88,11 @@ def _folder(root: Path) -> Source:
 
     def samples() -> Iterator[Sample]:
         for name, (split, label) in plan.items():
-            yield Sample(str(name), split, label, (root / name).read_bytes())
+            try:
+                encoded = (root / name).read_bytes()
+            except OSError as error:
+                raise DataError(f"{root / name}: cannot be read ({error.strerror})") from error
+            yield Sample(str(name), split, label, encoded)
 
     return Source(_classes(plan.values()), len(plan), samples)
 

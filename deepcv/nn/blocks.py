@@ -106,7 +106,7 @@ class Conv(Op):
 
 @dataclass(frozen=True)
 class Whiten(Op):
-    """Whitens patches of the input images: a fixed convolution, computed from the training images, and a learned bias."""
+    """Whitens patches of the input images: a fixed convolution, computed from the training images."""
 
     kernel: Annotated[int, Range(2, 8)] = 2
 

@@ -1,6 +1,5 @@
 """A network with everything it needs around it, and the model file that holds both."""
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcv.errors import DeepcvError
-from deepcv.files import atomic
+from deepcv.files import atomic, check_archive
 from deepcv.nn.layers import WhiteningConv2d
 from deepcv.nn.spec import build, from_canonical
 
@@ -85,9 +84,7 @@ def save(path: Path, classifier: Classifier, canonical_spec: Mapping[str, Any], 
 def load(path: Path) -> tuple[Classifier, ModelInfo]:
     """Read a model file into a classifier in eval mode, fp32 on the CPU. Raises ModelFileError; runs no code of the file."""
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load checks no checksums
-            if (damaged := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
+        check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelFileError(f"{path}: missing; run `dvc repro train`") from error

@@ -18,13 +18,14 @@ class DiracConv2d(nn.Conv2d):
 
 
 class WhiteningConv2d(nn.Conv2d):
-    """A fixed convolution that whitens patches of the input images, with both signs of each filter; its bias is learned.
+    """A fixed convolution that whitens patches of the input images, with both signs of each filter.
 
-    The filters are the eigenvectors of the patches' covariance over the training images, scaled to unit variance.
+    The filters are the eigenvectors of the patches' covariance over the training images, scaled to unit variance. Nothing
+    is learned, so that training never goes back through the largest feature maps.
     """
 
     def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__(channels, 2 * channels * kernel * kernel, kernel)
+        super().__init__(channels, 2 * channels * kernel * kernel, kernel, bias=False)
         self.weight.requires_grad_(False)
 
     @torch.no_grad()
@@ -37,5 +38,3 @@ class WhiteningConv2d(nn.Conv2d):
         filters = (directions / variances.clamp(min=_SMALLEST_VARIANCE).sqrt()).T.flip(0)
         filters = filters.reshape(-1, self.in_channels, size, size).to(self.weight)
         self.weight.copy_(torch.cat([filters, -filters]))
-        if self.bias is not None:
-            self.bias.zero_()

@@ -12,7 +12,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 # Set by the search for its trials. (MLFLOW_RUN_ID would make a trial write into the parent's run.)
 EXPERIMENT_VARIABLE = "DEEPCV_SEARCH_EXPERIMENT"
 PARENT_RUN_VARIABLE = "DEEPCV_SEARCH_PARENT_RUN"
-PARAMS_VARIABLE = "DEEPCV_SEARCH_PARAMS"
+SNAPSHOT_VARIABLE = "DEEPCV_SEARCH_SNAPSHOT"
 
 _RECORD_TIMEOUT_S = 30.0
 

@@ -18,6 +18,7 @@ import nni_node  # type: ignore[import-untyped]  # the folder of NNI's bundled n
 import psutil
 
 from deepcv.errors import DeepcvError
+from deepcv.lifetime import lives
 from deepcv.search.channel import request
 
 _START_TIMEOUT_S = 60.0
@@ -164,7 +165,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _STOP_TIMEOUT_S
         with suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_TIMEOUT_S)
-        while (left := [child for child in left if _lives(child)]) and time.monotonic() < deadline:
+        while (left := [child for child in left if lives(child)]) and time.monotonic() < deadline:
             time.sleep(0.05)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -205,17 +206,9 @@ def _signals_wait() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _lives(process: psutil.Process) -> bool:
-    """Whether a process runs; in a container whose first process reaps nothing, dead ones stay listed as zombies."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def _is_dispatcher(process: psutil.Process) -> bool:
     try:
-        return _lives(process) and _DISPATCHER_MARK in " ".join(process.cmdline())
+        return lives(process) and _DISPATCHER_MARK in " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return False
 

@@ -15,11 +15,12 @@ from deepcv.params.search import SearchParams
 from deepcv.params.train import TrainParams
 from deepcv.search.channel import (
     EXPERIMENT_VARIABLE,
-    PARAMS_VARIABLE,
     PARENT_RUN_VARIABLE,
+    SNAPSHOT_VARIABLE,
     Channel,
     open_channel,
 )
+from deepcv.search.snapshot import network_copy, params_copy
 from deepcv.search.space import to_values
 from deepcv.training.fit import EpochRecord, TrainConfig, fit
 
@@ -27,7 +28,8 @@ from deepcv.training.fit import EpochRecord, TrainConfig, fit
 def run_trial() -> None:
     """Train with the parameters that NNI hands out; report val accuracy per epoch, and the last epoch's as final."""
     channel = open_channel()
-    base = Path(os.environ[PARAMS_VARIABLE])
+    snapshot = Path(os.environ[SNAPSHOT_VARIABLE])
+    base = params_copy(snapshot)
     values = to_values(load_section(SearchParams, base), channel.parameters)
     # The very text that `deepcv search --apply` would leave: then `dvc repro` trains with the same bits.
     own = Path(os.environ["NNI_OUTPUT_DIR"]) / "params.yaml"
@@ -37,7 +39,7 @@ def run_trial() -> None:
     run_id = tracking.start_trial_run(os.environ[EXPERIMENT_VARIABLE], os.environ[PARENT_RUN_VARIABLE], values)
     try:
         interrupts.deliver()
-        _train(params, channel, run_id)
+        _train(params, network_copy(snapshot, params.network), channel, run_id)
         tracking.finish(run_id, "FINISHED")
     except KeyboardInterrupt:
         tracking.finish(run_id, "KILLED")
@@ -47,7 +49,7 @@ def run_trial() -> None:
         raise
 
 
-def _train(params: TrainParams, channel: Channel, run_id: str) -> None:
+def _train(params: TrainParams, network: Path, channel: Channel, run_id: str) -> None:
     records: list[EpochRecord] = []
 
     def report(record: EpochRecord) -> None:
@@ -56,7 +58,7 @@ def _train(params: TrainParams, channel: Channel, run_id: str) -> None:
         tracking.log_metrics(run_id, values, step=record.epoch)
         records.append(record)
 
-    spec = load(Path(params.network), params.network_parameters)
+    spec = load(network, params.network_parameters)
     config = TrainConfig(**params.model_dump(exclude={"network", "network_parameters"}))
     fit(spec, open_shards(Path("data/shards")), config, on_epoch=report, progress=False)
     channel.report_final(records[-1].val_accuracy)

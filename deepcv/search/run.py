@@ -17,7 +17,9 @@ from deepcv.files import write_text
 from deepcv.home import quiet_environment, state_dir
 from deepcv.params.edit import set_values
 from deepcv.params.search import SearchParams
-from deepcv.search.channel import EXPERIMENT_VARIABLE, PARAMS_VARIABLE, PARENT_RUN_VARIABLE
+from deepcv.params.train import Scalar
+from deepcv.search import snapshot
+from deepcv.search.channel import EXPERIMENT_VARIABLE, PARENT_RUN_VARIABLE, SNAPSHOT_VARIABLE
 from deepcv.search.experiment import TrialResult, run_experiment
 from deepcv.search.manager import SearchError, sigterm_exits
 from deepcv.search.space import to_nni, to_values
@@ -27,61 +29,82 @@ TRIAL_COMMAND = (sys.executable, "-m", "deepcv.search.trial")
 
 def search(
     params: SearchParams, *, experiment: str, epochs: int, params_path: Path, apply: bool, say: Callable[[str], None]
-) -> TrialResult:
-    """Search, print through `say`, and return the best trial among those that ran to their end.
+) -> dict[str, Scalar]:
+    """Search, print through `say`, and return the best parameters among the trials that ran to their end.
 
     Runs in the project folder. `experiment` names the MLflow experiment, `epochs` is train.epochs (a trial is not
-    stopped in its first quarter), `apply` puts the best parameters into `params_path`. Leaves best.yaml and trials.csv
-    in `<state>/search`. Raises SearchError.
+    stopped in its first quarter). Leaves best.yaml and trials.csv in `<state>/search`. `apply` puts the best parameters
+    into `params_path`; where a finished search had the same params.yaml, network files and data, it takes that one's
+    best.yaml and does not search. Raises SearchError.
     """
     if not params.space:
         raise SearchError(f"{params_path}: search.space is empty: there is nothing to search")
     with sigterm_exits():
-        quiet = quiet_environment()
         shards = [sys.executable, "-m", "dvc", "repro", "preprocess"]
-        if subprocess.run(shards, env={**os.environ, **quiet}, check=False).returncode != 0:  # noqa: S603 - DVC itself
+        environment = {**os.environ, **quiet_environment()}
+        if subprocess.run(shards, env=environment, check=False).returncode != 0:  # noqa: S603 - DVC itself
             raise SearchError("`dvc repro preprocess` failed: its message stands above")
-        folder = _new_folder(state_dir() / "search")
-        # Trials work from a copy, so that an edit of params.yaml during the search reaches none of them.
-        snapshot = folder / "params.yaml"
-        write_text(snapshot, params_path.read_text(encoding="utf-8"))
-        run_id = tracking.start_search_run(experiment, params.model_dump())
-        try:
-            results = run_experiment(
-                to_nni(params),
-                trials=params.trials,
-                concurrency=params.concurrency,
-                seed=params.seed,
-                trial_command=TRIAL_COMMAND,
-                folder=folder / "experiment",
-                environment={
-                    **quiet,
-                    EXPERIMENT_VARIABLE: experiment,
-                    PARENT_RUN_VARIABLE: run_id,
-                    PARAMS_VARIABLE: str(snapshot),
-                },
-                grace_steps=max(1, epochs // 4),
-                on_progress=_Progress(params, say),
+        parent = state_dir() / "search"
+        folder = snapshot.finished(parent, params, params_path) if apply else None
+        if folder is not None:
+            values: dict[str, Scalar] = yaml.safe_load((folder / snapshot.BEST).read_text(encoding="utf-8"))
+            say(
+                f"no new search: {params_path}, the network and the data are those of {folder}, which found\n"
+                + "".join(f"  {key}: {value}\n" for key, value in values.items())
+                + "(`deepcv search` without --apply searches in any case)"
             )
-            best = best_of(results)
-            values = to_values(params, best.parameters)
-            say(table(params, results, best))
-            write_text(folder.parent / "trials.csv", as_csv(params, results))
-            write_text(folder.parent / "best.yaml", yaml.safe_dump(values, sort_keys=False))
-            tracking.log_params(run_id, {"best": values})
-            tracking.log_metrics(run_id, {"val_accuracy": value_of(best)})
-        except Exception:
-            tracking.finish(run_id, "FAILED")
-            raise
-        except BaseException:  # Ctrl-C, SIGTERM
-            tracking.finish(run_id, "KILLED")
-            raise
-        tracking.finish(run_id, "FINISHED")
-    say(f"best parameters: {folder.parent / 'best.yaml'}; all trials: {folder.parent / 'trials.csv'}")
+        else:
+            folder = _new_folder(parent)
+            snapshot.take(folder, params, params_path)
+            values = _search(params, experiment, epochs, folder, say)
     if apply:
         set_values(params_path, values)
-        say(f"{params_path} has them now; `dvc repro` trains with them")
-    return best
+        say(
+            f"{params_path} has them now; `dvc repro` trains with them. "
+            "Where that changed the file, another `deepcv search --apply` searches anew."
+        )
+    return values
+
+
+def _search(
+    params: SearchParams, experiment: str, epochs: int, folder: Path, say: Callable[[str], None]
+) -> dict[str, Scalar]:
+    """Run the trials on the snapshot in `folder`; write down and return the best parameters."""
+    run_id = tracking.start_search_run(experiment, params.model_dump())
+    try:
+        results = run_experiment(
+            to_nni(params),
+            trials=params.trials,
+            concurrency=params.concurrency,
+            seed=params.seed,
+            trial_command=TRIAL_COMMAND,
+            folder=folder / "experiment",
+            environment={
+                **quiet_environment(),
+                EXPERIMENT_VARIABLE: experiment,
+                PARENT_RUN_VARIABLE: run_id,
+                SNAPSHOT_VARIABLE: str(folder),
+            },
+            grace_steps=max(1, epochs // 4),
+            on_progress=_Progress(params, say),
+        )
+        best = best_of(results)
+        values = to_values(params, best.parameters)
+        say(table(params, results, best))
+        write_text(folder.parent / "trials.csv", as_csv(params, results))
+        for place in (folder.parent, folder):
+            write_text(place / snapshot.BEST, yaml.safe_dump(values, sort_keys=False))
+        tracking.log_params(run_id, {"best": values})
+        tracking.log_metrics(run_id, {"val_accuracy": value_of(best)})
+    except Exception:
+        tracking.finish(run_id, "FAILED")
+        raise
+    except BaseException:  # Ctrl-C, SIGTERM
+        tracking.finish(run_id, "KILLED")
+        raise
+    tracking.finish(run_id, "FINISHED")
+    say(f"best parameters: {folder.parent / snapshot.BEST}; all trials: {folder.parent / 'trials.csv'}")
+    return values
 
 
 def best_of(results: Sequence[TrialResult]) -> TrialResult:

@@ -39,13 +39,15 @@ class Prediction:
     error: str = ""
 
 
-def image_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the files named and, in folders, all image files below them, sorted. Raises DeepcvError where there is none."""
+def image_files(paths: Sequence[Path], results: Path) -> list[Path]:
+    """Return the files named and, in folders, all image files below them, sorted, but for hidden folders and `results`.
+
+    Raises DeepcvError where there is none.
+    """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            below = (Path(where) / name for where, _, names in os.walk(path) for name in names)
-            found += sorted(file for file in below if file.suffix.lower() in _SUFFIXES)
+            found += sorted(file for file in _walk(path, results) if file.suffix.lower() in _SUFFIXES)
         elif path.is_file():
             found.append(path)
         else:
@@ -53,6 +55,14 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     if not found:
         raise DeepcvError(f"no image files in {', '.join(map(str, paths))} (looked for {', '.join(sorted(_SUFFIXES))})")
     return found
+
+
+def _walk(folder: Path, results: Path) -> Iterator[Path]:
+    for where, below, names in os.walk(folder):
+        below[:] = [
+            name for name in below if not name.startswith(".") and (Path(where) / name).resolve() != results.resolve()
+        ]
+        yield from (Path(where) / name for name in names)
 
 
 def predict_files(model: Model, files: Sequence[Path]) -> Iterator[Prediction]:
@@ -83,12 +93,10 @@ def write_csv(path: Path, predictions: Iterable[Prediction]) -> None:
 
 def write_sheet(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write a contact sheet (PNG) of images spread evenly over the predictions, each with its label and probability."""
+    path.unlink(missing_ok=True)
     shown = [p for p in predictions if not p.error]
-    picked = (
-        [shown[i] for i in np.unique(np.linspace(0, len(shown) - 1, min(_SHEET_IMAGES, len(shown))).astype(int))]
-        if shown
-        else []
-    )
+    count = min(_SHEET_IMAGES, len(shown))
+    picked = [shown[number * len(shown) // count] for number in range(count)]
     tiles = [_tile(decode(p.path.read_bytes(), 3)) for p in picked]
     captions: list[tuple[str, ...]] = [(p.label, f"{p.probability:.3f}") for p in picked]
     if tiles:

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from deepcv.errors import DeepcvError
-from deepcv.home import project_dir, quiet_environment
+from deepcv.home import quiet_environment
 
 _INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
@@ -21,7 +21,7 @@ def run(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # deepcv/stages/__init__.py set it for the imports
     try:
         os.environ.update(quiet_environment())
-        _check_python(stage)
+        _check_libraries(stage)
         main()
     except DeepcvError as error:
         sys.exit(f"{stage}: {error}")
@@ -30,21 +30,20 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(_INTERRUPTED)
 
 
-def _check_python(stage: str) -> None:
-    """Say when another Python than the project's runs, and refuse libraries that would compute something else."""
-    environment = project_dir() / ".venv"
-    if environment.is_dir() and Path(sys.prefix).resolve() != environment.resolve():
-        print(f"{stage}: runs under {sys.executable}, not under the project's {environment}", file=sys.stderr)
+def _check_libraries(stage: str) -> None:
+    """Refuse library versions that would compute something else than what DVC records for this stage."""
     try:
         recorded: dict[str, str] = yaml.safe_load(Path("versions.yaml").read_text(encoding="utf-8"))
+        params = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["params"]
     except FileNotFoundError as error:
         raise DeepcvError(
-            "versions.yaml is not here; run a stage in the project's folder, as `dvc repro` does"
+            f"{error.filename} is not here; run a stage in the project's folder, as `dvc repro` does"
         ) from error
+    names = [name for entry in params if isinstance(entry, dict) for name in entry.get("versions.yaml", [])]
     wrong = [
-        f"{name} {found} (versions.yaml: {version})"
-        for name, version in recorded.items()
-        if (found := _installed(name)) != version
+        f"{name} {found} (versions.yaml: {recorded[name]})"
+        for name in names
+        if (found := _installed(name)) != recorded[name]
     ]
     if wrong:
         raise DeepcvError(

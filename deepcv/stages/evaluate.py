@@ -34,6 +34,7 @@ def main() -> None:
     params = load_section(EvaluateParams)
     shards = open_shards(SHARDS)
     model, info = classifier.load(MODEL / "model.pt")
+    torch.set_num_threads(params.threads)  # another number, other last bits
     # fp32 on the CPU, as the exported model runs: registered and evaluated accuracy are the same number.
     logits = logits_of(model, shards.test.images_nhwc, batch_size=params.batch_size, device=torch.device("cpu"))
     labels = np.array(shards.test.labels)
@@ -42,7 +43,7 @@ def main() -> None:
     scores = {
         "accuracy": metrics.accuracy(logits, labels),
         "cross_entropy": metrics.cross_entropy(logits, labels),
-        "macro_f1": float(np.mean([scores.f1 for scores in classes])),
+        "macro_f1": float(np.mean([of_class.f1 for of_class in classes])),
         "images": len(labels),
     }
     reliability = metrics.reliability(logits, labels)

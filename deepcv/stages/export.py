@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import torch
+
 from deepcv.data.shards import open_shards
 from deepcv.files import atomic_folder, sha256
 from deepcv.images import ImageRecipe
@@ -22,6 +24,7 @@ def main() -> None:
     """Read data/model/model.pt and test images, write data/export."""
     params = load_section(ExportParams)
     model, info = classifier.load(MODEL_FILE)
+    torch.set_num_threads(1)  # the check's last bits do not depend on the machine's cores
     images_nhwc = open_shards(SHARDS).test.images_nhwc[: params.check_images]
     recipe = ImageRecipe(**info.recipe)
     with atomic_folder(EXPORT) as folder:

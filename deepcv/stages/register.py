@@ -16,7 +16,7 @@ from deepcv.evaluation import metrics
 from deepcv.files import sha256, write_text
 from deepcv.params.base import load_section
 from deepcv.params.register import RegisterParams
-from deepcv.receipts import LINK, receipts_dir
+from deepcv.receipts import RECEIPT
 from deepcv.registry import Candidate
 from deepcv.serving import predictor
 from deepcv.stages import entry
@@ -37,7 +37,7 @@ def main() -> None:
         raise DeepcvError(
             f"MLflow does not answer: {tracking.reason(error)}. Nothing is lost: run `dvc repro` again"
         ) from error
-    write_receipt(receipt)
+    write_text(RECEIPT, json.dumps(receipt, indent=2) + "\n")
 
 
 def register(params: RegisterParams) -> dict[str, str]:
@@ -55,14 +55,19 @@ def register(params: RegisterParams) -> dict[str, str]:
     )
     requirements = [f"{name}=={metadata.version(name)}" for name in _SERVING_LIBRARIES]
     version = registry.register(candidate, predictor.__name__, requirements)
+    receipt = {"name": candidate.name, "model_sha256": candidate.model_sha256, "test_digest": candidate.test_digest}
     if os.environ.get("DVC_EXP_NAME"):
-        print(f"{candidate.name} version {version}: registered by an experiment, no alias is moved")
+        print(
+            f"{candidate.name} version {version}: registered by an experiment, no alias is moved. "
+            "To let it challenge the champion: dvc repro --force --single-item register"
+        )
+        receipt["experiment"] = "no alias was moved"  # another content, so that it can be told from a real one
     else:
         alias, reason = registry.challenge(
             candidate.name, version, candidate, params.metric, judge_on_current_test_images
         )
         print(f"{candidate.name} version {version} is {alias}: {reason}")
-    return {"name": candidate.name, "model_sha256": candidate.model_sha256, "test_digest": candidate.test_digest}
+    return receipt
 
 
 def judge_on_current_test_images(model_uri: str) -> Mapping[str, float]:
@@ -81,15 +86,6 @@ def judge_on_current_test_images(model_uri: str) -> Mapping[str, float]:
         "accuracy": float((actual == guessed).mean()),
         "macro_f1": float(np.mean([score.f1 for score in scores if score.support])),
     }
-
-
-def write_receipt(receipt: Mapping[str, str]) -> None:
-    """Leave the receipt in the registry's folder, and the stage's output as a link to it."""
-    target = receipts_dir() / f"{receipt['model_sha256'][:16]}.json"
-    write_text(target, json.dumps(receipt, indent=2) + "\n")
-    LINK.parent.mkdir(parents=True, exist_ok=True)
-    LINK.unlink(missing_ok=True)
-    LINK.symlink_to(target)
 
 
 if __name__ == "__main__":

@@ -5,24 +5,29 @@ import hashlib
 import io
 import json
 import shutil
+import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from deepcv import tracking
 from deepcv.data.shards import Dataset, open_shards
+from deepcv.errors import DeepcvError
 from deepcv.files import sha256, write_text
 from deepcv.home import state_dir
 from deepcv.nn import classifier, spec
 from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
 from deepcv.stages import entry
-from deepcv.training.fit import EpochRecord, TrainConfig, fit
+from deepcv.training.fit import EpochRecord, Fitted, TrainConfig, fit
+from deepcv.training.hardware import Hardware, resolve
 
 SHARDS = Path("data/shards")
 MODEL = Path("data/model")
-_KEPT_TRAININGS = 3
+_FORGOTTEN_S = 30 * 24 * 3600
 
 
 def main() -> None:
@@ -32,14 +37,31 @@ def main() -> None:
     network = spec.load(Path(params.network), params.network_parameters)
     spec.build(network, input_shape=shards.input_shape, classes=len(shards.classes))  # a misfit opens no run
     config = TrainConfig(**params.model_dump(exclude={"network", "network_parameters"}))
-    key = training_key(params, shards)
-    log = TrainingLog(tracking.experiment_of(shards.name), key, params.model_dump())
-    fitted = fit(network, shards, config, checkpoints=checkpoint_folder(key), on_epoch=log.epoch, progress=True)
-    write_outputs(fitted, network.canonical(), params)
-    log.end(sha256(MODEL / "model.pt"))
+    hardware = resolve(config.device, config.precision, config.channels_last, config.threads)
+    key = training_key(params, hardware, shards)
+    folder = checkpoint_folder(key)
+    log = TrainingLog(tracking.experiment_of(shards.name), key, described(params, hardware, shards))
+    try:
+        fitted = fit(network, shards, config, checkpoints=folder, on_epoch=log.epoch, progress=True)
+    except DeepcvError:
+        log.end("FAILED")
+        raise
+    write_outputs(fitted, network.canonical(), described(params, fitted.hardware, shards))
+    log.end("FINISHED", {tracking.MODEL_TAG: sha256(MODEL / "model.pt")})
+    shutil.rmtree(folder)  # so that `dvc repro --force` trains
 
 
-def write_outputs(fitted: Any, canonical_spec: dict[str, Any], params: TrainParams) -> None:
+def described(params: TrainParams, hardware: Hardware, shards: Dataset) -> dict[str, Any]:
+    """What the run and data/model/training.json say of a training; content only."""
+    return {
+        "dataset": shards.name,
+        "data_digest": shards.digest,
+        "params": params.model_dump(),
+        "hardware": asdict(hardware),
+    }
+
+
+def write_outputs(fitted: Fitted, canonical_spec: dict[str, Any], training: dict[str, Any]) -> None:
     """Write the model file, the learning curve and what `auto` became."""
     MODEL.mkdir(parents=True, exist_ok=True)
     table = io.StringIO()
@@ -47,18 +69,14 @@ def write_outputs(fitted: Any, canonical_spec: dict[str, Any], params: TrainPara
     writer.writeheader()
     writer.writerows(asdict(record) for record in fitted.history)
     write_text(MODEL / "history.csv", table.getvalue())
-    training = {
-        "dataset": fitted.info.dataset,
-        "params": params.model_dump(),
-        "hardware": asdict(fitted.hardware),
-    }
     write_text(MODEL / "training.json", json.dumps(training, indent=2) + "\n")
     classifier.save(MODEL / "model.pt", fitted.classifier, canonical_spec, fitted.info)
 
 
-def training_key(params: TrainParams, shards: Dataset) -> str:
-    """Digest of everything that decides the result: params, network file, data, code that is loaded, library versions."""
-    digest = hashlib.sha256(json.dumps([params.model_dump(), shards.digest], sort_keys=True).encode())
+def training_key(params: TrainParams, hardware: Hardware, shards: Dataset) -> str:
+    """Digest of all that decides the result: params, hardware settings, data, network file, loaded code, library versions."""
+    values = [params.model_dump(), asdict(hardware), shards.digest]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     sources = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "deepcv"]
     for path in [params.network, "versions.yaml", *sorted(source for source in sources if source)]:
         digest.update(Path(path).read_bytes())
@@ -66,26 +84,32 @@ def training_key(params: TrainParams, shards: Dataset) -> str:
 
 
 def checkpoint_folder(key: str) -> Path:
-    """Folder of this training's checkpoints; those of older trainings but the last few are removed."""
+    """Folder of this training's checkpoints; those that nobody took up again for a month are removed."""
     folder = state_dir() / "checkpoints" / key
     folder.mkdir(parents=True, exist_ok=True)
-    folder.touch()
-    others = sorted((f for f in folder.parent.iterdir() if f != folder), key=lambda f: f.stat().st_mtime, reverse=True)
-    for old in others[_KEPT_TRAININGS - 1 :]:
-        shutil.rmtree(old, ignore_errors=True)
+    for other in folder.parent.iterdir():
+        if other != folder and time.time() - other.stat().st_mtime > _FORGOTTEN_S:
+            shutil.rmtree(other, ignore_errors=True)
     return folder
+
+
+def _git_commit() -> str:
+    """Hash of HEAD, empty outside of git."""
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 - a fixed command
 
 
 class TrainingLog:
     """The MLflow run of this training. A store that fails does not stop the training: `register` writes what is missing."""
 
-    def __init__(self, experiment: str, key: str, params: dict[str, Any]) -> None:
+    def __init__(self, experiment: str, key: str, training: dict[str, Any]) -> None:
         self._run_id: str | None = None
         self._logged_epochs = 0
         try:
             interrupted = tracking.find_run(experiment, tracking.TRAINING_TAG, key, status="RUNNING")
             self._logged_epochs = tracking.last_step(interrupted, "val_accuracy") if interrupted else 0
-            self._run_id = interrupted or tracking.start_run(experiment, "train", params, {tracking.TRAINING_TAG: key})
+            tags = {tracking.TRAINING_TAG: key, "mlflow.source.git.commit": _git_commit()}
+            self._run_id = interrupted or tracking.start_run(experiment, "train", tracking.run_params(training), tags)
         except tracking.TrackingError as error:
             self._lost(error)
 
@@ -99,13 +123,13 @@ class TrainingLog:
         except tracking.TrackingError as error:
             self._lost(error)
 
-    def end(self, model_sha256: str) -> None:
-        """Tag the run with the model that it made, and close it."""
+    def end(self, status: tracking.Status, tags: Mapping[str, str] | None = None) -> None:
+        """Tag the run and close it."""
         if self._run_id is None:
             return
         try:
-            tracking.set_tags(self._run_id, {tracking.MODEL_TAG: model_sha256})
-            tracking.finish(self._run_id)
+            tracking.set_tags(self._run_id, tags or {})
+            tracking.finish(self._run_id, status)
         except tracking.TrackingError as error:
             self._lost(error)
 

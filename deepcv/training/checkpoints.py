@@ -5,7 +5,6 @@ ignite's DiskSaver.
 """
 
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver
+
+from deepcv.files import check_archive
 
 _KEPT = 2
 
@@ -35,7 +36,7 @@ def restore_latest(folder: Path, state: Mapping[str, Any]) -> int:
     """
     for path in sorted(folder.glob("*.pt"), key=_epoch, reverse=True):
         try:
-            _check_sums(path)
+            check_archive(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
             Checkpoint.load_objects(to_load=dict(state), checkpoint=content)
         except Exception as error:  # torch raises several kinds for a damaged archive
@@ -45,13 +46,6 @@ def restore_latest(folder: Path, state: Mapping[str, Any]) -> int:
         else:
             return _epoch(path)
     return 0
-
-
-def _check_sums(path: Path) -> None:
-    """Hold every record against its checksum: torch.load does not, a flipped bit would be trained on."""
-    with zipfile.ZipFile(path) as archive:
-        if (damaged := archive.testzip()) is not None:
-            raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
 
 
 def _epoch(path: Path) -> int:

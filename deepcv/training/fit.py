@@ -105,6 +105,7 @@ def fit(
     device = hardware.torch_device
     torch.set_num_threads(hardware.threads)
     torch.manual_seed(config.seed)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # else a GPU picks by timing
     info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std)
     classifier = create(spec.canonical(), info).to(device).to(memory_format=hardware.memory_format)
     augmentation = Augmentation(config.flip, config.shift, config.cutout)

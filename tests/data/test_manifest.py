@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from toys import picture
 
 from deepcv.data import manifest
-from deepcv.data.builtin import DataError, Sample
+from deepcv.data.samples import DataError, Sample
 from deepcv.images import encode_png
 
 
@@ -25,9 +25,16 @@ def pack(given: list[Sample], folder: Path, classes: tuple[str, ...] = ("a", "b"
 
 
 def rows(labels: list[str], splits: list[str | None] | None = None) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"id": [f"{n:03d}" for n in range(len(labels))], "label": labels, "split": splits or [None] * len(labels)}
-    )
+    ids = [f"{n:03d}" for n in range(len(labels))]
+    return pd.DataFrame({"id": ids, "sha256": ids, "label": labels, "split": splits or [None] * len(labels)})
+
+
+def test_equal_images_are_never_split() -> None:
+    table = rows(["a"] * 200)
+    table["sha256"] = [f"{n // 2}" for n in range(200)]  # each image twice
+    splits = manifest.assign_splits(table, val_fraction=0.1, test_fraction=0.2, seed=0)
+    assert (splits.groupby(table["sha256"]).nunique() == 1).all()
+    assert splits.value_counts()["test"] in (40, 41)
 
 
 def assign(table: pd.DataFrame, val: float = 0.2, test: float = 0.2, seed: int = 0) -> dict[str, str]:

@@ -11,7 +11,6 @@ import pytest
 
 from benchmarks.checkouts import checkout
 from deepcv.params.edit import set_values
-from deepcv.receipts import LINK
 
 STAGES = ("ingest", "validate", "preprocess", "train", "evaluate", "export", "register")
 
@@ -88,18 +87,9 @@ def made(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def copy_project(project: Project, copy: Project) -> None:
-    """Copy a project with all its state, as if it had been made in the new place."""
-    shutil.copytree(project.root, copy.root, symlinks=True)
-    link = copy.root / LINK
-    target = copy.root / link.readlink().relative_to(project.root)
-    link.unlink()
-    link.symlink_to(target)
-
-
 @pytest.fixture
 def project(made: Project, tmp_path: Path) -> Project:
     """A copy of the made project that a test may change; its registry is its own."""
     copy = Project(tmp_path / "project")
-    copy_project(made, copy)
+    shutil.copytree(made.root, copy.root)
     return copy

@@ -170,6 +170,8 @@ def test_an_experiment_moves_no_alias(project: Project) -> None:
     assert yaml.safe_load((project.root / "params.yaml").read_text())["train"]["epochs"] == 1
     before = json.loads(project.python(RUN))
     assert before["epochs"] == 3  # the champion is still the one of three epochs
+    project.run("deepcv", "check")
+    assert project.repro() == ["register"]  # outside of the experiment its model may challenge the champion
     assert "train.epochs" in project.run("dvc", "params", "diff").stdout
     assert "accuracy" in project.run("dvc", "metrics", "diff").stdout
     assert "plots" in project.run("dvc", "plots", "diff").stdout

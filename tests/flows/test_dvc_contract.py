@@ -3,9 +3,11 @@
 import inspect
 
 import dvc.repo.reproduce
+import dvc.rwlock
 import dvc.stage.run
 from dvc.lock import Lock, LockBase
 from dvc.repo import Repo
+from dvc.stage import Stage
 from dvc.stage.decorators import unlocked_repo
 
 
@@ -29,6 +31,12 @@ def test_the_lock_is_an_attribute_with_four_members() -> None:
     assert issubclass(Lock, LockBase)
     assert {"repo", "lock", "unlock"} <= set(inspect.getclosurevars(unlocked_repo).unbound | set(_names(unlocked_repo)))
     assert callable(Repo._reset)
+
+
+def test_a_stage_holds_its_params_files_for_reading_until_dvc_has_written_them_down() -> None:
+    assert str(inspect.signature(dvc.rwlock.rwlock)) == "(tmp_dir, fs, cmd, read, write, hardlink)"
+    source = inspect.getsource(Stage)
+    assert '@rwlocked(read=["deps"], write=["outs"])\n    def reproduce(' in source
 
 
 def _names(function: object) -> list[str]:

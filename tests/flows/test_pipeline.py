@@ -8,13 +8,14 @@ from pathlib import Path
 import psutil
 import pytest
 import tiny
+import yaml
 from dvc.repo import Repo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.settings import PREFECT_API_URL
-from prefect_runs import Run
+from prefect_runs import Run, eventually
 
 from flows.pipeline import main
 
@@ -163,6 +164,36 @@ def test_the_flow_waits_for_another_dvc_process(done: Path, run: Flow) -> None:
     assert str(other.pid) in told[0]
     assert "repro" in told[0]
     assert "up to date" in tiny.command(done, "dvc", "repro")
+
+
+def test_overrides_wait_for_a_stage_that_runs_with_the_present_params(done: Path, run: Flow) -> None:
+    params = (done / "params.yaml").read_text()
+    (done / "params.yaml").write_text(params.replace("epochs: 12", "epochs: 5"))
+    (done / "fit.py").write_text(tiny.SCRIPTS["fit.py"] + "import time\ntime.sleep(8)\n")  # params were read before
+    other = subprocess.Popen(["dvc", "repro", "-q", "fit"], cwd=done, env=tiny.environment(done))
+    try:
+        model = done / "data/model.txt"
+        assert eventually(lambda: model.exists() and model.read_text() == "ONE5", bool, timeout_s=30)
+        # "page" asks for nothing that the running stage holds: it is the edit that must wait.
+        waited = run(targets=["page"], overrides={"train.epochs": 3}, stages=2)
+        assert other.wait(timeout=30) == 0
+    finally:
+        other.kill()
+    assert waited.state.is_completed()
+    assert set(waited.stages.values()) == {"Cached"}
+    told = [line for line in waited.logs(until="waiting for it") if "waiting for it" in line]
+    assert len(told) == 1
+    assert "params.yaml' is busy" in told[0]
+    assert str(other.pid) in told[0]
+    recorded = yaml.safe_load((done / "dvc.lock").read_text())["stages"]
+    assert recorded["fit"]["params"]["params.yaml"]["train"]["epochs"] == 5
+    assert (done / "data/model.txt").read_text() == "ONE5"
+    assert "  epochs: 3" in (done / "params.yaml").read_text()
+    (done / "fit.py").write_text(tiny.SCRIPTS["fit.py"])
+    assert run().stages == {"fetch": "Cached", "fit": "Ran", "score": "Ran", "page": "Cached"}
+    recorded = yaml.safe_load((done / "dvc.lock").read_text())["stages"]
+    assert recorded["fit"]["params"]["params.yaml"]["train"]["epochs"] == 3
+    assert (done / "data/model.txt").read_text() == "ONE3"
 
 
 def test_the_flow_gives_up_after_the_time_out(done: Path, run: Flow) -> None:

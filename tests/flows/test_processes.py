@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepcv.lifetime import lives
 from flows.processes import Lines, describe, run, stop
 
 
@@ -48,7 +49,7 @@ def test_a_line_without_end_is_handed_on_in_pieces() -> None:
 
 def ended(pid: int) -> bool:
     """Whether a process is gone; an orphan may stay as a zombie where the container's first process reaps none."""
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return not psutil.pid_exists(pid) or not lives(psutil.Process(pid))
 
 
 def python(code: str, lines: Lines) -> int:

@@ -14,8 +14,8 @@ NETWORKS = Path(__file__).parents[2] / "networks"
 # file, input shape, classes, parameters
 SHIPPED = [
     ("digits.yaml", (1, 8, 8), 10, 38_122),
-    ("small.yaml", (3, 32, 32), 10, 282_072),
-    ("small.yaml", (1, 28, 28), 10, 278_344),
+    ("small.yaml", (3, 32, 32), 10, 282_048),
+    ("small.yaml", (1, 28, 28), 10, 278_336),
     ("medium.yaml", (3, 64, 64), 10, 1_969_386),
     ("medium.yaml", (1, 97, 65), 10, 1_968_810),
 ]
@@ -82,7 +82,7 @@ def test_small_is_the_network_written_by_hand() -> None:
         return F.gelu(norm(F.conv2d(x, state[f"{name}.mix.conv.weight"], padding=1), f"{name}.mix.norm"))
 
     x = torch.randn(4, 3, 32, 32)
-    y = F.gelu(F.conv2d(x, state["whiten.weight"], state["whiten.bias"]))
+    y = F.relu(F.conv2d(x, state["whiten.weight"]))
     for name in ("group1", "group2", "group3"):
         y = group(y, name)
     expected = 0.2 * F.linear(y.amax((2, 3)), state["head.weight"])

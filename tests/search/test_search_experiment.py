@@ -98,10 +98,11 @@ def test_an_experiment_ends_by_itself_listens_on_loopback_only_and_leaves_nothin
     seen: dict[int, psutil.Process] = {}
     addresses: set[str] = set()
     ended: list[TrialResult] = []
+    others = started_by(os.getpid())  # servers of other tests
 
     def look(result: TrialResult) -> None:
         ended.append(result)
-        for process in started_by(os.getpid()):
+        for process in set(started_by(os.getpid())).difference(others):
             seen[process.pid] = process
             addresses.update(c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN)
 
@@ -150,9 +151,10 @@ def test_an_exhausted_space_ends_the_experiment(place: Path) -> None:
 
 def test_a_dead_dispatcher_ends_the_experiment(place: Path) -> None:
     seen: list[psutil.Process] = []
+    others = started_by(os.getpid())  # servers of other tests
 
     def kill(_result: TrialResult) -> None:
-        seen.extend(started_by(os.getpid()))
+        seen.extend(set(started_by(os.getpid())).difference(others))
         dispatcher_of(os.getpid()).kill()
 
     with pytest.raises(SearchError, match="dispatcher"):

@@ -96,14 +96,25 @@ stages:
     deps: [data/shards]
     outs: [data/model]
 """
+# `break`: once the first trial has ended, the network file is no network until the search has ended.
 SEARCH = """
+import sys
 from pathlib import Path
 from deepcv.params.whole import load
 from deepcv.search.run import search
 
 params = load()
+network = Path(params.train.network)
+content = network.read_text()
+
+def say(text):
+    print(text)
+    if "break" in sys.argv:
+        network.write_text("an edit that is not finished")
+
 search(params.search, experiment="deepcv-noise", epochs=params.train.epochs, params_path=Path("params.yaml"),
-       apply=True, say=print)
+       apply="apply" in sys.argv, say=say)
+network.write_text(content)
 """
 RUNS = """
 import json
@@ -126,7 +137,7 @@ def project(tmp_path: Path, empty_store: Path) -> Path:
     text = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
     text = re.sub(r"(?m)^  epochs: \d+", "  epochs: 3", text)
     text = text[: text.index("\nsearch:")] + (
-        "\nsearch:  # ranges\n  trials: 2\n  concurrency: 2\n  seed: 1\n  space:\n"
+        "\nsearch:  # ranges\n  trials: 2\n  concurrency: 1\n  seed: 1\n  space:\n"
         "    train.lr: {loguniform: [1.0e-5, 3.0e-2]}  # peak\n"
         "    train.batch_size: {quniform: [32, 64, 16]}\n"
     )
@@ -157,11 +168,18 @@ def python(project: Path, *arguments: str) -> str:
 def test_a_search_nests_its_trials_and_the_train_stage_repeats_the_best_one(project: Path) -> None:
     before = (project / "params.yaml").read_text(encoding="utf-8")
     python(project, "-m", "dvc", "init", "--no-scm", "-q")
-    printed = python(project, "-c", SEARCH)
+    printed = python(project, "-c", SEARCH, "break")
     assert printed.count(" s left") == 2
     assert "<- best" in printed
+    assert "failed" not in printed
+    assert (project / "params.yaml").read_text(encoding="utf-8") == before
 
     state = project / ".deepcv" / "search"
+    printed = python(project, "-c", SEARCH, "apply")
+    assert "no new search" in printed
+    assert "<- best" not in printed
+    assert len(list(state.glob("*/best.yaml"))) == 1
+
     best: dict[str, Any] = yaml.safe_load((state / "best.yaml").read_text(encoding="utf-8"))
     rows = list(csv.DictReader((state / "trials.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 2
@@ -190,3 +208,11 @@ def test_a_search_nests_its_trials_and_the_train_stage_repeats_the_best_one(proj
     last = (project / "data/model/history.csv").read_text(encoding="utf-8").splitlines()[-1]
     assert chosen["val_accuracy"] in last.split(",")
     assert not (project.parent / "home" / "nni-experiments").exists()
+
+    printed = python(project, "-c", SEARCH, "apply")  # applying has changed params.yaml: this is another search
+    assert "no new search" not in printed
+    assert "<- best" in printed
+    assert len(list(state.glob("*/best.yaml"))) == 2
+    best = yaml.safe_load((state / "best.yaml").read_text(encoding="utf-8"))
+    applied = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))["train"]
+    assert {f"train.{key}": applied[key] for key in ("lr", "batch_size")} == best

@@ -34,19 +34,21 @@ def shade(path: Path, grey: int, channels: int = 1) -> Path:
 def test_image_files_of_files_and_folders(tmp_path: Path) -> None:
     toys.write_images(tmp_path, ["b/2.PNG", "b/1.jpg", "b/deep/3.webp", "a.png", "c.bin"])
     (tmp_path / "b" / "readme.txt").write_text("x")
-    found = batch.image_files([tmp_path / "c.bin", tmp_path / "b"])  # a file that is named is taken as it is
+    found = batch.image_files(
+        [tmp_path / "c.bin", tmp_path / "b"], tmp_path / "out"
+    )  # a file that is named is taken as it is
     assert found == [tmp_path / name for name in ("c.bin", "b/1.jpg", "b/2.PNG", "b/deep/3.webp")]
 
 
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DeepcvError, match="nowhere: there is no such file or folder"):
-        batch.image_files([tmp_path / "nowhere"])
+        batch.image_files([tmp_path / "nowhere"], tmp_path / "out")
 
 
 def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("x")
     with pytest.raises(DeepcvError, match=r"no image files in .*\.jpg"):
-        batch.image_files([tmp_path])
+        batch.image_files([tmp_path], tmp_path / "out")
 
 
 def test_an_unreadable_file_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 import json
+import os
+import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -10,16 +13,19 @@ from mlflow import MlflowClient
 
 from deepcv import lineage, registry, tracking
 from deepcv.data import manifest
+from deepcv.data.shards import Dataset
 from deepcv.data.sources import open_source
 from deepcv.files import sha256
 from deepcv.images import ImageRecipe, decode
 from deepcv.nn.classifier import ModelInfo, create
 from deepcv.params.train import TrainParams
+from deepcv.receipts import RECEIPT, drop_orphan
 from deepcv.serving import predictor
 from deepcv.serving.onnx_export import export
 from deepcv.serving.predictor import ExportInfo, Predictor
 from deepcv.stages import evaluate, register, train
 from deepcv.training.fit import EpochRecord
+from deepcv.training.hardware import Hardware
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 99])
@@ -38,32 +44,37 @@ def train_params(**changes: object) -> TrainParams:
     return TrainParams.model_validate({"network": "network.yaml", **changes})
 
 
+def key(params: TrainParams, shards: Dataset, precision: Literal["fp32", "bf16"] = "fp32") -> str:
+    return train.training_key(params, Hardware("cpu", precision, channels_last=True, threads=1), shards)
+
+
 def test_the_training_key_holds_all_that_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     toys.network(tmp_path)
     Path("versions.yaml").write_text('torch: "1"\n')
     one, two = toys.shards(tmp_path / "one"), toys.shards(tmp_path / "two", train=16)
-    keys = [train.training_key(train_params(), one)]
-    assert train.training_key(train_params(), one) == keys[0]
-    keys += [train.training_key(train_params(lr=0.5), one), train.training_key(train_params(), two)]
+    keys = [key(train_params(), one)]
+    assert key(train_params(), one) == keys[0]
+    keys += [key(train_params(lr=0.5), one), key(train_params(), two)]
     Path("versions.yaml").write_text('torch: "2"\n')
-    keys.append(train.training_key(train_params(), one))
+    keys.append(key(train_params(), one))
     toys.network(tmp_path, toys.NETWORK.replace("channels: 4", "channels: 5"))
-    keys.append(train.training_key(train_params(), one))
-    assert len(set(keys)) == 5
+    keys.append(key(train_params(), one))
+    keys.append(key(train_params(), one, precision="bf16"))
+    assert len(set(keys)) == 6
 
 
-def test_checkpoints_of_the_last_trainings_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
+def test_forgotten_checkpoints_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPCV_HOME", str(tmp_path))
-    for number, key in enumerate("abcde"):
-        folder = train.checkpoint_folder(key)
-        os.utime(folder, (number, number))
-    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["c", "d", "e"]
-    train.checkpoint_folder("c")  # taken up again
-    train.checkpoint_folder("f")
-    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["c", "e", "f"]
+    now = time.time()
+    for days, key in enumerate(["today", "yesterday"]):
+        os.utime(train.checkpoint_folder(key), (now - days * 86_400,) * 2)
+    os.utime(train.checkpoint_folder("forgotten"), (now - 40 * 86_400,) * 2)
+    train.checkpoint_folder("new")
+    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["new", "today", "yesterday"]
+
+
+TRAINING = {"dataset": "toy", "data_digest": "d", "params": {"lr": 0.1}, "hardware": {"device": "cpu"}}
 
 
 def record(epoch: int) -> EpochRecord:
@@ -76,13 +87,13 @@ def accuracy_curve(run_id: str) -> list[tuple[int, float]]:
 
 @pytest.mark.usefixtures("store")
 def test_a_resumed_training_goes_on_in_its_run() -> None:
-    first = train.TrainingLog("deepcv-toy", "key", {"lr": 0.1})
+    first = train.TrainingLog("deepcv-toy", "key", TRAINING)
     for epoch in (1, 2):
         first.epoch(record(epoch))  # then it is killed
-    second = train.TrainingLog("deepcv-toy", "key", {"lr": 0.1})
+    second = train.TrainingLog("deepcv-toy", "key", TRAINING)
     for epoch in (1, 2, 3):  # epochs that were restored are told again
         second.epoch(record(epoch))
-    second.end("abc")
+    second.end("FINISHED", {tracking.MODEL_TAG: "abc"})
     run_id = tracking.find_run("deepcv-toy", tracking.MODEL_TAG, "abc")
     assert run_id is not None
     assert accuracy_curve(run_id) == [(1, 0.1), (2, 0.2), (3, 0.3)]
@@ -91,13 +102,13 @@ def test_a_resumed_training_goes_on_in_its_run() -> None:
 
 
 def test_training_goes_on_without_its_database(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = train.TrainingLog("deepcv-toy", "key", {"lr": 0.1})
+    log = train.TrainingLog("deepcv-toy", "key", TRAINING)
     log.epoch(record(1))
     (store / "mlflow" / "mlflow.db").write_bytes(b"no database" * 99)
     for epoch in (2, 3):
         log.epoch(record(epoch))
-    log.end("abc")
-    train.TrainingLog("deepcv-toy", "key", {"lr": 0.1}).epoch(record(1))
+    log.end("FINISHED", {tracking.MODEL_TAG: "abc"})
+    train.TrainingLog("deepcv-toy", "key", TRAINING).epoch(record(1))
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2  # once per process
     assert all("training goes on, `register` will log it again" in line for line in said)
@@ -119,7 +130,7 @@ def outputs(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     register.MODEL.mkdir()
     (register.MODEL / "model.pt").write_bytes(b"weights")
     (register.MODEL / "history.csv").write_text("epoch,val_accuracy\n1,0.5\n2,0.75\n")
-    training = {"dataset": "toy", "params": {"lr": 0.1}, "hardware": {"threads": 1}}
+    training = {"dataset": "toy", "data_digest": "d", "params": {"lr": 0.1}, "hardware": {"threads": 1}}
     (register.MODEL / "training.json").write_text(json.dumps(training))
     register.EVALUATION.mkdir()
     (register.EVALUATION / "metrics.json").write_text(json.dumps({"accuracy": 0.5, "macro_f1": 0.5, "images": 6}))
@@ -136,7 +147,7 @@ def test_an_evaluation_is_logged_once_per_content(outputs: Path) -> None:
     run_id = lineage.write_evaluation(register.MODEL, register.EVALUATION)
     assert lineage.write_evaluation(register.MODEL, register.EVALUATION) == run_id
     found = MlflowClient().get_run(run_id)
-    assert found.data.params == {"lr": "0.1", "hardware.threads": "1"}
+    assert found.data.params == {"lr": "0.1", "hardware.threads": "1", "data_digest": "d"}
     assert found.data.metrics["test_accuracy"] == 0.5
     assert accuracy_curve(run_id) == [(1, 0.5), (2, 0.75)]
     assert [a.path for a in MlflowClient().list_artifacts(run_id, "evaluation")] == ["evaluation/metrics.json"]
@@ -149,14 +160,14 @@ def test_register_leaves_a_receipt_of_content(outputs: Path, capsys: pytest.Capt
     (outputs / "params.yaml").write_bytes((toys.REPOSITORY / "params.yaml").read_bytes())
     register.main()
     assert "deepcv-toy version 1 is champion: the first champion, accuracy 0.5000" in capsys.readouterr().out
-    first = register.LINK.read_bytes()
+    first = RECEIPT.read_bytes()
     assert json.loads(first) == {
         "name": "deepcv-toy", "model_sha256": sha256(register.MODEL / "model.pt"),
         "test_digest": manifest.read(register.RAW)[1].test_digest,
     }  # fmt: skip
     register.main()
     assert "version 1 is champion: already the champion" in capsys.readouterr().out
-    assert register.LINK.read_bytes() == first
+    assert RECEIPT.read_bytes() == first
 
 
 def test_an_experiment_moves_no_alias(
@@ -167,6 +178,11 @@ def test_an_experiment_moves_no_alias(
     register.main()
     assert "no alias is moved" in capsys.readouterr().out
     assert registry.champion_of("deepcv-toy") is None
+    drop_orphan()
+    assert RECEIPT.exists()  # within the experiment
+    monkeypatch.delenv("DVC_EXP_NAME")
+    drop_orphan()
+    assert not RECEIPT.exists()  # after it, DVC lets the model challenge the champion
 
 
 def test_a_champion_is_judged_on_todays_test_images(outputs: Path) -> None:

@@ -1,0 +1,55 @@
+"""What a search works from, copied: an edit while it runs reaches no trial, and the next search can be compared."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+from deepcv.params import document, whole
+from deepcv.params.search import SearchParams
+from deepcv.search.manager import SearchError
+
+BEST = "best.yaml"  # written last: a search that has it came to its end
+_SHARDS = Path("data/shards/dataset.json")  # holds the digest of every shard
+
+
+def params_copy(folder: Path) -> Path:
+    """Where the copy of params.yaml lies in a search's folder."""
+    return folder / "params.yaml"
+
+
+def network_copy(folder: Path, network: str) -> Path:
+    """Where the copy of a network file lies in a search's folder; `network` as train.network has it."""
+    return folder / "networks" / quote(network, safe="")
+
+
+def read_inputs(folder: Path, params: SearchParams, params_path: Path) -> dict[Path, bytes]:
+    """Return what decides the outcome of a search, by its place in `folder`: params.yaml, network files, data digests.
+
+    Raises SearchError or ParamsError.
+    """
+    text = document.read(params_path)
+    network = whole.loads(text, str(params_path)).train.network
+    networks = params.space.get("train.network", {}).get("choice", [network])
+    try:
+        return {
+            params_copy(folder): text.encode(),
+            folder / "dataset.json": _SHARDS.read_bytes(),
+            **{network_copy(folder, str(name)): Path(str(name)).read_bytes() for name in networks},
+        }
+    except OSError as error:
+        raise SearchError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+
+def take(folder: Path, params: SearchParams, params_path: Path) -> None:
+    """Write the copies into a search's new folder."""
+    for path, content in read_inputs(folder, params, params_path).items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+
+def finished(parent: Path, params: SearchParams, params_path: Path) -> Path | None:
+    """Return the folder of the newest search that came to its end and had the very inputs that there are now."""
+    for best in sorted(parent.glob(f"*/{BEST}"), reverse=True):
+        inputs = read_inputs(best.parent, params, params_path)
+        if all(path.is_file() and path.read_bytes() == content for path, content in inputs.items()):
+            return best.parent
+    return None

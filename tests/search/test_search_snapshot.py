@@ -1,0 +1,80 @@
+"""Copies of what a search works from, and which finished search answers for the present files."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from deepcv.params.edit import set_values
+from deepcv.params.search import SearchParams
+from deepcv.search.manager import SearchError
+from deepcv.search.snapshot import BEST, finished, network_copy, params_copy, take
+
+REPOSITORY = Path(__file__).parents[2]
+PARAMS = Path("params.yaml")
+ONE_NETWORK = SearchParams.model_validate({"space": {"train.lr": {"uniform": [0.001, 0.1]}}})
+TWO_NETWORKS = SearchParams.model_validate({"space": {"train.network": {"choice": ["a.yaml", "nets/a.yaml"]}}})
+
+
+@pytest.fixture
+def searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for searches, in a project whose train.network is `a.yaml`; it is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    text = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
+    PARAMS.write_bytes(re.sub(r"(?m)^  network: \S+", "  network: a.yaml", text).replace("\n", "\r\n").encode())
+    for folder in ("nets", "data/shards", "searches"):
+        Path(folder).mkdir(parents=True)
+    Path("a.yaml").write_text("one")
+    Path("nets/a.yaml").write_text("two")
+    Path("data/shards/dataset.json").write_text("{}")
+    return tmp_path / "searches"
+
+
+def ended(searches: Path, name: str, params: SearchParams = ONE_NETWORK) -> Path:
+    folder = searches / name
+    folder.mkdir()
+    take(folder, params, PARAMS)
+    (folder / BEST).write_text("train.lr: 0.5\n")
+    return folder
+
+
+def test_copies_are_exact_and_an_edit_does_not_reach_them(searches: Path) -> None:
+    before = PARAMS.read_bytes()
+    folder = ended(searches, "1", TWO_NETWORKS)
+    Path("a.yaml").write_text("edited")
+    set_values(PARAMS, {"train.epochs": 77})
+    assert params_copy(folder).read_bytes() == before
+    assert network_copy(folder, "a.yaml").read_text() == "one"
+    assert network_copy(folder, "nets/a.yaml").read_text() == "two"
+
+
+def test_the_newest_finished_search_of_the_same_files_answers(searches: Path) -> None:
+    assert finished(searches, ONE_NETWORK, PARAMS) is None
+    ended(searches, "1")
+    second = ended(searches, "2")
+    (ended(searches, "3") / BEST).unlink()  # cut off
+    assert finished(searches, ONE_NETWORK, PARAMS) == second
+    before = PARAMS.read_bytes()
+    set_values(PARAMS, {"train.lr": 0.5})
+    assert finished(searches, ONE_NETWORK, PARAMS) is None
+    fourth = ended(searches, "4")
+    assert finished(searches, ONE_NETWORK, PARAMS) == fourth
+    PARAMS.write_bytes(before)
+    assert finished(searches, ONE_NETWORK, PARAMS) == second
+
+
+@pytest.mark.parametrize("changed", ["params.yaml", "a.yaml", "nets/a.yaml", "data/shards/dataset.json"])
+def test_any_other_byte_is_another_search(searches: Path, changed: str) -> None:
+    folder = ended(searches, "1", TWO_NETWORKS)
+    before = Path(changed).read_bytes()
+    Path(changed).write_bytes(before + b" ")
+    assert finished(searches, TWO_NETWORKS, PARAMS) is None
+    Path(changed).write_bytes(before)
+    assert finished(searches, TWO_NETWORKS, PARAMS) == folder
+
+
+@pytest.mark.usefixtures("searches")
+def test_a_missing_network_file_is_named() -> None:
+    Path("a.yaml").unlink()
+    with pytest.raises(SearchError, match=r"a\.yaml: cannot be read: No such file"):
+        take(Path("searches"), ONE_NETWORK, PARAMS)
