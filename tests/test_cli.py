@@ -98,7 +98,7 @@ def test_check_of_a_file_outside_a_project(
 
 
 def test_check_drops_receipts_whose_database_is_gone(project: Path) -> None:
-    receipt = project / ".deepcv" / "mlflow" / "receipts" / "abc.json"
+    receipt = project / ".deepcv" / "mlflow" / "registered.json"
     receipt.parent.mkdir(parents=True)
     receipt.write_text("{}")
     (project / ".deepcv" / "mlflow" / "mlflow.db").write_bytes(b"")
