@@ -1,5 +1,6 @@
 """DVC's repository lock, with patience: DVC itself gives up after 3 s."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from dvc.lock import LockBase, LockError
 from flows.processes import describe
 
 RETRY_S = 1.0
+_PID = re.compile(r"\bpid (\d+)", re.IGNORECASE)  # as DVC and our own `describe` name a process
 T = TypeVar("T")
 
 
@@ -19,11 +21,15 @@ class LockTimeoutError(DvcException):
 
 
 class Patience:
-    """Wait for DVC's locks: `timeout_s` for each wait, and one message through `say` that and for whom we wait."""
+    """Wait for DVC's locks: `timeout_s` for each wait, and one message through `say` for each process that we wait for.
+
+    A process that holds the repository's lock and a stage's as well is named once.
+    """
 
     def __init__(self, timeout_s: float, say: Callable[[str], None]) -> None:
         self._timeout_s = timeout_s
         self._say = say
+        self._told: set[str] = set()
 
     def keep_trying(
         self,
@@ -36,7 +42,6 @@ class Patience:
         `who` turns the error into a clause that says who holds what.
         """
         started = time.monotonic()
-        told = False
         while True:
             try:
                 return attempt()
@@ -44,9 +49,11 @@ class Patience:
                 waited_s = time.monotonic() - started
                 if waited_s >= self._timeout_s:
                     raise LockTimeoutError(f"gave up after {waited_s:.0f} s: {who(error)}") from error
-                if not told:
-                    self._say(f"{who(error)}; waiting for it, up to {self._timeout_s:g} s")
-                    told = True
+                clause = who(error)
+                holders = set(_PID.findall(clause)) or {clause}
+                if not holders <= self._told:
+                    self._say(f"{clause}; waiting for it, up to {self._timeout_s:g} s")
+                    self._told |= holders
                 pause(RETRY_S)
 
 

@@ -2,8 +2,10 @@
 
 The scalars follow YAML 1.2 as DVC reads it (ruamel: `1e-4` is a number, `yes` is text). Tags, aliases and merge keys
 are refused rather than resolved: nothing is executed, nothing multiplies, and `dvc exp run -S` rewrites them badly.
+Control characters in a text are refused as well: YAML 1.1 and 1.2 disagree on which of them break a line.
 """
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +132,10 @@ def show(value: object) -> str:
         case bool():
             return f"the truth value {str(value).lower()}"
         case str():
-            return f"the text '{value if len(value) <= 60 else value[:57] + '...'}'"
+            shown = "".join(
+                c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in value
+            )
+            return f"the text '{shown if len(shown) <= 60 else shown[:57] + '...'}'"
         case int() if abs(value) >= 10**20:
             return "a number of more than 20 digits"
         case int() | float():
@@ -141,6 +146,11 @@ def show(value: object) -> str:
             return f"a mapping with {len(value)} keys"
         case _:
             return f"a {type(value).__name__} ({value})"
+
+
+def _is_control(character: str) -> bool:
+    """Whether it is a control character, a line or paragraph separator, half a surrogate pair or a byte order mark."""
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character == "\ufeff"
 
 
 class _Builder:
@@ -197,6 +207,11 @@ class _Builder:
         if str(tag) in ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value"):
             self.problems.append(
                 (line, key, f"'{event.value}' is not supported; write the keys out, or put it in quotes")
+            )
+            return event.value
+        if any(map(_is_control, event.value)):
+            self.problems.append(
+                (line, key, f"a text must be one line without control characters, got {show(event.value)}")
             )
             return event.value
         try:

@@ -2,6 +2,7 @@
 
 import io
 import string
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -20,6 +21,8 @@ from deepcv.params.whole import SECTIONS, loads
 
 laws = settings(deadline=None)  # the machine may be busy
 
+REFUSED = ("Cc", "Cs", "Zl", "Zp")  # categories of characters that a text must not hold, and the byte order mark
+ONE_LINE = st.characters(codec="utf-8", exclude_categories=REFUSED, exclude_characters="\ufeff")
 NUMBERS = {"gt": "min_value", "ge": "min_value", "lt": "max_value", "le": "max_value"}
 
 
@@ -46,9 +49,7 @@ def values_of(annotation: Any, marks: list[Any]) -> st.SearchStrategy[Any]:
         return st.floats(**limits, **open_ends, allow_nan=False, allow_infinity=False)
     if any(getattr(mark, "pattern", None) for mark in marks):
         return st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,20}\Z")
-    # No control characters and line separators: YAML 1.1 and 1.2 disagree on NEL, and no file is called so.
-    printable = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp"), exclude_characters="\ufeff")
-    return st.text(printable, min_size=1, max_size=20)
+    return st.text(ONE_LINE, min_size=1, max_size=20)
 
 
 def sections(cls: type[Section]) -> st.SearchStrategy[Section]:
@@ -114,6 +115,22 @@ def test_a_set_value_is_read_back_and_no_other_line_changes(data: st.DataObject)
         assert added
         ends = {line[len(line.rstrip("\r\n")) :] for line in after}
         assert ends <= {"\r\n" if "\r" in text else "\n", ""}
+
+
+@laws
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20))
+def test_any_path_is_kept_or_refused_by_name(text: str) -> None:
+    refused = any(unicodedata.category(character) in REFUSED or character == "\ufeff" for character in text)
+    try:
+        edited = with_values(TEXT, {"ingest.path": text})
+    except ParamsError as error:
+        assert refused  # either outcome is fine, for the right texts
+        assert "ingest.path: a text must be one line without control characters" in str(error)  # noqa: PT017
+        assert str(error).isprintable()  # noqa: PT017  # the message shows what cannot be seen
+        return
+    assert not refused
+    assert loads(edited).ingest.path == text
+    assert YAML(typ="safe", pure=True).load(edited)["ingest"]["path"] == text  # as DVC reads it
 
 
 def one_edit(word: str) -> st.SearchStrategy[str]:
