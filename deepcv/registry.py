@@ -111,12 +111,16 @@ def challenge(
     elif str(champion.version) == version:  # MLflow gives an int where its types say str
         return CHAMPION, f"already the champion, {metric} {score:.4f}"
     else:
+        caveat = ""
         if champion.tags.get(_TEST_TAG) == candidate.test_digest:
             to_beat = float(champion.tags[f"deepcv.metric.{metric}"])
         else:
             to_beat = float(rescore(f"models:/{name}/{champion.version}")[metric])
+            caveat = "; it was judged on others before and may have been trained on some of these"
         alias = CHAMPION if score >= to_beat else CHALLENGER
-        reason = f"{metric} {score:.4f} against {to_beat:.4f} of version {champion.version} on the same test images"
+        reason = (
+            f"{metric} {score:.4f} against {to_beat:.4f} of version {champion.version} on the same test images{caveat}"
+        )
     client.set_registered_model_alias(name, alias, version)
     challenger = _version_with_alias(client, name, CHALLENGER)
     if alias == CHAMPION and challenger is not None and str(challenger.version) == version:
