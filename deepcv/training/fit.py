@@ -21,6 +21,7 @@ from deepcv.nn.spec import NetworkSpec
 from deepcv.training import checkpoints as checkpointing
 from deepcv.training.engine import RunningMetrics, create_trainer
 from deepcv.training.hardware import Hardware, resolve
+from deepcv.training.optimizers import Muon
 
 _EVALUATION_BATCH = 500
 _WHITENING_IMAGES = 5_000
@@ -33,7 +34,7 @@ class TrainConfig:
 
     epochs: int
     batch_size: int
-    optimizer: Literal["adamw", "sgd"]
+    optimizer: Literal["adamw", "sgd", "muon"]
     lr: float
     momentum: float
     weight_decay: float
@@ -164,7 +165,7 @@ def fit(
 
 
 def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW (`momentum` is its first beta) or SGD with Nesterov momentum; norms and biases are not decayed."""
+    """AdamW or Muon (`momentum` is the first beta) or SGD with Nesterov momentum; norms and biases are not decayed."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -172,7 +173,8 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.99))
+    kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
+    return kind(groups, lr=config.lr, betas=(config.momentum, 0.99))
 
 
 def create_scheduler(

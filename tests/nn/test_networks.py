@@ -14,8 +14,8 @@ NETWORKS = Path(__file__).parents[2] / "networks"
 # file, input shape, classes, parameters
 SHIPPED = [
     ("digits.yaml", (1, 8, 8), 10, 38_122),
-    ("small.yaml", (3, 32, 32), 10, 282_048),
-    ("small.yaml", (1, 28, 28), 10, 278_336),
+    ("small.yaml", (3, 32, 32), 10, 423_136),
+    ("small.yaml", (1, 28, 28), 10, 420_576),
     ("medium.yaml", (3, 64, 64), 10, 1_969_386),
     ("medium.yaml", (1, 97, 65), 10, 1_968_810),
 ]
@@ -63,7 +63,7 @@ def test_width_is_a_parameter(name: str) -> None:
 
 
 def test_small_says_which_images_are_too_small() -> None:
-    with pytest.raises(SpecError, match=r"small.yaml:\d+: node 'group3.pool': .*larger than"):
+    with pytest.raises(SpecError, match=r"small.yaml:\d+: node 'half3.pool': .*larger than"):
         build(load(NETWORKS / "small.yaml"), (3, 8, 8), 10)
 
 
@@ -76,15 +76,19 @@ def test_small_is_the_network_written_by_hand() -> None:
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:
         return F.batch_norm(x, None, None, state[f"{name}.weight"], state[f"{name}.bias"], True)
 
-    def group(x: torch.Tensor, name: str) -> torch.Tensor:
+    def halve(x: torch.Tensor, name: str) -> torch.Tensor:
         x = F.max_pool2d(F.conv2d(x, state[f"{name}.widen.conv.weight"], padding=1), 2)
-        x = F.gelu(norm(x, f"{name}.norm"))
-        return F.gelu(norm(F.conv2d(x, state[f"{name}.mix.conv.weight"], padding=1), f"{name}.mix.norm"))
+        return F.gelu(norm(x, f"{name}.norm"))
+
+    def conv(x: torch.Tensor, name: str) -> torch.Tensor:
+        return norm(F.conv2d(x, state[f"{name}.conv.weight"], padding=1), f"{name}.norm")
 
     x = torch.randn(4, 3, 32, 32)
     y = F.relu(F.conv2d(x, state["whiten.weight"]))
-    for name in ("group1", "group2", "group3"):
-        y = group(y, name)
+    y = F.gelu(conv(halve(y, "half1"), "mix1"))
+    y = F.gelu(conv(halve(y, "half2"), "mix2"))
+    kept = halve(y, "half3")
+    y = F.gelu(kept + conv(F.gelu(conv(kept, "mix3")), "more3"))
     expected = 0.2 * F.linear(y.amax((2, 3)), state["head.weight"])
     torch.testing.assert_close(net(x)["logits"], expected, rtol=0, atol=1e-5)
 

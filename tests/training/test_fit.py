@@ -46,6 +46,7 @@ def same(one: Fitted, two: Fitted) -> bool:
     [
         {},
         {"optimizer": "sgd", "flip": True, "cutout": 2, "channels_last": False},
+        {"optimizer": "muon", "channels_last": False},
         {"precision": "bf16"},
     ],
 )
