@@ -75,13 +75,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from deepcv import receipts
+    from deepcv import receipts, recovery
     from deepcv.home import NoProjectError
     from deepcv.params import whole
 
     whole.load(options.file)
     with contextlib.suppress(NoProjectError):  # a params file may be checked anywhere
         receipts.drop_orphan()
+        if told := recovery.set_aside_damaged_lock():
+            print(told, file=sys.stderr)
     print(f"{options.file}: valid")
 
 

@@ -26,6 +26,7 @@ from deepcv.params.document import read
 from deepcv.params.edit import set_values, with_values
 from deepcv.params.whole import load
 from deepcv.receipts import drop_orphan
+from deepcv.recovery import set_aside_damaged_lock
 from flows.addresses import running_server
 from flows.locking import Patience
 from flows.logs import StageLog, dvc_messages_to_run_log
@@ -58,6 +59,8 @@ def pipeline(
             They are written once no stage of another DVC process reads the file.
         lock_timeout_s: How long to wait for another DVC process that works in this project.
     """
+    if told := set_aside_damaged_lock():
+        get_run_logger().warning(told)
     with contextlib.chdir(project_dir()), Repo() as repo, dvc_messages_to_run_log():
         try:
             if targets:

@@ -1,7 +1,11 @@
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
+
+# Who starts us in the background has our SIGINT ignored, and every process that we start and interrupt would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ class Muon(torch.optim.AdamW):
         update = orthogonalise(gradient.lerp(average, beta).flatten(1))  # Nesterov's look ahead
         size = 0.2 * max(update.shape) ** 0.5
         kernel.mul_(1 - group["lr"] * group["weight_decay"])
-        kernel.add_(update.view(kernel.shape), alpha=-group["lr"] * size)
+        kernel.add_(update.reshape(kernel.shape), alpha=-group["lr"] * size)
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:

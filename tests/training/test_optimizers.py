@@ -9,9 +9,11 @@ from torch import nn
 from deepcv.training.optimizers import Muon, orthogonalise
 
 
-def network(memory_format: torch.memory_format = torch.contiguous_format) -> nn.Sequential:
+def network(memory_format: torch.memory_format = torch.contiguous_format, filters: int = 6) -> nn.Sequential:
     torch.manual_seed(0)
-    layers = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 4))
+    layers = nn.Sequential(
+        nn.Conv2d(3, filters, 3), nn.BatchNorm2d(filters), nn.ReLU(), nn.Flatten(), nn.Linear(filters * 16, 4)
+    )
     return layers.to(memory_format=memory_format)
 
 
@@ -44,13 +46,14 @@ def test_singular_values_come_near_one_and_directions_stay(rows: int, columns: i
     assert ((diagonal > 0) & (diagonal < 1.3)).all()
 
 
-def test_a_kernel_moves_by_the_size_that_adamw_would_give_it() -> None:
-    model = network()
+@pytest.mark.parametrize("filters", [6, 40])  # fewer and more than a filter has weights, 27
+def test_a_kernel_moves_by_the_size_that_adamw_would_give_it(filters: int) -> None:
+    model = network(filters=filters)
     kernel = model[0].weight
     before = kernel.detach().clone()
     step(model, muon(model), seed=1)
     moved = (kernel - before * (1 - 0.02 * 0.1)) / 0.02
-    values = torch.linalg.svdvals(moved.flatten(1)) / (0.2 * 27**0.5)
+    values = torch.linalg.svdvals(moved.flatten(1)) / (0.2 * max(filters, 27) ** 0.5)
     assert values.max() < 1.3
     assert values.max() > 0.6
     assert 0.05 < moved.square().mean().sqrt() < 0.3  # AdamW: at most 1, in practice 0.2 to 0.4

@@ -1,0 +1,46 @@
+"""What a killed DVC leaves behind: it writes dvc.lock in place, and refuses a half-written one."""
+
+import shutil
+import time
+from pathlib import Path
+
+import yaml
+
+from deepcv.home import project_dir, state_dir
+
+_WRITING_S = 2.0  # a DVC that is alive has written its lock file long before
+
+
+def set_aside_damaged_lock() -> str:
+    """Move a half-written dvc.lock into the state folder and return a sentence that says so, "" where there is none.
+
+    DVC then restores every stage from its run cache.
+    """
+    lock = project_dir() / "dvc.lock"
+    if not _is_damaged(lock):
+        return ""
+    time.sleep(_WRITING_S)
+    if not _is_damaged(lock):
+        return ""
+    kept = state_dir() / "dvc.lock.damaged"
+    shutil.move(lock, kept)
+    return (
+        f"dvc.lock was half-written, as by a killed DVC; it is now {kept}. `dvc repro` makes it anew and takes what was "
+        "computed from DVC's cache"
+    )
+
+
+def _is_damaged(lock: Path) -> bool:
+    try:
+        content = yaml.safe_load(lock.read_text(encoding="utf-8"))
+        stages = content["stages"].values() if "stages" in content else []
+        return not (isinstance(content["schema"], str) and all(map(_is_whole, stages)))
+    except FileNotFoundError:
+        return False
+    except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+        return True
+
+
+def _is_whole(stage: dict[str, object]) -> bool:
+    files = [file for kind in ("deps", "outs") for file in stage.get(kind, [])]  # type: ignore[attr-defined]
+    return "cmd" in stage and all("path" in file for file in files)

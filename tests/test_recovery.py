@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+
+from deepcv import recovery
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEEPCV_HOME", raising=False)
+    monkeypatch.setattr(recovery, "_WRITING_S", 0.0)
+    return tmp_path / "dvc.lock"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "stages: {}",
+        "schema",
+        "schema: '2.0'\nstages:\n  a:\n    deps:\n    - pa",
+        "schema: '2.0\n",
+        "\x00\x00",
+    ],
+)
+def test_a_half_written_lock_is_moved_and_named(lock: Path, text: str) -> None:
+    lock.write_text(text)
+    told = recovery.set_aside_damaged_lock()
+    assert not lock.exists()
+    kept = lock.parent / ".deepcv" / "dvc.lock.damaged"
+    assert kept.read_text() == text
+    assert str(kept) in told
+
+
+@pytest.mark.parametrize("text", ["schema: '2.0'\n", (REPOSITORY / "dvc.lock").read_text(), None])
+def test_a_whole_lock_stays(lock: Path, text: str | None) -> None:
+    if text is not None:
+        lock.write_text(text)
+    assert recovery.set_aside_damaged_lock() == ""
+    assert (lock.read_text() if lock.exists() else None) == text
+
+
+def test_a_lock_that_is_being_written_is_left_alone(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock.write_text("")
+    monkeypatch.setattr(recovery.time, "sleep", lambda _: lock.write_text("schema: '2.0'\n"))
+    assert recovery.set_aside_damaged_lock() == ""
+    assert lock.read_text() == "schema: '2.0'\n"
