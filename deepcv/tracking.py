@@ -1,6 +1,6 @@
 """MLflow runs: where they are kept, how they are found by content, how they are written.
 
-The store is `<state>/mlflow`: `mlflow.db` (SQLite), `artifacts/`, and `receipts/`, which `register` leaves for DVC.
+The store is `<state>/mlflow`: `mlflow.db` (SQLite), `artifacts/`, and the receipt that `register` leaves for DVC.
 """
 
 import contextlib

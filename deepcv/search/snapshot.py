@@ -21,8 +21,8 @@ def network_copy(folder: Path, network: str) -> Path:
     return folder / "networks" / quote(network, safe="")
 
 
-def read_inputs(folder: Path, params: SearchParams, params_path: Path) -> dict[Path, bytes]:
-    """Return what decides the outcome of a search, by its place in `folder`: params.yaml, network files, data digests.
+def read_inputs(params: SearchParams, params_path: Path) -> dict[Path, bytes]:
+    """Return what decides the outcome of a search, by its place in a search's folder: params.yaml, network files, data digests.
 
     Raises SearchError or ParamsError.
     """
@@ -31,9 +31,9 @@ def read_inputs(folder: Path, params: SearchParams, params_path: Path) -> dict[P
     networks = params.space.get("train.network", {}).get("choice", [network])
     try:
         return {
-            params_copy(folder): text.encode(),
-            folder / "dataset.json": _SHARDS.read_bytes(),
-            **{network_copy(folder, str(name)): Path(str(name)).read_bytes() for name in networks},
+            params_copy(Path()): text.encode(),
+            Path("dataset.json"): _SHARDS.read_bytes(),
+            **{network_copy(Path(), str(name)): Path(str(name)).read_bytes() for name in networks},
         }
     except OSError as error:
         raise SearchError(f"{error.filename}: cannot be read: {error.strerror}") from error
@@ -41,15 +41,16 @@ def read_inputs(folder: Path, params: SearchParams, params_path: Path) -> dict[P
 
 def take(folder: Path, params: SearchParams, params_path: Path) -> None:
     """Write the copies into a search's new folder."""
-    for path, content in read_inputs(folder, params, params_path).items():
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
+    for place, content in read_inputs(params, params_path).items():
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).write_bytes(content)
 
 
 def finished(parent: Path, params: SearchParams, params_path: Path) -> Path | None:
     """Return the folder of the newest search that came to its end and had the very inputs that there are now."""
+    inputs = read_inputs(params, params_path)
     for best in sorted(parent.glob(f"*/{BEST}"), reverse=True):
-        inputs = read_inputs(best.parent, params, params_path)
-        if all(path.is_file() and path.read_bytes() == content for path, content in inputs.items()):
+        copies = {best.parent / place: content for place, content in inputs.items()}
+        if all(path.is_file() and path.read_bytes() == content for path, content in copies.items()):
             return best.parent
     return None

@@ -24,15 +24,17 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update all parameters that have a gradient; those of kernels are freed."""
+        """Update all parameters that have a gradient; those of kernels are freed. Returns what `closure` does."""
+        loss = None
         if closure is not None:
-            raise NotImplementedError("Muon takes no closure")
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for kernel in (p for p in group["params"] if p.ndim > 2 and p.grad is not None):
                 self._step_kernel(kernel, group)
                 kernel.grad = None  # so that AdamW passes it by
         super().step()
-        return None
+        return loss
 
     def _step_kernel(self, kernel: Tensor, group: dict[str, Any]) -> None:
         gradient, state, beta = kernel.grad, self.state[kernel], group["betas"][0]

@@ -95,6 +95,15 @@ def test_a_loaded_state_goes_on_bit_for_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
-def test_a_closure_is_refused() -> None:
-    with pytest.raises(NotImplementedError):
-        muon(network()).step(lambda: 0.0)
+def test_a_closure_computes_the_gradients_and_its_loss_comes_back() -> None:
+    one, two = network(), network()
+    step(one, muon(one), seed=0)
+    images = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+    def closure() -> float:
+        loss = nn.functional.cross_entropy(two(images), torch.arange(8) % 4)
+        loss.backward()
+        return loss.item()
+
+    assert 0.5 < (muon(two).step(closure) or 0.0) < 5
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
