@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from deepcv.errors import DeepcvError
 from deepcv.files import atomic, check_archive
 from deepcv.nn.layers import WhiteningConv2d
-from deepcv.nn.spec import build, from_canonical
+from deepcv.nn.spec import NetworkSpec, build, from_canonical
 
 _FORMAT = 1
 
@@ -69,8 +69,19 @@ class Classifier(nn.Module):
 
 def create(canonical_spec: Mapping[str, Any], info: ModelInfo) -> Classifier:
     """Build a freshly initialised classifier; torch's global random state decides the weights."""
-    network = build(from_canonical(canonical_spec), input_shape=info.input_shape, classes=len(info.classes))
-    return Classifier(network, info)
+    return Classifier(build_network(from_canonical(canonical_spec), info.input_shape, len(info.classes)), info)
+
+
+def build_network(spec: NetworkSpec, input_shape: tuple[int, int, int], classes: int) -> fx.GraphModule:
+    """Build a network that classifies. Raises SpecError where its output `logits` is not one number per class."""
+    network = build(spec, input_shape, classes)
+    outputs: Any = network.graph.output_node().args[0]
+    if "logits" not in outputs:
+        raise spec.nodes[-1].error(f"no output is called logits; there are {', '.join(outputs)}")
+    if (shape := outputs["logits"].meta["shape"]) != (classes,):
+        node = next((node for node in spec.nodes if ("logits", node.id) in spec.outputs), spec.nodes[0])
+        raise node.error(f"the output logits must be ({classes}), one number per class, got {shape}")
+    return network
 
 
 def save(path: Path, classifier: Classifier, canonical_spec: Mapping[str, Any], info: ModelInfo) -> None:

@@ -35,7 +35,7 @@ def main() -> None:
     params = load_section(TrainParams)
     shards = open_shards(SHARDS)
     network = spec.load(Path(params.network), params.network_parameters)
-    spec.build(network, input_shape=shards.input_shape, classes=len(shards.classes))  # a misfit opens no run
+    classifier.build_network(network, shards.input_shape, len(shards.classes))  # a misfit opens no run
     config = TrainConfig(**params.model_dump(exclude={"network", "network_parameters"}))
     hardware = resolve(config.device, config.precision, config.channels_last, config.threads)
     key = training_key(params, hardware, shards)

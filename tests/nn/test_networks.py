@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from deepcv.nn.classifier import build_network
 from deepcv.nn.spec import SpecError, build, load
 
 NETWORKS = Path(__file__).parents[2] / "networks"
@@ -60,6 +61,22 @@ def test_width_is_a_parameter(name: str) -> None:
     narrow, wide = (build(load(NETWORKS / name, {"width": w}), (1, 16, 16), 10) for w in (8, 16))
     ratio = sum(p.numel() for p in wide.parameters()) / sum(p.numel() for p in narrow.parameters())
     assert 3 < ratio < 4
+
+
+@pytest.mark.parametrize(
+    ("head", "outputs", "message"),
+    [
+        ("op: linear, features: $classes", "{scores: head}", r"net.yaml:3: node 'head': no output is called logits; .*scores"),
+        ("op: linear, features: 7", "{logits: head}", r"net.yaml:3: node 'head': the output logits .*\(10\).* got \(7,\)"),
+        ("op: identity", "{logits: input, all: head}", r"net.yaml:2: .* the output logits .* got \(1, 8, 8\)"),
+    ],
+)  # fmt: skip
+def test_a_network_that_does_not_classify_is_refused(head: str, outputs: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "net.yaml").write_text(
+        f"nodes:\n  - {{id: flat, op: flatten}}\n  - {{id: head, {head}}}\noutputs: {outputs}\n"
+    )
+    with pytest.raises(SpecError, match=message):
+        build_network(load(tmp_path / "net.yaml"), (1, 8, 8), 10)
 
 
 def test_small_says_which_images_are_too_small() -> None:

@@ -57,6 +57,10 @@ CASES = {
         "train", replace("network.yaml", "op: global_avg_pool", "op: max_pool, kernel: 99"),
         r"train: network\.yaml:\d+: .*pool.*\n?.*99",
     ),
+    "network of other classes": Case(
+        "train", replace("network.yaml", "$classes", "7"),
+        r"train: network\.yaml:\d+: node 'head': the output logits must be \(2\), one number per class, got \(7,\)",
+    ),
     "damaged shard": Case(
         "train", truncate("data/shards/val_images.npy"), r"train: data/shards/val_images\.npy: damaged.*dvc repro preprocess"
     ),
