@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
+from torch import fx, nn
 
 from deepcv.data.augmentation import DROPOUT, Augmentation, hash32, permutation
 from deepcv.data.loaders import TrainLoader
@@ -115,6 +115,8 @@ def fit(
     )
     sample = permutation(config.seed, 0, len(shards.train.labels), device)[:_WHITENING_IMAGES]
     classifier.fit_whitening(loader.images_nhwc[sample].permute(0, 3, 1, 2))
+    if loader.batch_size == 1:
+        check_norms(classifier.network)
     optimizer = create_optimizer(classifier, config)
     scheduler = create_scheduler(optimizer, config, config.epochs * len(loader))
     running = RunningMetrics(device)
@@ -162,6 +164,18 @@ def fit(
     if done < config.epochs:
         trainer.run(loader, max_epochs=config.epochs, epoch_length=len(loader))
     return Fitted(classifier.cpu(), info, tuple(history.records), hardware)
+
+
+def check_norms(network: nn.Module) -> None:
+    """Raise DeepcvError where a batch of one image gives a batch norm one value per channel: it has no variance."""
+    assert isinstance(network, fx.GraphModule)  # noqa: S101  # for mypy
+    for node in network.graph.find_nodes(op="call_module"):
+        norm = isinstance(network.get_submodule(node.target), nn.BatchNorm1d | nn.BatchNorm2d)
+        if norm and math.prod(node.meta["shape"][1:]) == 1:
+            raise DeepcvError(
+                f"node {node.target!r}: a batch norm of one value per channel needs batches of two or more images; "
+                "raise train.batch_size (a batch has no more than the train split)"
+            )
 
 
 def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

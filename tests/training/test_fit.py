@@ -13,6 +13,7 @@ from torch import nn
 
 from deepcv.data.augmentation import DROPOUT, Augmentation, gather, hash32, permutation
 from deepcv.data.shards import Dataset
+from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
 from deepcv.nn.classifier import ModelInfo, create, load, save
@@ -190,6 +191,14 @@ def test_it_learns(network: NetworkSpec, shards: Dataset) -> None:
 def test_a_split_smaller_than_a_batch_is_one_batch(network: NetworkSpec, shards: Dataset) -> None:
     fitted = fit(network, shards, toys.config(batch_size=1000, epochs=4))  # 4 steps, of which 0.25 rise: one
     assert len(fitted.history) == 4
+
+
+def test_a_batch_of_one_image_has_no_norm_of_flat_features(shards: Dataset, tmp_path: Path) -> None:
+    norm = toys.NETWORK.replace("  - {id: head", "  - {id: norm, op: batch_norm}\n  - {id: head")
+    assert len(fit(toys.network(tmp_path, norm), shards, toys.config(batch_size=2, epochs=1)).history) == 1
+    with pytest.raises(DeepcvError, match=r"node 'norm': a batch norm .* raise train\.batch_size"):
+        fit(toys.network(tmp_path, norm), shards, toys.config(batch_size=1))
+    assert len(fit(toys.network(tmp_path), shards, toys.config(batch_size=1, epochs=1)).history) == 1
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
