@@ -55,6 +55,11 @@ def per_class(matrix: NDArray[np.int64], class_names: tuple[str, ...]) -> list[C
     ]
 
 
+def macro_f1(scores: list[ClassScores]) -> float:
+    """Mean F1 of the classes that have test images."""
+    return float(np.mean([score.f1 for score in scores if score.support]))
+
+
 def reliability(logits: Logits, labels: Labels, bins: int = 10) -> list[tuple[float, float, int]]:
     """Mean confidence, accuracy and count of each non-empty confidence bin (Guo et al. 2017, arXiv 1706.04599)."""
     probabilities = np.exp(log_softmax(logits))

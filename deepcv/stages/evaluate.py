@@ -43,7 +43,7 @@ def main() -> None:
     scores = {
         "accuracy": metrics.accuracy(logits, labels),
         "cross_entropy": metrics.cross_entropy(logits, labels),
-        "macro_f1": float(np.mean([of_class.f1 for of_class in classes])),
+        "macro_f1": metrics.macro_f1(classes),
         "images": len(labels),
     }
     reliability = metrics.reliability(logits, labels)

@@ -76,3 +76,9 @@ def test_reliability_counts_every_image_once(case: Case, bins: int) -> None:
 def test_a_model_that_is_sure_and_right_lies_on_the_diagonal() -> None:
     labels = np.arange(3)
     assert metrics.reliability((np.eye(3) * 100).astype(np.float32), labels) == [(pytest.approx(1), 1.0, 3)]
+
+
+def test_macro_f1_is_over_the_classes_that_have_images() -> None:
+    matrix = metrics.confusion(np.array([0, 1, 1]), np.array([0, 1, 0]), 3)  # none is of the third
+    expected = sklearn_metrics.f1_score([0, 1, 0], [0, 1, 1], average="macro")
+    assert metrics.macro_f1(metrics.per_class(matrix, ("a", "b", "c"))) == pytest.approx(expected)
