@@ -71,20 +71,21 @@ def predict_files(model: Model, files: Sequence[Path]) -> Iterator[Prediction]:
         for start in range(0, len(files), _BATCH):
             batch = files[start : start + _BATCH]
             errors, contents = _read(batch)
-            frame = pd.DataFrame({"image": list(contents.values())}, index=[str(path) for path in contents])
+            frame = pd.DataFrame({"image": list(contents.values())})
             answers = model.predict(frame) if len(frame) else pd.DataFrame()
+            rows = {path: row for row, path in enumerate(contents)}  # not the frame's index: a name may be no UTF-8
             for path in batch:
                 if path in errors:
                     yield Prediction(path, error=errors[path])
                 else:
-                    row = answers.loc[str(path)]
+                    row = answers.iloc[rows[path]]
                     yield Prediction(path, str(row["label"]), float(str(row["probability"])))
             bar.update(len(batch))
 
 
 def write_csv(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Write `file,label,probability,error`."""
-    with atomic(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+    """Write `file,label,probability,error`; file names keep their bytes."""
+    with atomic(path) as aside, aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file", "label", "probability", "error"])
         for p in predictions:

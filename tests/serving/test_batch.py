@@ -1,4 +1,5 @@
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,12 @@ def test_batches_keep_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_batch_of_unreadable_files_alone(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"")
     assert [p.error for p in batch.predict_files(Brightness(), [tmp_path / "1.png"])] == ["the file is empty"]
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    path = shade(tmp_path / os.fsdecode(b"\xff.png"), 250)
+    batch.write_csv(tmp_path / "p.csv", batch.predict_files(Brightness(), [path]))
+    assert b"/\xff.png,light," in (tmp_path / "p.csv").read_bytes()
 
 
 def test_csv(tmp_path: Path) -> None:
