@@ -89,8 +89,8 @@ def _check(options: argparse.Namespace) -> None:
 
 def _init(options: argparse.Namespace) -> None:
     from deepcv import scaffold
-    from deepcv.files import write_text
     from deepcv.home import state_dir
+    from deepcv.params import edit
 
     if not options.force and _has_changes(PARAMS):
         raise DeepcvError(f"{PARAMS} has changes that git does not know; commit them, or overwrite with --force")
@@ -99,7 +99,7 @@ def _init(options: argparse.Namespace) -> None:
     proposal = scaffold.propose(str(options.folder), findings)
     if options.dataset:
         proposal.values["ingest.dataset"] = options.dataset
-    write_text(PARAMS, scaffold.write(PARAMS, findings, proposal))
+    edit.write(PARAMS, scaffold.write(PARAMS, findings, proposal))
     for key, value in proposal.values.items():
         print(f"  {key}: {value}")
     print(

@@ -14,9 +14,9 @@ from torch import nn
 
 from deepcv.data.samples import DataError
 from deepcv.data.sources import Source, open_source
-from deepcv.errors import DeepcvError
 from deepcv.images import DecodeError, decode
 from deepcv.nn import spec
+from deepcv.params.document import read
 from deepcv.params.edit import with_values
 from deepcv.training.hardware import resolve
 
@@ -103,16 +103,12 @@ def propose(path: str, findings: Findings) -> Proposal:
 
 def write(params_file: Path, findings: Findings, proposal: Proposal) -> str:
     """Return the text of params.yaml with the proposal in it, comments kept, and what was found as its first line."""
-    try:
-        current = params_file.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise DeepcvError(
-            f"{params_file}: missing; run this in the project's folder, `git checkout {params_file}` brings it back"
-        ) from error
-    text = with_values(current, proposal.values)
+    # A byte order mark must not end up behind the new first line.
+    text = with_values(read(params_file).removeprefix("\ufeff"), proposal.values)
+    newline = "\r\n" if "\r\n" in text else "\n"
     kept = [line for line in text.splitlines(keepends=True) if not line.startswith(_HEADER)]
     found = "".join(c if c.isprintable() else " " for c in describe(findings))  # a class name may hold a line break
-    return f"{_HEADER}{found}\n" + "".join(kept)
+    return f"{_HEADER}{found}{newline}" + "".join(kept)
 
 
 def describe(findings: Findings) -> str:

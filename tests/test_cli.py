@@ -145,6 +145,17 @@ def test_init_keeps_changes_that_git_does_not_know(project: Path, capsys: pytest
     assert whole.load().ingest.path == "pets"
 
 
+def test_init_writes_through_a_symlink_and_keeps_permissions(project: Path) -> None:
+    toys.write_images(project / "pets", ["a/1.png", "a/2.png", "b/1.png", "b/2.png"])
+    params = project / "params.yaml"
+    params.rename(project / "real.yaml").chmod(0o664)
+    params.symlink_to("real.yaml")
+    main(["init", "pets", "--force"])
+    assert params.is_symlink()
+    assert params.stat().st_mode & 0o777 == 0o664
+    assert whole.load().ingest.path == "pets"
+
+
 def test_init_without_git(project: Path) -> None:
     toys.write_images(project / "pets", ["a/1.png", "a/2.png", "b/1.png", "b/2.png"])
     (project / ".git").rename(project / "git-is-gone")

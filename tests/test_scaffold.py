@@ -6,9 +6,9 @@ import toys
 
 from deepcv import scaffold
 from deepcv.data.samples import DataError
-from deepcv.errors import DeepcvError
 from deepcv.nn import spec
 from deepcv.params import whole
+from deepcv.params.base import ParamsError
 from deepcv.scaffold import Findings
 
 FEW = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png", "dog/3.png"]
@@ -135,9 +135,24 @@ def test_a_class_name_cannot_break_out_of_the_comment() -> None:
     assert whole.loads(text)
 
 
+@pytest.mark.parametrize("change", [("\n", "\r\n"), ("# The", "\ufeff# The")], ids=["line ends", "byte order mark"])
+def test_params_of_another_editor_stay_valid_and_keep_their_line_ends(change: tuple[str, str]) -> None:
+    path = Path("params.yaml")
+    path.write_bytes(path.read_text().replace(*change).encode())
+    text = scaffold.write(path, findings(), scaffold.Proposal({"train.epochs": 7}, 60.0))
+    assert whole.loads(text).train.epochs == 7
+    assert text.count("\r\n") == (text.count("\n") if change[1] == "\r\n" else 0)
+
+
+def test_params_that_are_not_utf8_are_named() -> None:
+    Path("params.yaml").write_bytes(b"# gr\xfcn\n" + Path("params.yaml").read_bytes())
+    with pytest.raises(ParamsError, match=r"params\.yaml:1: not UTF-8 text"):
+        scaffold.write(Path("params.yaml"), findings(), scaffold.Proposal({}, 1.0))
+
+
 def test_without_params_the_error_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").unlink()
-    with pytest.raises(DeepcvError, match=r"params\.yaml: missing"):
+    with pytest.raises(ParamsError, match=r"params\.yaml: there is no such file; run this in a DeepCV project"):
         scaffold.write(Path("params.yaml"), findings(), scaffold.Proposal({}, 1.0))
 
 

@@ -5,10 +5,11 @@ The text of a value is replaced in place, so that comments, order, quotes and li
 """
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from deepcv.files import write_text
+from deepcv.files import atomic
 from deepcv.params.base import FILE, ParamsError, closest
 from deepcv.params.document import Node, parse, read
 from deepcv.params.whole import SECTIONS, loads
@@ -16,8 +17,16 @@ from deepcv.params.whole import SECTIONS, loads
 
 def set_values(path: Path, values: Mapping[str, object]) -> None:
     """Set dotted keys of a params file, such as {"train.lr": 0.01}; an invalid result leaves the file as it was."""
-    path = path.resolve()  # through a symlink, not over it
-    write_text(path, with_values(read(path), values, str(path)))
+    path = path.resolve()
+    write(path, with_values(read(path), values, str(path)))
+
+
+def write(path: Path, text: str) -> None:
+    """Replace the text of a params file whole: through a symlink, not over it, and with the file's permissions."""
+    path = path.resolve()
+    with atomic(path) as aside:
+        aside.write_text(text, encoding="utf-8", newline="")
+        shutil.copymode(path, aside)
 
 
 def with_values(text: str, values: Mapping[str, object], origin: str = str(FILE)) -> str:

@@ -84,6 +84,13 @@ def test_an_edit_that_is_refused(text: str, key: str, value: object, message: st
     assert message in str(caught.value)
 
 
+def test_a_file_keeps_its_permissions(text: str, write: Callable[[bytes], Path]) -> None:
+    path = write(text.encode())
+    path.chmod(0o664)
+    set_values(path, {"train.lr": 0.5})
+    assert path.stat().st_mode & 0o777 == 0o664
+
+
 def test_a_file_is_edited_through_a_symlink_with_its_line_ends(text: str, write: Callable[[bytes], Path]) -> None:
     path = write(text.replace("\n", "\r\n").encode())
     link = Path("link.yaml")
