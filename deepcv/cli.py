@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,11 +25,17 @@ PARAMS = Path("params.yaml")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; a DeepcvError becomes one message and exit status 1."""
+    """Run one command; an error that a person can mend becomes one message and exit status 1."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except DeepcvError as error:
+        if sys.stdout is not None:  # closed by the shell: `>&-`
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone, as in `| head`: what is still to be written at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (DeepcvError, OSError) as error:
         sys.exit(f"deepcv: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,28 @@ def test_check(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = message(capsys, "check")
     assert text.startswith("deepcv: params.yaml:")
     assert "epochs" in text
+
+
+@pytest.mark.usefixtures("project")
+def test_a_reader_that_has_gone() -> None:
+    for unbuffered in ("", "1"):
+        command = subprocess.Popen(
+            [sys.executable, "-m", "deepcv.cli", "check"],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(toys.REPOSITORY)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert command.stdout is not None
+        assert command.stderr is not None
+        command.stdout.close()
+        assert command.stderr.read() == ""
+        assert command.wait(60) == 1
+
+
+def test_a_state_folder_that_cannot_be(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DEEPCV_HOME", str(project / "params.yaml"))
+    assert message(capsys, "check").startswith("deepcv: [Errno 17] File exists: '")
 
 
 def test_check_of_a_file_outside_a_project(
