@@ -1,5 +1,6 @@
 """What a killed DVC leaves behind: it writes dvc.lock in place, and refuses a half-written one."""
 
+import re
 import shutil
 import time
 from pathlib import Path
@@ -32,7 +33,10 @@ def set_aside_damaged_lock() -> str:
 
 def _is_damaged(lock: Path) -> bool:
     try:
-        content = yaml.safe_load(lock.read_text(encoding="utf-8"))
+        text = lock.read_text(encoding="utf-8")
+        if re.search("^<{7} ", text, re.MULTILINE):
+            return False  # a merge conflict, which is the person's to settle: DVC names the line
+        content = yaml.safe_load(text)
         stages = content["stages"].values() if "stages" in content else []
         return not (isinstance(content["schema"], str) and all(map(_is_whole, stages)))
     except FileNotFoundError:

@@ -5,6 +5,7 @@ import pytest
 from deepcv import recovery
 
 REPOSITORY = Path(__file__).parents[1]
+CONFLICT = "schema: '2.0'\n<<<<<<< HEAD\nstages: {}\n=======\nstages:\n>>>>>>> other\n"
 
 
 @pytest.fixture
@@ -37,8 +38,8 @@ def test_a_half_written_lock_is_moved_and_named(lock: Path, text: str) -> None:
     assert str(kept) in told
 
 
-@pytest.mark.parametrize("text", ["schema: '2.0'\n", (REPOSITORY / "dvc.lock").read_text(), None])
-def test_a_whole_lock_stays(lock: Path, text: str | None) -> None:
+@pytest.mark.parametrize("text", ["schema: '2.0'\n", CONFLICT, (REPOSITORY / "dvc.lock").read_text(), None])
+def test_a_whole_lock_and_a_merge_conflict_stay(lock: Path, text: str | None) -> None:
     if text is not None:
         lock.write_text(text)
     assert recovery.set_aside_damaged_lock() == ""
