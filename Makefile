@@ -13,15 +13,22 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+
+# A virtual environment and what is installed in it hold its path: after a move it is made anew.
+MOVED := $(shell [ ! -e .venv/bin/deepcv ] || [ "$$(dirname "$$(dirname "$$(grep -m1 -o '/.*/bin/python' .venv/bin/deepcv)")")" -ef .venv ] || echo --clear)
+ifneq ($(MOVED),)
+.PHONY: .venv/.installed
+endif
 
 setup: .venv/.installed  ## install into .venv (run and test do it themselves)
 
 .venv/.installed: requirements.lock pyproject.toml
 	@command -v git >/dev/null || { echo "git is missing: apt-get install git"; exit 1; }
+	@test -n "$(PYTHON)" || ! command -v python3 >/dev/null || { echo "Python 3.11 or 3.12 is missing, python3 is $$(python3 -V): install one beside it, then make … PYTHON=its path"; exit 1; }
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is missing: apt-get install python3 python3-venv libgl1 libglib2.0-0"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "venv is missing: apt-get install python3-venv libgl1 libglib2.0-0"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(MOVED) .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@.venv/bin/python -c 'import cv2' 2>/dev/null || { echo "OpenCV misses system libraries: apt-get install python3-venv libgl1 libglib2.0-0"; exit 1; }
