@@ -97,10 +97,11 @@ def _check(options: argparse.Namespace) -> None:
 def _init(options: argparse.Namespace) -> None:
     from deepcv import scaffold
     from deepcv.home import state_dir
-    from deepcv.params import edit
+    from deepcv.params import document, edit
 
     if not options.force and _has_changes(PARAMS):
         raise DeepcvError(f"{PARAMS} has changes that git does not know; commit them, or overwrite with --force")
+    document.read(PARAMS)  # outside a project, say so before anything else
     findings = scaffold.look(options.folder, state_dir() / "downloads")
     print(f"found {scaffold.describe(findings)}")
     proposal = scaffold.propose(str(options.folder), findings)

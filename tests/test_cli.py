@@ -168,6 +168,16 @@ def test_init_keeps_changes_that_git_does_not_know(project: Path, capsys: pytest
     assert whole.load().ingest.path == "pets"
 
 
+def test_init_below_a_project_says_where_to_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toys.write_images(project / "data" / "pets", ["a/1.png", "b/1.png"])
+    monkeypatch.chdir(project / "data")
+    assert message(capsys, "init", "pets") == (
+        "deepcv: params.yaml: there is no such file; run this in a DeepCV project's folder"
+    )
+
+
 def test_init_writes_through_a_symlink_and_keeps_permissions(project: Path) -> None:
     toys.write_images(project / "pets", ["a/1.png", "a/2.png", "b/1.png", "b/2.png"])
     params = project / "params.yaml"
