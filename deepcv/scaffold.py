@@ -121,9 +121,9 @@ def describe(findings: Findings) -> str:
 
 
 def dataset_name(path: str) -> str:
-    """Turn a path into a name for the registered model: lower case letters, digits, dots, dashes."""
+    """Turn a path into a name for the registered model: lower case letters, digits, dots, dashes, 100 at most."""
     stem = re.sub(r"(\.tar)?(\.(gz|bz2|xz|tgz|tar|yaml|yml))?$", "", Path(path).name.lower())
-    return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._") or "images"
+    return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:100] or "images"
 
 
 def seconds_per_image(network: str, input_shape: tuple[int, int, int], classes: int, batch_size: int) -> float:

@@ -161,6 +161,7 @@ def test_without_params_the_error_says_what_to_do(tmp_path: Path) -> None:
     [
         ("data/cifar10-jpeg.tar.gz", "cifar10-jpeg"), ("/a/My Pets/", "my-pets"), ("x.TAR", "x"), ("d/digits.yaml", "digits"),
         ("v1.2", "v1.2"), ("…", "images"), (".", "images"), ("..", "images"), ("_a_", "a"), ("photos.tgz", "photos"),
+        ("n" * 130, "n" * 100),
     ],
 )  # fmt: skip
 def test_dataset_names(path: str, name: str) -> None:

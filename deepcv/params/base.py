@@ -123,6 +123,8 @@ def expected(field: FieldInfo) -> str:
             text += f" that matches {mark.pattern.strip('^$')}"
         if getattr(mark, "min_length", None):
             text += " that is not empty"
+        if (longest := getattr(mark, "max_length", None)) is not None:
+            text += f" of at most {longest} characters"
     return f"{text}, such as {field.examples[0]}" if field.examples else text
 
 

@@ -54,6 +54,7 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ("metric: accuracy", "metric: acc", [(29, "register.metric", "must be 'accuracy' or 'macro_f1'", "'acc'")]),
     ("channels: 1", "channels: 2", [(15, "preprocess.channels", "must be 1 or 3", "got 2")]),
     ("dataset: digits", "dataset: My Digits", [(3, "ingest.dataset", "got the text 'My Digits'")]),
+    ("dataset: digits", "dataset: " + "d" * 101, [(3, "ingest.dataset", "at most 100 characters")]),
     ("path: data/digits.yaml", "path: ''", [(4, "ingest.path", "text that is not empty")]),
     # values that do not fit together
     ("val_fraction: 0.1", "val_fraction: 0.9", [(6, "ingest.test_fraction", "must be < 1, got 0.9 + 0.2 = 1.1")]),
