@@ -88,7 +88,9 @@ def parse(text: str, origin: str) -> Node:
     try:
         events = list(yaml.parse(text))
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        # A missing colon or closing quote is noticed lines below: the context is where the text that lacks it begins.
+        scanning = (error.context or "").startswith(("while scanning a simple key", "while scanning a quoted scalar"))
+        mark = (error.context_mark if scanning else None) or error.problem_mark or error.context_mark
         at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ParamsError(f"{origin}{at}: not YAML: {_explained(error.problem or error.context or '')}") from error
     except ReaderError as error:

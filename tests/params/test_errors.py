@@ -70,6 +70,8 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ("  seed: 0", "\tseed: 0", [(7, "not YAML", "a tab")]),
     ("ingest:", "  ingest:", [(8, "not YAML", "the indentation does not fit")]),
     ("  seed: 0", "  seed: 0: 1", [(7, "not YAML", "mapping values are not allowed here")]),
+    ("epochs: 12", "epochs = 12", [(20, "not YAML", "could not find expected ':'")]),
+    ('"networks/digits.yaml"', '"networks/digits.yaml', [(18, "not YAML", "unexpected end of stream")]),
     ("worst: 25}", "worst: 25", [(26, "not YAML", "expected ',' or '}'")]),
     ("digits", "dig\x00its", [(3, "not YAML", "the character 0x0")]),
     ("# line 1", "a: 1\n---", [(2, "a second YAML document")]),
