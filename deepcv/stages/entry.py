@@ -1,28 +1,39 @@
 """What every stage does before and after its own work."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from deepcv.errors import DeepcvError
 from deepcv.home import quiet_environment
 
+_REFERENCE = re.compile(r"\$\{(\w+)\.(\w+)\}")
 _INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a stage's `main`; a DeepcvError becomes one message and exit status 1, Ctrl-C exit status 130."""
+def run(main: Callable[[], Callable[[], None] | None]) -> None:
+    """Run a stage's `main`; a DeepcvError becomes one message and exit status 1, Ctrl-C exit status 130.
+
+    What `main` returns is called last, once it is certain that DVC may record this run.
+    """
     stage = Path(sys.argv[0]).stem
     signal.signal(signal.SIGINT, signal.default_int_handler)  # deepcv/stages/__init__.py set it for the imports
     try:
         os.environ.update(quiet_environment())
         _check_libraries(stage)
-        main()
+        definition = _read_yaml("dvc.yaml")["stages"][stage]
+        before = _inputs(definition)
+        clean_up = main()
+        _check_unchanged(before, _inputs(definition))
+        if clean_up is not None:
+            clean_up()
     except DeepcvError as error:
         sys.exit(f"{stage}: {error}")
     except KeyboardInterrupt:
@@ -50,6 +61,43 @@ def _check_libraries(stage: str) -> None:
             f"{sys.executable} has {', '.join(wrong)}; DVC would record the wrong version. "
             "Run `make setup` and use .venv/bin/dvc, or change versions.yaml to what you want to use"
         )
+
+
+def _check_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Refuse a run whose inputs changed meanwhile: DVC reads them once more after it, and would record what never ran."""
+    if changed := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise DeepcvError(f"{changed[0]}{more} changed while the stage ran; run `dvc repro` again")
+
+
+def _inputs(definition: dict[str, Any]) -> dict[str, Any]:
+    """Values of a stage's params; size and time of change of each file of its deps that a stage may read."""
+    params = _read_yaml("params.yaml")
+    found: dict[str, Any] = {}
+    for entry in definition["params"]:
+        for file, keys in entry.items() if isinstance(entry, dict) else [("params.yaml", [entry])]:
+            values = _read_yaml(file)
+            found |= {f"{key} in {file}": values.get(key) for key in keys}
+    for dep in definition["deps"]:
+        top = Path(dep)
+        if reference := _REFERENCE.fullmatch(dep):  # ${ingest.path}
+            section = params.get(reference[1])
+            top = Path(str(section.get(reference[2]) if isinstance(section, dict) else None))
+        for where, folders, names in os.walk(top) if top.is_dir() else [(str(top.parent), [], [top.name])]:
+            folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
+            for path in (Path(where, name) for name in names if not name.startswith(".")):
+                if path.is_file():
+                    status = path.stat()
+                    found[str(path)] = (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def _read_yaml(file: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        content = None  # as while an editor saves it; whoever needs it says what is wrong
+    return content if isinstance(content, dict) else {}
 
 
 def _installed(name: str) -> str:

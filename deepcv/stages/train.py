@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ MODEL = Path("data/model")
 _FORGOTTEN_S = 30 * 24 * 3600
 
 
-def main() -> None:
-    """Read data/shards and the network file, write data/model."""
+def main() -> Callable[[], None]:
+    """Read data/shards and the network file, write data/model; what is returned removes the checkpoints."""
     params = load_section(TrainParams)
     shards = open_shards(SHARDS)
     network = spec.load(Path(params.network), params.network_parameters)
@@ -48,7 +49,7 @@ def main() -> None:
         raise
     write_outputs(fitted, network.canonical(), described(params, fitted.hardware, shards))
     log.end("FINISHED", {tracking.MODEL_TAG: sha256(MODEL / "model.pt")})
-    shutil.rmtree(folder)  # so that `dvc repro --force` trains
+    return partial(shutil.rmtree, folder)  # so that `dvc repro --force` trains
 
 
 def described(params: TrainParams, hardware: Hardware, shards: Dataset) -> dict[str, Any]:
