@@ -19,6 +19,7 @@ from deepcv.errors import DeepcvError
 from deepcv.files import sha256
 
 SPLITS = ("train", "val", "test")
+_CHUNK_BYTES = 2**22  # of uint8; sums need sixteen times as much
 
 
 class ShardError(DeepcvError):
@@ -120,6 +121,7 @@ def _open_split(folder: Path, split: str) -> Split:
     return Split(images, np.load(folder / f"{split}_labels.npy", mmap_mode="r"))
 
 
-def _chunks(images_nhwc: NDArray[np.uint8], size: int = 1024) -> Iterator[NDArray[np.uint8]]:
+def _chunks(images_nhwc: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    size = max(1, _CHUNK_BYTES // max(1, images_nhwc[:1].nbytes))
     for start in range(0, len(images_nhwc), size):
         yield images_nhwc[start : start + size]

@@ -1,5 +1,6 @@
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +42,14 @@ def test_statistics_are_numpys(count: int, side: int, channels: int, seed: int, 
 
 
 def test_statistics_of_more_images_than_a_chunk() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2500, 3, 3, 3)).astype(np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (100, 256, 256, 3), np.uint8)
+    tracemalloc.start()
     mean, std = channel_statistics(images)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     assert np.allclose(mean, images.mean(axis=(0, 1, 2)) / 255, rtol=0, atol=1e-12)
     assert np.allclose(std, images.std(axis=(0, 1, 2)) / 255, rtol=0, atol=1e-12)
+    assert peak < 100 * 2**20  # large images need no more memory than small ones
 
 
 def test_a_constant_channel_is_not_blown_up() -> None:
