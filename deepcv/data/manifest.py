@@ -101,15 +101,17 @@ def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction:
 
     A fraction counts against all images that the source did not put into another split. The draw depends on the seed and
     the image's content only; images that are equal byte for byte stay together, so that none is trained and tested on.
+    Where equal images have several labels, they are drawn with the first of them.
     """
     splits = manifest["split"].where(manifest["split"].notna(), "train").astype(object)
     fractions = {"val": val_fraction, "test": test_fraction}
     wanted = {split: share for split, share in fractions.items() if not (splits == split).any()}
     by_class: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
-    for position, (split, label, content) in enumerate(zip(splits, manifest["label"], manifest["sha256"], strict=True)):
+    label_of = manifest[splits == "train"].groupby("sha256")["label"].min()
+    for position, (split, content) in enumerate(zip(splits, manifest["sha256"], strict=True)):
         if split == "train":
             rank = hashlib.sha256(f"{seed}:{content}".encode()).hexdigest()
-            by_class[label].append((rank, position))
+            by_class[label_of[content]].append((rank, position))
     for ranked in by_class.values():
         ranked.sort()
         start = 0

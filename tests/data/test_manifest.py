@@ -37,6 +37,14 @@ def test_equal_images_are_never_split() -> None:
     assert splits.value_counts()["test"] in (40, 41)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_images_of_two_classes_are_never_split(seed: int) -> None:
+    table = rows(["a"] * 60 + ["b"] * 90)
+    table["sha256"] = [f"{n}" for n in [*range(60), *range(40, 130)]]
+    splits = manifest.assign_splits(table, val_fraction=0.1, test_fraction=0.2, seed=seed)
+    assert (splits.groupby(table["sha256"]).nunique() == 1).all()
+
+
 def assign(table: pd.DataFrame, val: float = 0.2, test: float = 0.2, seed: int = 0) -> dict[str, str]:
     splits = manifest.assign_splits(table, val_fraction=val, test_fraction=test, seed=seed)
     return dict(zip(table["id"], splits, strict=True))
