@@ -7,6 +7,7 @@ Every source yields `Sample`s in an order that depends on its content alone. Two
 import lzma
 import os
 import tarfile
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from deepcv.data import builtin
 from deepcv.data.samples import DataError, Sample
 
 _SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_LITTER = {"Thumbs.db", "desktop.ini"}
+_LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -76,7 +77,7 @@ def _folder(root: Path) -> Source:
     folders: list[PurePosixPath] = []
     for where, names_below, file_names in os.walk(root):
         here = Path(where)
-        names_below[:] = sorted(name for name in names_below if not name.startswith("."))
+        names_below[:] = sorted(name for name in names_below if not _is_litter(name))
         for name in names_below:
             if (here / name).is_symlink():
                 raise DataError(
@@ -106,16 +107,17 @@ def _tar(path: Path) -> Source:
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts:
                     raise DataError(f"{path}: member {member.name!r} points outside the archive; such a tar is refused")
-                hidden = any(part.startswith(".") for part in name.parts)
+                litter = any(_is_litter(part) for part in name.parts)
                 if member.isdir():
-                    folders += [] if hidden else [name]
+                    folders += [] if litter else [name]
                 elif not member.isfile():
                     raise DataError(
                         f"{path}: member {member.name!r} is a link or a device; expected files and folders only"
                     )
-                elif not hidden and not _is_litter(name.name):
+                elif not litter:
                     files.append(name)
-    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError) as error:
+            _read_to_the_end(archive)
+    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as a tar: {error}") from error
     doubled = [str(name) for name, times in Counter(files).items() if times > 1]
     if doubled:
@@ -132,8 +134,14 @@ def _tar(path: Path) -> Source:
     return Source(_classes(plan.values()), len(plan), samples)
 
 
-def _is_litter(file_name: str) -> bool:
-    return file_name.startswith(".") or file_name in _LITTER
+def _read_to_the_end(archive: tarfile.TarFile) -> None:
+    """Have gzip hold the checksum at its end against what was read; tarfile stops before it."""
+    while archive.fileobj is not None and archive.fileobj.read(2**20):
+        pass
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name in _LITTER
 
 
 def _plan(

@@ -84,7 +84,7 @@ def test_a_class_without_image_is_named(names: list[str], mode: str, tmp_path: P
 @pytest.mark.parametrize("mode", ["folder", "tar"])
 def test_hidden_files_and_litter_are_ignored(mode: str, tmp_path: Path) -> None:
     root = write_images(tmp_path / "images", ["cat/1.png", "dog/1.png"])
-    for name in (".DS_Store", "cat/._1.png", "cat/Thumbs.db", ".git/config", "cat/.cache/1.png"):
+    for name in (".DS_Store", "cat/._1.png", "cat/Thumbs.db", ".git/config", "cat/.cache/1.png", "__MACOSX/._cat"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text("junk")
     (root / ".empty").mkdir()
@@ -156,6 +156,18 @@ def test_a_damaged_tar_is_named(suffix: str, damage: str, tmp_path: Path) -> Non
     tar.write_bytes(whole[:half] if damage == "truncated" else b"\x07" * 600 + whole[600:half] + bytes(99))
     with pytest.raises(DataError, match=rf"{re.escape(str(tar))}: cannot be read as a tar"):
         opened(tar)
+
+
+def test_one_wrong_byte_of_a_compressed_tar_is_noticed(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "images", [f"{c}/{n}.png" for c in "ab" for n in range(3)], height=30, width=30)
+    for path in root.rglob("*.png"):
+        path.write_bytes(path.read_bytes() + bytes(200) * 9)  # what repeats is not stored as it is
+    tar = write_tar(root, tmp_path / "t.tar.gz", "w:gz")
+    whole = tar.read_bytes()
+    for position in range(20, len(whole), 97):
+        tar.write_bytes(whole[:position] + bytes([whole[position] ^ 0x41]) + whole[position + 1 :])
+        with pytest.raises(DataError, match=re.escape(str(tar))):
+            opened(tar)
 
 
 @pytest.mark.parametrize(
