@@ -150,6 +150,11 @@ def _plan(
     """Map each image file to its split (None where the layout names none) and class."""
     if not files:
         raise DataError(f"{origin}: holds no files; expected <class>/<image> or <split>/<class>/<image>")
+    for name in map(os.fsencode, files):
+        try:
+            name.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{origin}: the name {name!r} is not UTF-8; rename it") from error
     depth = _common_depth(files)
     tops = {name.parts[depth] for name in files if len(name.parts) > depth + 1}
     has_splits = bool(tops) and _are_splits(tops)

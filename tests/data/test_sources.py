@@ -1,5 +1,6 @@
 import gzip
 import io
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -156,6 +157,13 @@ def test_a_damaged_tar_is_named(suffix: str, damage: str, tmp_path: Path) -> Non
     tar.write_bytes(whole[:half] if damage == "truncated" else b"\x07" * 600 + whole[600:half] + bytes(99))
     with pytest.raises(DataError, match=rf"{re.escape(str(tar))}: cannot be read as a tar"):
         opened(tar)
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "images", ["cat/1.png", "dog/1.png", os.fsdecode(b"dog/caf\xe9.png")])
+    for source in (root, write_tar(root, tmp_path / "t.tar")):
+        with pytest.raises(DataError, match=r"b'dog/caf\\xe9.png' is not UTF-8"):
+            opened(source)
 
 
 def test_one_wrong_byte_of_a_compressed_tar_is_noticed(tmp_path: Path) -> None:
