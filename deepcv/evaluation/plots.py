@@ -23,8 +23,8 @@ def draw_confusion(matrix: NDArray[np.int64], class_names: tuple[str, ...], path
     figure = _figure(side, side)
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-    axes.set_yticks(range(len(class_names)), class_names)
+    axes.set_xticks(range(len(class_names)), class_names, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(class_names)), class_names, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
     if len(class_names) <= _MAX_WRITTEN_CLASSES:
