@@ -67,7 +67,7 @@ def register(candidate: Candidate, loader_module: str, requirements: list[str]) 
     known = [
         version
         for version in client.search_model_versions(f"name = '{candidate.name}' and {content}")
-        if version.tags.get(_TEST_TAG) == candidate.test_digest
+        if version.tags.get(_TEST_TAG) == candidate.test_digest and _has_files(version)
     ]
     if known:
         version_number = str(known[0].version)
@@ -89,6 +89,14 @@ def register(candidate: Candidate, loader_module: str, requirements: list[str]) 
     }
     version: ModelVersion = mlflow.register_model(logged.model_uri, candidate.name, tags=tags)
     return str(version.version)
+
+
+def _has_files(version: ModelVersion) -> bool:
+    """Whether a version's model is still there: its run or the artifacts may have been deleted."""
+    try:
+        return bool(mlflow.artifacts.list_artifacts(f"models:/{version.name}/{version.version}"))
+    except (MlflowException, OSError):
+        return False
 
 
 def _metric_tags(candidate: Candidate) -> dict[str, str]:
@@ -140,7 +148,8 @@ def load(model_uri: str) -> Any:
         return mlflow.pyfunc.load_model(model_uri)
     except (MlflowException, OSError) as error:
         raise RegistryError(
-            f"{model_uri} cannot be loaded: {error}. `dvc repro` registers a model; `make ui` shows what there is"
+            f"{model_uri} cannot be loaded: {error}. `dvc repro` registers a model, "
+            "`dvc repro --force --single-item register` registers it again; `make ui` shows what there is"
         ) from error
 
 

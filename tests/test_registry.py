@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -69,6 +70,15 @@ def test_a_version_is_registered_once_per_content(candidate: Candidate) -> None:
     assert add(replace(candidate, model_sha256="n" * 64)) == "3"
     assert add(replace(candidate, onnx_sha256="o" * 64)) == "4"
     assert len(MlflowClient().search_model_versions(f"name = '{NAME}'")) == 4
+
+
+def test_a_version_whose_files_were_deleted_is_registered_anew(candidate: Candidate, store: Path) -> None:
+    assert add(candidate) == "1"
+    challenge(NAME, "1", candidate, "accuracy", no_rescore)
+    shutil.rmtree(store / "mlflow/artifacts")
+    assert add(candidate) == "2"
+    assert challenge(NAME, "2", candidate, "accuracy", no_rescore)[0] == "champion"
+    registry.load(f"models:/{NAME}@champion")
 
 
 def test_a_version_belongs_to_its_run(candidate: Candidate) -> None:
