@@ -43,6 +43,12 @@ HEAVY = {
     "sklearn",
     "great_expectations",
     "matplotlib",
+    "ignite",
+    "onnx",
+    "onnxruntime",
+    "pyarrow",
+    "scipy",
+    "ruamel",
 }
 
 
@@ -106,6 +112,38 @@ def test_a_stage_lists_its_section_and_known_library_versions(stage: str) -> Non
     assert section == stage
     assert isinstance(libraries, dict)
     assert set(libraries["versions.yaml"]) <= set(versions)
+
+
+# Name of the distribution where it is not that of the import.
+DISTRIBUTIONS = {
+    "cv2": "opencv-python",
+    "great_expectations": "great-expectations",
+    "ignite": "pytorch-ignite",
+    "sklearn": "scikit-learn",
+}
+# Imported, but what comes out does not depend on it.
+WITHOUT_EFFECT = {
+    "ingest": {"torchvision"},  # downloads files that are held against their sha256
+    "validate": {"opencv-python"},  # of the module that packs the manifest, which `validate` reads
+    "train": {"mlflow"},  # tells what happens
+    "evaluate": {"mlflow"},
+    "export": {"pandas"},  # of the predictor's door for MLflow
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_the_versions_of_the_libraries_that_it_imports(stage: str) -> None:
+    modules = [f.removesuffix(".py").removesuffix("/__init__") for f in files_of_closure(f"deepcv.stages.{stage}")]
+    imported = {
+        name.partition(".")[0]
+        for module in modules
+        for name in graph().find_modules_directly_imported_by(module.replace("/", "."))
+    }
+    known = set(yaml.safe_load((ROOT / "versions.yaml").read_text()))
+    matter = {DISTRIBUTIONS.get(name, name) for name in imported} & known - WITHOUT_EFFECT.get(stage, set())
+    libraries = STAGES[stage]["params"][1]
+    assert isinstance(libraries, dict)
+    assert matter <= set(libraries["versions.yaml"]), f"dvc.yaml, stage {stage}: add to the list of versions.yaml"
 
 
 @pytest.mark.parametrize("stage", STAGES)
