@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from torch import fx, nn
@@ -131,14 +132,16 @@ def fit(
 
     def record_epoch(engine: Engine) -> None:
         train_loss, train_accuracy = running.read()
-        if not math.isfinite(train_loss):
-            raise DeepcvError(f"training diverged in epoch {engine.state.epoch} (loss {train_loss}); lower train.lr")
         logits = logits_of(
             classifier, shards.val.images_nhwc, batch_size=_EVALUATION_BATCH, device=device,
             memory_format=hardware.memory_format, autocast=hardware.autocast(),
         )  # fmt: skip
+        with np.errstate(invalid="ignore"):  # infinite logits; said below
+            val_loss = metrics.cross_entropy(logits, shards.val.labels)
+        if not math.isfinite(loss := train_loss + val_loss):  # train_loss does not know the epoch's last step
+            raise DeepcvError(f"training diverged in epoch {engine.state.epoch} (loss {loss}); lower train.lr")
         record = EpochRecord(
-            engine.state.epoch, train_loss, train_accuracy, metrics.cross_entropy(logits, shards.val.labels),
+            engine.state.epoch, train_loss, train_accuracy, val_loss,
             metrics.accuracy(logits, shards.val.labels), float(scheduler.get_last_lr()[0]),
         )  # fmt: skip
         history.records.append(record)

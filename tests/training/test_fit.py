@@ -180,6 +180,18 @@ def test_the_optimizers_are_those_that_params_name() -> None:
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("batch_size", [8, 1000])  # 1000: one step, whose own loss is that of before it
+def test_a_training_that_diverges_is_told_and_leaves_no_checkpoint(
+    batch_size: int, network: NetworkSpec, shards: Dataset, tmp_path: Path
+) -> None:
+    told: list[EpochRecord] = []
+    config = toys.config(epochs=1, batch_size=batch_size, optimizer="sgd", lr=1e30, warmup=0.0, weight_decay=0.0)
+    with pytest.raises(DeepcvError, match=r"training diverged in epoch 1 \(loss (nan|inf)\); lower train\.lr"):
+        fit(network, shards, config, checkpoints=tmp_path, on_epoch=told.append)
+    assert not told
+    assert not list(tmp_path.iterdir())
+
+
 def test_it_learns(network: NetworkSpec, shards: Dataset) -> None:
     fitted = fit(network, shards, toys.config(epochs=8, shift=0))
     assert fitted.history[-1].train_loss < fitted.history[0].train_loss
