@@ -36,6 +36,16 @@ def test_the_worst_mistakes_are_drawn(count: int, tmp_path: Path) -> None:
     assert decode((tmp_path / "mistakes.png").read_bytes()).size
 
 
+def test_the_worst_mistake_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = toys.shards(tmp_path / "shards")  # labels 0, 1, 0, 1, …
+    logits = np.zeros((8, 2), np.float32)
+    logits[:, 0] = [0, 3, 5, 1, -9, 0, 0, 0]  # image 4 is a 0 and gets the least; then images 1 and 3, which are 1
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr(evaluate, "grid", lambda images, *_rest, **_options: drawn.append(images) or images[0])
+    evaluate.draw_mistakes(tmp_path / "mistakes.png", shards, logits, 3)
+    assert np.array_equal(drawn[0], shards.test.images_nhwc[[4, 1, 3]])
+
+
 def test_mistakes_are_said_in_words() -> None:
     assert evaluate.caption(("cat", "dog"), 1, 0, float(np.log(0.125))) == ("is dog", "as cat", "p=0.125")
 
@@ -196,3 +206,23 @@ def test_a_champion_is_judged_on_todays_test_images(outputs: Path) -> None:
     found = register.judge_on_current_test_images(f"models:/deepcv-toy/{version}")
     assert found["accuracy"] == hits.mean()
     assert 0 <= found["macro_f1"] <= 1
+
+
+@pytest.mark.parametrize(("takes_light_for", "macro_f1"), [("light", 1.0), ("dark", 1 / 3), ("a former class", 1 / 2)])
+def test_the_champions_macro_f1_is_the_mean_over_todays_classes(
+    takes_light_for: str, macro_f1: float, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert outputs
+    rows, _ = manifest.read(register.RAW)
+    truth = rows[rows["split"] == "test"]["label"]
+    assert truth.value_counts().to_dict() == {"dark": 3, "light": 3}
+    labels = truth.replace({"light": takes_light_for})
+
+    class Champion:
+        def predict(self, images: pd.DataFrame) -> pd.DataFrame:
+            assert len(images) == len(labels)
+            return pd.DataFrame({"label": labels.to_numpy()})
+
+    monkeypatch.setattr(registry, "load", lambda _: Champion())
+    found = register.judge_on_current_test_images("models:/deepcv-toy/1")
+    assert found["macro_f1"] == pytest.approx(macro_f1)
