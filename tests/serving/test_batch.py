@@ -41,6 +41,12 @@ def test_image_files_of_files_and_folders(tmp_path: Path) -> None:
     assert found == [tmp_path / name for name in ("c.bin", "b/1.jpg", "b/2.PNG", "b/deep/3.webp")]
 
 
+def test_hidden_folders_and_the_results_of_before_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toys.write_images(tmp_path, ["a.png", ".cache/b.png", "out/predictions.png", "deep/out/c.png"])
+    monkeypatch.chdir(tmp_path)
+    assert batch.image_files([Path()], tmp_path / "out") == [Path("a.png"), Path("deep/out/c.png")]
+
+
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DeepcvError, match="nowhere: there is no such file or folder"):
         batch.image_files([tmp_path / "nowhere"], tmp_path / "out")
@@ -103,6 +109,14 @@ def test_the_sheet_shows_images_of_all_kinds(count: int, shown: int, tmp_path: P
     sheet = decode((tmp_path / "sheet.png").read_bytes(), 3)
     assert (sheet == 100).all(axis=2).sum() >= shown * 96 * 96
     assert (sheet == 100).all(axis=2).sum() < shown * 96 * 96 * 1.02  # besides the tiles, pixels of the captions
+
+
+def test_the_sheet_is_spread_over_all_images(tmp_path: Path) -> None:
+    files = [shade(tmp_path / f"{n:03d}.png", n) for n in range(180)]
+    batch.write_sheet(tmp_path / "sheet.png", [batch.Prediction(path, "dark", 0.6) for path in files])
+    sheet = decode((tmp_path / "sheet.png").read_bytes(), 3)
+    shown = {grey for grey in range(180) if (sheet == grey).all(axis=2).sum() >= 96 * 96}
+    assert shown == set(range(0, 180, 5))  # 36 of them, not the first 36
 
 
 def test_no_sheet_of_no_image(tmp_path: Path) -> None:
