@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,18 @@ def test_equal_numbers_give_equal_bytes(name: str, tmp_path: Path) -> None:
     picture = decode(first, 3)
     assert min(picture.shape[:2]) >= 300
     assert picture.std() > 1
+
+
+def test_the_confusion_matrix_has_a_row_per_actual_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, _path: figures.append(figure))
+    plots.draw_confusion(MATRIX, ("a", "b", "c"), tmp_path / "x.png")
+    (axes,) = figures[0].axes
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("actual", "predicted")
+    assert np.allclose(axes.images[0].get_array(), [[5 / 6, 1 / 6, 0], [0, 2 / 3, 1 / 3], [0, 0, 0]])
+    assert {(text.get_position(), text.get_text()) for text in axes.texts} == {
+        ((0, 0), "5"), ((1, 0), "1"), ((1, 1), "4"), ((2, 1), "2"),
+    }  # fmt: skip
 
 
 def test_history_is_read_as_numbers(tmp_path: Path) -> None:
