@@ -81,6 +81,13 @@ def test_a_version_whose_files_were_deleted_is_registered_anew(candidate: Candid
     registry.load(f"models:/{NAME}@champion")
 
 
+def test_a_version_that_is_measured_anew_is_compared_by_its_new_metrics(candidate: Candidate) -> None:
+    challenge(NAME, add(candidate), candidate, "accuracy", no_rescore)
+    assert add(replace(candidate, metrics={"accuracy": 0.4, "macro_f1": 0.3})) == "1"  # `evaluate` was changed
+    other = with_accuracy(candidate, 0.5)
+    assert challenge(NAME, add(other), other, "accuracy", no_rescore)[0] == "champion"
+
+
 def test_a_version_belongs_to_its_run(candidate: Candidate) -> None:
     version = MlflowClient().get_model_version(NAME, add(candidate))
     assert version.run_id == candidate.run_id
