@@ -75,14 +75,17 @@ def judge_on_current_test_images(model_uri: str) -> Mapping[str, float]:
     rows, info = manifest.read(RAW)
     test = rows[rows["split"] == "test"]
     images = pd.DataFrame({"image": list(manifest.encoded_images(RAW, test))})
-    predicted = registry.load(model_uri).predict(images)["label"]
-    names = sorted({*info.classes, *predicted})
+    return scores_of(registry.load(model_uri).predict(images)["label"], test["label"], info.classes)
+
+
+def scores_of(predicted: "pd.Series[str]", actual: "pd.Series[str]", classes: tuple[str, ...]) -> dict[str, float]:
+    """Accuracy and macro F1 of class names; a model of former data may name a class that is none any more."""
+    names = sorted({*classes, *predicted})
     number_of = {label: number for number, label in enumerate(names)}
-    actual = np.array([number_of[label] for label in test["label"]])
-    guessed = np.array([number_of[label] for label in predicted])
-    matrix = metrics.confusion(guessed, actual, len(names))
+    guesses, truth = (np.array([number_of[label] for label in labels]) for labels in (predicted, actual))
+    matrix = metrics.confusion(guesses, truth, len(names))
     macro_f1 = metrics.macro_f1(metrics.per_class(matrix, tuple(names)))
-    return {"accuracy": float((actual == guessed).mean()), "macro_f1": macro_f1}
+    return {"accuracy": float((truth == guesses).mean()), "macro_f1": macro_f1}
 
 
 if __name__ == "__main__":
