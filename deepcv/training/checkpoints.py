@@ -38,6 +38,8 @@ def restore_latest(folder: Path, state: Mapping[str, Any]) -> int:
         try:
             check_archive(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
+            if missing := state.keys() - content.keys():  # before a part of it is loaded
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             Checkpoint.load_objects(to_load=dict(state), checkpoint=content)
         except Exception as error:  # torch raises several kinds for a damaged archive
             aside = path.with_suffix(".damaged")
