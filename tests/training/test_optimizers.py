@@ -107,3 +107,10 @@ def test_a_closure_computes_the_gradients_and_its_loss_comes_back() -> None:
 
     assert 0.5 < (muon(two).step(closure) or 0.0) < 5
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_a_kernel_decays_by_lr_times_weight_decay() -> None:
+    kernel = torch.nn.Parameter(torch.ones(4, 3, 3, 3))
+    kernel.grad = torch.zeros_like(kernel)  # nothing but the decay moves it
+    Muon([{"params": [kernel]}], lr=0.5, betas=(0.9, 0.99), weight_decay=0.1).step()
+    assert torch.allclose(kernel, torch.full_like(kernel, 0.95))
