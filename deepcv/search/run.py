@@ -15,6 +15,7 @@ import yaml
 from deepcv import tracking
 from deepcv.files import write_text
 from deepcv.home import quiet_environment, state_dir
+from deepcv.params import document
 from deepcv.params.edit import set_values
 from deepcv.params.search import SearchParams
 from deepcv.params.train import Scalar
@@ -39,11 +40,14 @@ def search(
     """
     if not params.space:
         raise SearchError(f"{params_path}: search.space is empty: there is nothing to search")
+    text = document.read(params_path)
     with sigterm_exits():
         shards = [sys.executable, "-m", "dvc", "repro", "preprocess"]
         environment = {**os.environ, **quiet_environment()}
         if subprocess.run(shards, env=environment, check=False).returncode != 0:  # noqa: S603 - DVC itself
             raise SearchError("`dvc repro preprocess` failed: its message stands above")
+        if document.read(params_path) != text:  # `params` are those from before
+            raise SearchError(f"{params_path} was edited while the images were prepared: search again")
         parent = state_dir() / "search"
         folder = snapshot.finished(parent, params, params_path) if apply else None
         if folder is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deepcv.params.edit import set_values
 from deepcv.params.search import SearchParams
 from deepcv.search.experiment import Status, TrialResult
 from deepcv.search.manager import SearchError
@@ -163,6 +164,21 @@ def python(project: Path, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_an_edit_while_the_images_are_prepared_is_an_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trials would take another space than the one in which their numbers are read back."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("DEEPCV_HOME", str(project / ".deepcv"))
+
+    def prepare(*_arguments: object, **_options: object) -> subprocess.CompletedProcess[bytes]:
+        set_values(Path("params.yaml"), {"train.epochs": 5})
+        return subprocess.CompletedProcess([], 0)
+
+    monkeypatch.setattr(subprocess, "run", prepare)
+    with pytest.raises(SearchError, match=r"params\.yaml was edited while"):
+        search(PARAMS, experiment="e", epochs=1, params_path=Path("params.yaml"), apply=False, say=print)
+    assert not (project / ".deepcv" / "search").exists()
 
 
 def test_a_search_nests_its_trials_and_the_train_stage_repeats_the_best_one(project: Path) -> None:
