@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deepcv import tracking
 from deepcv.data.shards import open_shards
-from deepcv.files import write_text
+from deepcv.files import sha256, write_text
 from deepcv.lifetime import Interrupts, end_by_signal
 from deepcv.nn.spec import load
 from deepcv.params.base import load_section
@@ -20,7 +20,8 @@ from deepcv.search.channel import (
     Channel,
     open_channel,
 )
-from deepcv.search.snapshot import network_copy, params_copy
+from deepcv.search.manager import SearchError
+from deepcv.search.snapshot import DATA, SHARDS, network_copy, params_copy
 from deepcv.search.space import to_values
 from deepcv.training.fit import EpochRecord, TrainConfig, fit
 
@@ -39,7 +40,7 @@ def run_trial() -> None:
     run_id = tracking.start_trial_run(os.environ[EXPERIMENT_VARIABLE], os.environ[PARENT_RUN_VARIABLE], values)
     try:
         interrupts.deliver()
-        _train(params, network_copy(snapshot, params.network), channel, run_id)
+        _train(params, snapshot, channel, run_id)
         tracking.finish(run_id, "FINISHED")
     except KeyboardInterrupt:
         tracking.finish(run_id, "KILLED")
@@ -49,7 +50,7 @@ def run_trial() -> None:
         raise
 
 
-def _train(params: TrainParams, network: Path, channel: Channel, run_id: str) -> None:
+def _train(params: TrainParams, snapshot: Path, channel: Channel, run_id: str) -> None:
     records: list[EpochRecord] = []
 
     def report(record: EpochRecord) -> None:
@@ -58,7 +59,10 @@ def _train(params: TrainParams, network: Path, channel: Channel, run_id: str) ->
         tracking.log_metrics(run_id, values, step=record.epoch)
         records.append(record)
 
-    spec = load(network, params.network_parameters)
+    shards = open_shards(SHARDS)
+    if shards.digest != sha256(snapshot / DATA):  # too large to be copied as the other inputs are
+        raise SearchError(f"{SHARDS} has changed since the search began: a value would not compare with earlier ones")
+    spec = load(network_copy(snapshot, params.network), params.network_parameters)
     config = TrainConfig(**params.model_dump(exclude={"network", "network_parameters"}))
-    fit(spec, open_shards(Path("data/shards")), config, on_epoch=report, progress=False)
+    fit(spec, shards, config, on_epoch=report, progress=False)
     channel.report_final(records[-1].val_accuracy)

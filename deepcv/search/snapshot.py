@@ -8,7 +8,8 @@ from deepcv.params.search import SearchParams
 from deepcv.search.manager import SearchError
 
 BEST = "best.yaml"  # written last: a search that has it came to its end
-_SHARDS = Path("data/shards/dataset.json")  # holds the digest of every shard
+DATA = Path("dataset.json")  # holds the digest of every shard
+SHARDS = Path("data/shards")
 
 
 def params_copy(folder: Path) -> Path:
@@ -32,7 +33,7 @@ def read_inputs(params: SearchParams, params_path: Path) -> dict[Path, bytes]:
     try:
         return {
             params_copy(Path()): text.encode(),
-            Path("dataset.json"): _SHARDS.read_bytes(),
+            DATA: (SHARDS / DATA).read_bytes(),
             **{network_copy(Path(), str(name)): Path(str(name)).read_bytes() for name in networks},
         }
     except OSError as error:

@@ -15,9 +15,14 @@ import yaml
 
 from deepcv.params.edit import set_values
 from deepcv.params.search import SearchParams
+from deepcv.params.train import TrainParams
+from deepcv.search.channel import Channel
 from deepcv.search.experiment import Status, TrialResult
 from deepcv.search.manager import SearchError
+from deepcv.search.objective import _train
 from deepcv.search.run import as_csv, best_of, search, table
+from deepcv.search.snapshot import DATA
+from deepcv.search.snapshot import SHARDS as SHARDS_FOLDER
 
 REPOSITORY = Path(__file__).parents[2]
 PARAMS = SearchParams.model_validate(
@@ -179,6 +184,18 @@ def test_an_edit_while_the_images_are_prepared_is_an_error(project: Path, monkey
     with pytest.raises(SearchError, match=r"params\.yaml was edited while"):
         search(PARAMS, experiment="e", epochs=1, params_path=Path("params.yaml"), apply=False, say=print)
     assert not (project / ".deepcv" / "search").exists()
+
+
+def test_a_trial_refuses_other_shards_than_the_search_began_with(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    python(project, "shards.py")
+    description = (SHARDS_FOLDER / DATA).read_bytes()
+    (project / DATA).write_bytes(description.replace(b'"noise"', b'"voice"'))
+    channel = Channel("", "", 0, {})
+    with pytest.raises(SearchError, match="has changed since the search began"):
+        _train(TrainParams(network="networks/digits.yaml"), project, channel, "")
 
 
 def test_a_search_nests_its_trials_and_the_train_stage_repeats_the_best_one(project: Path) -> None:
