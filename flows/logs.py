@@ -30,9 +30,10 @@ class StageLog:
     def command(self) -> None:
         """A command of the stage starts; the first one opens the progress artifact."""
         self._started += 1
-        if self._artifact is None:
+        if self._started == 1:
             key = re.sub(r"[^a-z0-9]+", "-", self._stage.lower()).strip("-")
-            self._artifact = cast(UUID, create_progress_artifact(0.0, key=f"stage-{key}", description=self._stage))
+            with self._tolerant():
+                self._artifact = cast(UUID, create_progress_artifact(0.0, key=f"stage-{key}", description=self._stage))
 
     def line(self, text: str) -> None:
         """Log a line."""
@@ -54,7 +55,17 @@ class StageLog:
 
     def _set_percent(self, percent: float) -> None:
         if self._artifact is not None:
-            update_progress_artifact(self._artifact, percent)
+            with self._tolerant():
+                update_progress_artifact(self._artifact, percent)
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """Go on without the artifact where the server does not take it: it died, and a stage may be hours into its work."""
+        try:
+            yield
+        except Exception as error:  # whatever Prefect's client makes of a server that is not there
+            self._artifact = None
+            self._logger.warning("%s: progress is no longer shown: %s", self._stage, error)
 
 
 class _RunLogHandler(logging.Handler):
