@@ -1,10 +1,12 @@
 """Prefect flows over the graph of dvc.yaml.
 
 Prefect and DVC read their environment when they are imported, so importing this package is what sets it: telemetry
-off, Prefect's home inside the project's state folder, whatever the environment says.
+off, Prefect's home inside the project's state folder, whatever the environment says, and no proxy before the servers
+of this machine.
 """
 
 import os
+from urllib.request import getproxies
 
 from deepcv.home import quiet_environment
 
@@ -14,6 +16,7 @@ def _set_environment() -> None:
         os.environ.update(quiet_environment())
     except FileNotFoundError:  # outside a project: `flows` stays importable, a flow then says what is missing
         return
+    os.environ["no_proxy"] = ",".join(filter(None, [getproxies().get("no"), "127.0.0.1"]))
     # An ephemeral server (no `make ui`) takes 10-16 s to start, and longer than Prefect's 20 s on a busy machine.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 

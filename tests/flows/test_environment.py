@@ -29,3 +29,14 @@ def test_nothing_exported_brings_telemetry_or_a_home_elsewhere_back(
     assert environment["DO_NOT_TRACK"] == "1"
     assert environment["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] == "7"  # no switch of ours
     assert not elsewhere.exists()
+
+
+def test_no_proxy_stands_before_the_servers_of_this_machine(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "intranet.example")
+    code = """
+import flows
+from urllib.request import proxy_bypass
+print([proxy_bypass(host) for host in ("127.0.0.1:4200", "intranet.example", "elsewhere.example")])
+"""
+    assert tiny.command(done, sys.executable, "-c", code).splitlines()[-1] == "[True, True, False]"
