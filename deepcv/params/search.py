@@ -71,7 +71,7 @@ def _problems(key: str, entry: Mapping[str, list[Scalar]]) -> Iterator[str]:
         yield from _range_problems(kind, [value for value in values if not isinstance(value, str)])
     if field == "network_parameters":
         return
-    for value in _ends(kind, values):
+    for value in ends(kind, values):
         if (text := value_problem(TrainParams, field, value)) is not None:
             fractions = kind.endswith("uniform") and isinstance(value, float) and "whole number" in text
             more = "; draw whole numbers with randint, choice or quniform of three whole numbers" if fractions else ""
@@ -91,7 +91,7 @@ def _range_problems(kind: str, values: list[int | float]) -> Iterator[str]:
         yield f"randint needs whole numbers, got {low} and {high}"
 
 
-def _ends(kind: str, values: list[Scalar]) -> list[Scalar]:
+def ends(kind: str, values: list[Scalar]) -> list[Scalar]:
     """Return the values of an entry that must be valid for its key: the ends, as the tuner would draw them."""
     if kind == "choice":
         return values

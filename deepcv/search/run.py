@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from deepcv.search.experiment import TrialResult, run_experiment
 from deepcv.search.manager import SearchError, sigterm_exits
 from deepcv.search.space import to_nni, to_values
 
+_PATIENCE_S = 10.0
 TRIAL_COMMAND = (sys.executable, "-m", "deepcv.search.trial")
 
 
@@ -41,11 +43,9 @@ def search(
     if not params.space:
         raise SearchError(f"{params_path}: search.space is empty: there is nothing to search")
     text = document.read(params_path)
+    snapshot.check_networks(params, params_path)
     with sigterm_exits():
-        shards = [sys.executable, "-m", "dvc", "repro", "preprocess"]
-        environment = {**os.environ, **quiet_environment()}
-        if subprocess.run(shards, env=environment, check=False).returncode != 0:  # noqa: S603 - DVC itself
-            raise SearchError("`dvc repro preprocess` failed: its message stands above")
+        _prepare_images()
         if document.read(params_path) != text:  # `params` are those from before
             raise SearchError(f"{params_path} was edited while the images were prepared: search again")
         parent = state_dir() / "search"
@@ -68,6 +68,26 @@ def search(
             "Where that changed the file, another `deepcv search --apply` searches anew."
         )
     return values
+
+
+def _prepare_images() -> None:
+    """Bring data/shards up to date with DVC, which is interrupted politely where we are: killed, it would leave its locks."""
+    command = [sys.executable, "-m", "dvc", "repro", "preprocess"]
+    environment = {**os.environ, **quiet_environment()}
+    # A group of its own, so that DVC and the stage that it waits for are told by us alone, whatever signal came to us.
+    dvc = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603 - DVC itself
+    try:
+        status = dvc.wait()
+    except BaseException:  # Ctrl-C, SIGTERM
+        os.killpg(dvc.pid, signal.SIGINT)
+        try:
+            dvc.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(dvc.pid, signal.SIGKILL)
+            dvc.wait()
+        raise
+    if status != 0:
+        raise SearchError("`dvc repro preprocess` failed: its message stands above")
 
 
 def _search(
@@ -105,6 +125,7 @@ def _search(
         raise
     except BaseException:  # Ctrl-C, SIGTERM
         tracking.finish(run_id, "KILLED")
+        say(f"search stopped before its end: no best.yaml; its trials so far are in MLflow, below run {run_id}")
         raise
     tracking.finish(run_id, "FINISHED")
     say(f"best parameters: {folder.parent / snapshot.BEST}; all trials: {folder.parent / 'trials.csv'}")

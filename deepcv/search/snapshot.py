@@ -3,13 +3,16 @@
 from pathlib import Path
 from urllib.parse import quote
 
+from deepcv.nn.spec import load
 from deepcv.params import document, whole
-from deepcv.params.search import SearchParams
+from deepcv.params.search import SearchParams, ends
+from deepcv.params.train import TrainParams
 from deepcv.search.manager import SearchError
 
 BEST = "best.yaml"  # written last: a search that has it came to its end
 DATA = Path("dataset.json")  # holds the digest of every shard
 SHARDS = Path("data/shards")
+_NETWORK_PARAMETER = "train.network_parameters."
 
 
 def params_copy(folder: Path) -> Path:
@@ -28,16 +31,36 @@ def read_inputs(params: SearchParams, params_path: Path) -> dict[Path, bytes]:
     Raises SearchError or ParamsError.
     """
     text = document.read(params_path)
-    network = whole.loads(text, str(params_path)).train.network
-    networks = params.space.get("train.network", {}).get("choice", [network])
+    networks = _networks(params, whole.loads(text, str(params_path)).train)
     try:
         return {
             params_copy(Path()): text.encode(),
             DATA: (SHARDS / DATA).read_bytes(),
-            **{network_copy(Path(), str(name)): Path(str(name)).read_bytes() for name in networks},
+            **{network_copy(Path(), name): Path(name).read_bytes() for name in networks},
         }
     except OSError as error:
         raise SearchError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+
+def check_networks(params: SearchParams, params_path: Path) -> None:
+    """Raise SpecError where a network file that may be searched does not take the ends of the ranges of its parameters."""
+    train = whole.load(params_path).train
+    ranges = {
+        key.removeprefix(_NETWORK_PARAMETER): ends(kind, values)
+        for key, entry in params.space.items()
+        for kind, values in entry.items()
+        if key.startswith(_NETWORK_PARAMETER)
+    }
+    given = train.network_parameters | {name: values[0] for name, values in ranges.items()}
+    for network in _networks(params, train):
+        load(Path(network), given)
+        for name, values in ranges.items():
+            for value in values[1:]:
+                load(Path(network), {**given, name: value})
+
+
+def _networks(params: SearchParams, train: TrainParams) -> list[str]:
+    return [str(name) for name in params.space.get("train.network", {}).get("choice", [train.network])]
 
 
 def take(folder: Path, params: SearchParams, params_path: Path) -> None:

@@ -7,13 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from deepcv.params.edit import set_values
 from deepcv.params.search import SearchParams
 from deepcv.params.train import TrainParams
 from deepcv.search.channel import Channel
@@ -105,6 +105,7 @@ stages:
 # `break`: once the first trial has ended, the network file is no network until the search has ended.
 SEARCH = """
 import sys
+import time
 from pathlib import Path
 from deepcv.params.whole import load
 from deepcv.search.run import search
@@ -153,10 +154,10 @@ def project(tmp_path: Path, empty_store: Path) -> Path:
     return folder
 
 
-def python(project: Path, *arguments: str) -> str:
+def environment(project: Path) -> dict[str, str]:
     home = project.parent / "home"
     home.mkdir(exist_ok=True)
-    environment = {
+    return {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONPATH": str(REPOSITORY),
@@ -164,26 +165,59 @@ def python(project: Path, *arguments: str) -> str:
         "DVC_NO_ANALYTICS": "true",
         "HOME": str(home),
     }
+
+
+def python(project: Path, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments], cwd=project, env=environment(project), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_an_edit_while_the_images_are_prepared_is_an_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+EDIT = """
+from deepcv.params.edit import set_values
+set_values("params.yaml", {"train.epochs": 5})
+"""
+WAIT = """
+import time
+from pathlib import Path
+Path("begun").touch()
+time.sleep(60)
+"""
+
+
+def test_an_edit_while_the_images_are_prepared_is_an_error(project: Path) -> None:
     """The trials would take another space than the one in which their numbers are read back."""
-    monkeypatch.chdir(project)
-    monkeypatch.setenv("DEEPCV_HOME", str(project / ".deepcv"))
-
-    def prepare(*_arguments: object, **_options: object) -> subprocess.CompletedProcess[bytes]:
-        set_values(Path("params.yaml"), {"train.epochs": 5})
-        return subprocess.CompletedProcess([], 0)
-
-    monkeypatch.setattr(subprocess, "run", prepare)
-    with pytest.raises(SearchError, match=r"params\.yaml was edited while"):
-        search(PARAMS, experiment="e", epochs=1, params_path=Path("params.yaml"), apply=False, say=print)
+    (project / "shards.py").write_text(SHARDS + EDIT.replace('"params.yaml"', 'Path("params.yaml")'))
+    python(project, "-m", "dvc", "init", "--no-scm", "-q")
+    with pytest.raises(AssertionError, match=r"params\.yaml was edited while"):
+        python(project, "-c", SEARCH)
     assert not (project / ".deepcv" / "search").exists()
+
+
+def test_a_network_that_lacks_a_searched_parameter_is_an_error_before_any_work(project: Path) -> None:
+    params = project / "params.yaml"
+    for line, message in {
+        "depth: {choice: [4, 8]}": "networks/digits.yaml:.*unknown parameter 'depth'",
+        "width: {choice: [8, wide]}": "networks/digits.yaml:.*width.*wide",
+    }.items():
+        params.write_text(params.read_text() + f"    train.network_parameters.{line}\n")
+        with pytest.raises(AssertionError, match=message):
+            python(project, "-c", SEARCH)  # there is no DVC repository: nothing was prepared
+        params.write_text(params.read_text().rpartition("    train.network")[0])
+
+
+def test_sigterm_while_the_images_are_prepared_leaves_dvc_no_lock(project: Path) -> None:
+    (project / "shards.py").write_text(WAIT)
+    python(project, "-m", "dvc", "init", "--no-scm", "-q")
+    search = subprocess.Popen([sys.executable, "-c", SEARCH], cwd=project, env=environment(project))
+    while not (project / "begun").exists():
+        assert search.poll() is None
+        time.sleep(0.05)
+    search.terminate()
+    assert search.wait(30) == 143
+    assert json.loads((project / ".dvc/tmp/rwlock").read_text()) == {}
 
 
 def test_a_trial_refuses_other_shards_than_the_search_began_with(
