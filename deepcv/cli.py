@@ -97,7 +97,8 @@ def _check(options: argparse.Namespace) -> None:
 def _init(options: argparse.Namespace) -> None:
     from deepcv import scaffold
     from deepcv.home import state_dir
-    from deepcv.params import document, edit
+    from deepcv.nn import spec
+    from deepcv.params import document, edit, whole
 
     if not options.force and _has_changes(PARAMS):
         raise DeepcvError(f"{PARAMS} has changes that git does not know; commit them, or overwrite with --force")
@@ -107,7 +108,10 @@ def _init(options: argparse.Namespace) -> None:
     proposal = scaffold.propose(str(options.folder), findings)
     if options.dataset:
         proposal.values["ingest.dataset"] = options.dataset
-    edit.write(PARAMS, scaffold.write(PARAMS, findings, proposal))
+    text = scaffold.write(PARAMS, findings, proposal)
+    train = whole.loads(text, str(PARAMS)).train
+    spec.load(train.network, train.network_parameters)  # values for another network may be among those that were kept
+    edit.write(PARAMS, text)
     for key, value in proposal.values.items():
         print(f"  {key}: {value}")
     print(

@@ -189,6 +189,16 @@ def test_init_writes_through_a_symlink_and_keeps_permissions(project: Path) -> N
     assert whole.load().ingest.path == "pets"
 
 
+def test_init_refuses_to_keep_values_of_another_network(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toys.write_images(project / "pets", ["a/1.png", "a/2.png", "b/1.png", "b/2.png"])
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("    width: 16\n", "    width: 16\n    depth: 3\n"))
+    before = params.read_text()
+    assert "networks/digits.yaml" in (text := message(capsys, "init", "pets", "--force"))
+    assert "unknown parameter 'depth'" in text
+    assert params.read_text() == before
+
+
 def test_init_without_git(project: Path) -> None:
     toys.write_images(project / "pets", ["a/1.png", "a/2.png", "b/1.png", "b/2.png"])
     (project / ".git").rename(project / "git-is-gone")

@@ -1,5 +1,6 @@
 """The training step and its ignite Engine."""
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -54,6 +55,7 @@ def create_trainer(
         metrics.add(loss.detach(), logits.detach(), batch.targets)
 
     trainer = Engine(step)
+    trainer.logger.setLevel(logging.CRITICAL)  # it prints every error that it also raises, twice
 
     def start_epoch() -> None:
         model.train()
