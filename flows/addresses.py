@@ -5,6 +5,7 @@ import os
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from deepcv.files import write_text
 from deepcv.home import state_dir
@@ -53,20 +54,29 @@ def _record() -> Path:
     return state_dir() / "prefect" / "server.json"
 
 
-def record_server(port: int) -> None:
-    """Write down that this project's Prefect server listens at `port`."""
-    write_text(_record(), json.dumps({"api": prefect_api(port)}))
+def record_servers(prefect: int, mlflow: int) -> None:
+    """Write down at which ports this project's servers listen."""
+    write_text(_record(), json.dumps({"api": prefect_api(prefect), "mlflow": mlflow}))
 
 
-def forget_server() -> None:
+def forget_servers() -> None:
     """Remove the record."""
     _record().unlink(missing_ok=True)
 
 
 def running_server() -> str | None:
     """Return the API address of this project's Prefect server, or None where it does not run."""
+    api = str(_recorded().get("api", ""))
+    return api if api and answers(f"{api}/health") else None
+
+
+def mlflow_address() -> str:
+    """Where this project's MLflow server listens, or would."""
+    return f"http://{HOST}:{_recorded().get('mlflow') or mlflow_port()}"
+
+
+def _recorded() -> dict[str, Any]:
     try:
-        api = str(json.loads(_record().read_text(encoding="utf-8"))["api"])
-    except (OSError, ValueError, KeyError):
-        return None
-    return api if answers(f"{api}/health") else None
+        return dict(json.loads(_record().read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}

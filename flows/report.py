@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,8 +12,8 @@ from dvc.repo import Repo
 
 from deepcv.home import project_dir
 from deepcv.receipts import MODEL_TAG, RECEIPT, database_file
-from flows.addresses import HOST, mlflow_port
-from flows.stages import Outcome
+from flows.addresses import mlflow_address
+from flows.stages import FAILED, Outcome
 
 _RUN_OF_MODEL = """
 SELECT runs.experiment_id, runs.run_uuid FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid
@@ -23,23 +23,28 @@ ORDER BY runs.start_time DESC LIMIT 1
 
 
 def markdown(repo: Repo, outcomes: Sequence[Outcome], failure: str) -> str:
-    """Return the report as markdown; `failure` is empty where all stages are up to date."""
+    """Return the report as markdown; `failure` is empty where all stages are up to date.
+
+    It shows the metrics and pages of the stages in `outcomes` only: those of others are of an earlier run.
+    """
+    current = {outcome.stage for outcome in outcomes if outcome.state != FAILED}
     parts = ["## Pipeline: " + ("failed" if failure else "up to date")]
     if failure:
         parts.append(_quoted(failure))
     parts.append(_table(("stage", "state"), [(outcome.stage, outcome.state) for outcome in outcomes]))
-    metrics = list(_metrics(repo))
+    metrics = list(_metrics(repo, current))
     if metrics:
         parts += ["### Metrics", _table(("metric", "value"), metrics)]
-    parts += ["### Reports", "\n".join(f"- {line}" for line in _reports(repo))]
+    parts += ["### Reports", "\n".join(f"- {line}" for line in _reports(repo, current, registered=not failure))]
     return "\n\n".join(parts) + "\n"
 
 
-def _metrics(repo: Repo) -> Iterator[tuple[str, str]]:
-    """Yield (name, value) of all numbers that DVC knows as metrics in the working tree."""
+def _metrics(repo: Repo, stages: Set[str]) -> Iterator[tuple[str, str]]:
+    """Yield (name, value) of all numbers that DVC knows as metrics of these stages in the working tree."""
+    files = {out.fs_path for out in repo.index.outs if out.metric and out.stage.addressing in stages}
     revisions = repo.metrics.show()
     for name, file in revisions.get("", {}).get("data", {}).items():
-        if "data" in file:
+        if "data" in file and str(Path(repo.root_dir, name)) in files:
             yield from _leaves(Path(name).stem, file["data"])
 
 
@@ -53,16 +58,20 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
         yield name, str(value)
 
 
-def _reports(repo: Repo) -> Iterator[str]:
-    mlflow = f"http://{HOST}:{mlflow_port()}"
+def _reports(repo: Repo, stages: Set[str], *, registered: bool) -> Iterator[str]:
+    mlflow = mlflow_address()
     yield f"MLflow: <{mlflow}> (while `make ui` runs)"
-    yield from (f"{label}: <{mlflow}/#/{page}>" for label, page in _registered(project_dir() / RECEIPT))
+    if registered:
+        yield from (f"{label}: <{mlflow}/#/{page}>" for label, page in _registered(project_dir() / RECEIPT))
     for out in repo.index.outs:
+        if out.stage.addressing not in stages:
+            continue
         path = Path(out.fs_path)
         pages = [path] if path.suffix == ".html" else sorted([*path.glob("*.html"), *path.glob("*/index.html")])
         for page in pages:
             if page.is_file():
-                yield f"`{page.relative_to(repo.root_dir)}`: <{page.resolve().as_uri()}>"
+                address = page.resolve().as_uri()  # a browser opens it from its address bar only
+                yield f"`{page.relative_to(repo.root_dir)}` (paste the address): <{address}>"
 
 
 def _registered(receipt: Path) -> Iterator[tuple[str, str]]:

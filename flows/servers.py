@@ -27,11 +27,11 @@ from flows.addresses import (
     HOST,
     PortError,
     answers,
-    forget_server,
+    forget_servers,
     mlflow_port,
     prefect_api,
     prefect_port,
-    record_server,
+    record_servers,
     running_server,
 )
 from flows.processes import describe, stop
@@ -168,6 +168,8 @@ def _environment(api: str) -> dict[str, str]:
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         # A run that was killed (kill -9) keeps its place in the queue for so long; Prefect's default is 5 minutes.
         "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "60",
+        # On disk: a place that a killed server kept in memory stays taken for ever; so it is free after 5 minutes.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "DEEPCV_PROJECT": str(project_dir()),  # prefect.yaml's pull step
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # five more processes for a feature that is not used here
         "PYTHONUNBUFFERED": "1",
@@ -196,12 +198,12 @@ def ui() -> None:
         children.start("the MLflow server", _module("mlflow", "server", *store, *address), environment)
         children.wait_for(lambda: answers(f"{prefect_api(prefect)}/health"), "the Prefect server")
         children.wait_for(lambda: answers(f"http://{HOST}:{mlflow}/health"), "the MLflow server")
-        record_server(prefect)
+        record_servers(prefect, mlflow)
         try:
             _say(f"\nPrefect  http://{HOST}:{prefect}\nMLflow   http://{HOST}:{mlflow}\nCtrl-C stops both.\n")
             children.stay()
         finally:
-            forget_server()
+            forget_servers()
 
 
 def deploy() -> None:
@@ -217,7 +219,10 @@ def deploy() -> None:
         children.run("the registration of the deployments", register, environment)
         worker = _module("prefect", "worker", "start", "--pool", POOL, "--type", "process")
         children.start("the worker", worker, environment)
-        trigger = f"PREFECT_API_URL={api} {shlex.quote(sys.executable)} -m prefect deployment run pipeline/pipeline"
+        # Whatever terminal this is pasted into: nothing goes to ~/.prefect, and none of it through a proxy.
+        home = f"PREFECT_HOME={shlex.quote(environment['PREFECT_HOME'])}"
+        prefect_command = f"{shlex.quote(sys.executable)} -m prefect deployment run pipeline/pipeline"
+        trigger = f"PREFECT_API_URL={api} {home} no_proxy={HOST} {prefect_command}"
         _say(f"\nStart a run:  {trigger}\nCtrl-C stops the worker.\n")
         children.stay()
 

@@ -163,7 +163,8 @@ def test_from_servers_to_a_triggered_run_and_back_to_nothing(done: Path) -> None
         with server(done, "deploy") as deploy:
             trigger = deploy.wait_for("Start a run:").partition("Start a run:")[2].strip()
             deploy.wait_for("started!")
-            watched = tiny.command(done, "sh", "-c", f"{trigger} --watch", timeout_s=90)
+            elsewhere = f"env -u PREFECT_HOME {trigger} --watch"  # a terminal knows nothing of our home
+            watched = tiny.command(done, "sh", "-c", elsewhere, timeout_s=90)
             assert "finished successfully" in watched
             assert (done / "data/raw/rows.txt").read_text() == "TWO"
             assert "up to date" in tiny.command(done, "dvc", "repro")
@@ -182,6 +183,30 @@ def test_from_servers_to_a_triggered_run_and_back_to_nothing(done: Path) -> None
         assert ui.end(signal.SIGKILL) == -signal.SIGKILL
     assert not (done.parent / "home/.prefect").exists()
     assert (done / ".deepcv/prefect/prefect.db").exists()
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(900)
+def test_a_run_whose_server_was_killed_does_not_block_the_next(done: Path) -> None:
+    shutil.copy(tiny.REPOSITORY / "prefect.yaml", done)
+    (done / "flows").symlink_to(tiny.REPOSITORY / "flows")
+    (done / "fit.py").write_text("import time\nprint('asleep')\ntime.sleep(900)\n")
+    ports = {"DEEPCV_PREFECT_PORT": str(free_port()), "DEEPCV_MLFLOW_PORT": str(free_port())}
+    with server(done, "ui", **ports) as ui:
+        ui.wait_for("Prefect  http")
+        with server(done, "deploy") as deploy:
+            trigger = deploy.wait_for("Start a run:").partition("Start a run:")[2].strip()
+            deploy.wait_for("started!")
+            tiny.command(done, "sh", "-c", trigger)
+            deploy.wait_for("- asleep")
+            ui.end(signal.SIGKILL)
+    (done / "fit.py").write_text(tiny.SCRIPTS["fit.py"])
+    with server(done, "ui", **ports) as ui:
+        ui.wait_for("Prefect  http")
+        with server(done, "deploy") as deploy:
+            deploy.wait_for("started!")
+            watched = tiny.command(done, "sh", "-c", f"{trigger} --watch", timeout_s=500)  # 5 minutes at most
+            assert "finished successfully" in watched
 
 
 def test_deployments_name_no_path_and_one_pool() -> None:
