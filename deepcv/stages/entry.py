@@ -28,7 +28,7 @@ def run(main: Callable[[], Callable[[], None] | None]) -> None:
     try:
         os.environ.update(quiet_environment())
         _check_libraries(stage)
-        definition = _read_yaml("dvc.yaml")["stages"][stage]
+        definition = _read_yaml("dvc.yaml").get("stages", {}).get(stage, {})
         before = _inputs(definition)
         clean_up = main()
         _check_unchanged(before, _inputs(definition))
@@ -74,11 +74,11 @@ def _inputs(definition: dict[str, Any]) -> dict[str, Any]:
     """Values of a stage's params; size and time of change of each file of its deps that a stage may read."""
     params = _read_yaml("params.yaml")
     found: dict[str, Any] = {}
-    for entry in definition["params"]:
+    for entry in definition.get("params", []):
         for file, keys in entry.items() if isinstance(entry, dict) else [("params.yaml", [entry])]:
             values = _read_yaml(file)
             found |= {f"{key} in {file}": values.get(key) for key in keys}
-    for dep in definition["deps"]:
+    for dep in definition.get("deps", []):
         top = Path(dep)
         if reference := _REFERENCE.fullmatch(dep):  # ${ingest.path}
             section = params.get(reference[1])

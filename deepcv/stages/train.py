@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ _FORGOTTEN_S = 30 * 24 * 3600
 
 
 def main() -> Callable[[], None]:
-    """Read data/shards and the network file, write data/model; what is returned removes the checkpoints."""
+    """Read data/shards and the network file, write data/model; what is returned closes the run and removes the checkpoints."""
     params = load_section(TrainParams)
     shards = open_shards(SHARDS)
     network = spec.load(Path(params.network), params.network_parameters)
@@ -48,8 +47,12 @@ def main() -> Callable[[], None]:
         log.end("FAILED")
         raise
     write_outputs(fitted, network.canonical(), described(params, fitted.hardware, shards))
-    log.end("FINISHED", {tracking.MODEL_TAG: sha256(MODEL / "model.pt")})
-    return partial(shutil.rmtree, folder)  # so that `dvc repro --force` trains
+
+    def finish() -> None:
+        log.end("FINISHED", {tracking.MODEL_TAG: sha256(MODEL / "model.pt")})
+        shutil.rmtree(folder)  # so that `dvc repro --force` trains
+
+    return finish
 
 
 def described(params: TrainParams, hardware: Hardware, shards: Dataset) -> dict[str, Any]:
