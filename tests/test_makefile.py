@@ -23,7 +23,8 @@ def project(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, *arguments: str, path: str = os.environ["PATH"]) -> str:
-    environment = {**os.environ, "PATH": path}
+    of_us = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}  # the tests themselves may run under make
+    environment = {key: value for key, value in os.environ.items() if key not in of_us} | {"PATH": path}
     program = shutil.which("make") or "make"
     return subprocess.run(
         [program, *arguments], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
