@@ -41,10 +41,11 @@ def markdown(repo: Repo, outcomes: Sequence[Outcome], failure: str) -> str:
 
 def _metrics(repo: Repo, stages: Set[str]) -> Iterator[tuple[str, str]]:
     """Yield (name, value) of all numbers that DVC knows as metrics of these stages in the working tree."""
-    files = {out.fs_path for out in repo.index.outs if out.metric and out.stage.addressing in stages}
+    places = [Path(out.fs_path) for out in repo.index.outs if out.stage.addressing in stages]
     revisions = repo.metrics.show()
     for name, file in revisions.get("", {}).get("data", {}).items():
-        if "data" in file and str(Path(repo.root_dir, name)) in files:
+        path = Path(repo.root_dir, name)
+        if "data" in file and any(path.is_relative_to(place) for place in places):
             yield from _leaves(Path(name).stem, file["data"])
 
 

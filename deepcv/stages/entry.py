@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import yaml
 
@@ -25,6 +26,7 @@ def run(main: Callable[[], Callable[[], None] | None]) -> None:
     """
     stage = Path(sys.argv[0]).stem
     signal.signal(signal.SIGINT, signal.default_int_handler)  # deepcv/stages/__init__.py set it for the imports
+    signal.signal(signal.SIGTERM, _leave)  # DVC was killed, or the flow is cancelled
     try:
         os.environ.update(quiet_environment())
         _check_libraries(stage)
@@ -39,6 +41,10 @@ def run(main: Callable[[], Callable[[], None] | None]) -> None:
     except KeyboardInterrupt:
         print(f"{stage}: interrupted; the next `dvc repro` goes on from here", file=sys.stderr)
         sys.exit(_INTERRUPTED)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)  # and not at once: half-written outputs are removed on the way
 
 
 def _check_libraries(stage: str) -> None:

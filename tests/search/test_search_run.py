@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
+from deepcv.nn.spec import SpecError
 from deepcv.params.search import SearchParams
 from deepcv.params.train import TrainParams
+from deepcv.params.whole import load
 from deepcv.search.channel import Channel
 from deepcv.search.experiment import Status, TrialResult
 from deepcv.search.manager import SearchError
@@ -196,16 +198,21 @@ def test_an_edit_while_the_images_are_prepared_is_an_error(project: Path) -> Non
     assert not (project / ".deepcv" / "search").exists()
 
 
-def test_a_network_that_lacks_a_searched_parameter_is_an_error_before_any_work(project: Path) -> None:
-    params = project / "params.yaml"
-    for line, message in {
-        "depth: {choice: [4, 8]}": "networks/digits.yaml:.*unknown parameter 'depth'",
-        "width: {choice: [8, wide]}": "networks/digits.yaml:.*width.*wide",
-    }.items():
-        params.write_text(params.read_text() + f"    train.network_parameters.{line}\n")
-        with pytest.raises(AssertionError, match=message):
-            python(project, "-c", SEARCH)  # there is no DVC repository: nothing was prepared
-        params.write_text(params.read_text().rpartition("    train.network")[0])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("depth: {choice: [4, 8]}", "networks/digits.yaml:.*unknown parameter 'depth'"),
+        ("width: {choice: [8, wide]}", "networks/digits.yaml:.*width.*wide"),
+    ],
+)
+def test_a_network_that_lacks_a_searched_parameter_is_an_error_before_any_work(
+    line: str, message: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    params = Path("params.yaml")
+    params.write_text(params.read_text() + f"    train.network_parameters.{line}\n")
+    with pytest.raises(SpecError, match=message):  # there is no DVC repository: nothing was prepared
+        search(load().search, experiment="e", epochs=1, params_path=params, apply=False, say=print)
 
 
 def test_sigterm_while_the_images_are_prepared_leaves_dvc_no_lock(project: Path) -> None:

@@ -1,11 +1,13 @@
 """What a stage's entry refuses to have recorded."""
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from deepcv.files import atomic_folder
 from deepcv.stages import entry
 
 DVC_YAML = """\
@@ -21,7 +23,7 @@ def edit(file: str, old: str, new: str) -> Callable[[], None]:
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "dvc.yaml").write_text(DVC_YAML)
     (tmp_path / "params.yaml").write_text("toy: {path: images, lr: 1}\nother: {seed: 0}\n")
     (tmp_path / "versions.yaml").write_text((Path(__file__).parents[2] / "versions.yaml").read_text())
@@ -31,7 +33,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["toy.py"])
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    return tmp_path
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +72,14 @@ def test_what_a_stage_does_not_read_may_change() -> None:
 
     entry.run(main)
     assert cleaned == [True]
+
+
+def test_a_terminated_stage_leaves_nothing_half_written() -> None:
+    def main() -> None:
+        with atomic_folder(Path("data/out")) as folder:
+            (folder / "half").touch()
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit, match="143"):
+        entry.run(main)
+    assert not list(Path("data").iterdir())
