@@ -46,7 +46,7 @@ deploy: setup  ## register the deployments and run a worker, in the foreground (
 	python -m flows.servers deploy
 
 test: setup  ## the test suite
-	pytest
+	pytest -n 2 --dist loadfile
 
 check: setup  ## ruff, mypy strict, import contracts
 	ruff check .
