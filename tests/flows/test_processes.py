@@ -94,7 +94,11 @@ def test_an_interrupt_ends_the_command_and_its_children() -> None:
 
 
 def test_describe_names_the_command() -> None:
-    with subprocess.Popen(["sleep", "60"]) as sleeper:
-        assert describe(sleeper.pid) == f"pid {sleeper.pid} (sleep 60)"
-        sleeper.kill()
+    with subprocess.Popen(["cat", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat:
+        assert cat.stdin is not None
+        assert cat.stdout is not None
+        cat.stdin.write(b"1")
+        cat.stdin.flush()
+        assert cat.stdout.read(1) == b"1"  # it runs: before, its command line may be empty
+        assert describe(cat.pid) == f"pid {cat.pid} (cat -)"
     assert describe(2**30) == f"pid {2**30}"
