@@ -36,6 +36,12 @@ def state_dir() -> Path:
     return folder
 
 
+def no_proxy_environment() -> dict[str, str]:
+    """Environment variables that keep a proxy of the environment away from this machine's own servers."""
+    hosts = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost,127.0.0.1"]
+    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(filter(None, hosts)))
+
+
 def quiet_environment() -> dict[str, str]:
     """Environment variables that switch off the telemetry of the tools and keep their files inside the state folder."""
     return {

@@ -6,9 +6,8 @@ of this machine.
 """
 
 import os
-from urllib.request import getproxies
 
-from deepcv.home import quiet_environment
+from deepcv.home import no_proxy_environment, quiet_environment
 
 
 def _set_environment() -> None:
@@ -16,7 +15,7 @@ def _set_environment() -> None:
         os.environ.update(quiet_environment())
     except FileNotFoundError:  # outside a project: `flows` stays importable, a flow then says what is missing
         return
-    os.environ["no_proxy"] = ",".join(filter(None, [getproxies().get("no"), "127.0.0.1"]))
+    os.environ.update(no_proxy_environment())
     # An ephemeral server (no `make ui`) takes 10-16 s to start, and longer than Prefect's 20 s on a busy machine.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 

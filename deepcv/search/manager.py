@@ -18,6 +18,7 @@ import nni_node  # type: ignore[import-untyped]  # the folder of NNI's bundled n
 import psutil
 
 from deepcv.errors import DeepcvError
+from deepcv.home import no_proxy_environment
 from deepcv.lifetime import lives
 from deepcv.search.channel import request
 
@@ -95,7 +96,7 @@ def running(folder: Path, environment: Mapping[str, str]) -> Iterator[Manager]:
             yield manager
         finally:
             if process is not None:
-                _stop(process)
+                stop(process)
 
 
 def _start(folder: Path, port: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -118,14 +119,12 @@ def _start(folder: Path, port: int, environment: Mapping[str, str]) -> subproces
         # NNI puts this into a shell line without quotes: a name found on PATH, never a path with a space in it.
         *("--python-interpreter", python.name),
     ]
-    no_proxy = ",".join(filter(None, [os.environ.get("no_proxy"), "localhost,127.0.0.1"]))
     node_environment = {
         **os.environ,
         **environment,
         "HOME": str(home),
         "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)]),
-        "no_proxy": no_proxy,
-        "NO_PROXY": no_proxy,
+        **no_proxy_environment(),
         "DEEPCV_SEARCH_OWNER_PID": str(os.getpid()),
     }
     with _output(folder).open("ab") as output:
@@ -154,8 +153,8 @@ def _wait_ready(manager: Manager) -> bool:
     return False
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the whole group: politely within 10 s, so that trials can close their MLflow run, then by force."""
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the whole group that `process` leads: politely within 10 s, so that it can clean up, then by force."""
     with _signals_wait():
         left: list[psutil.Process] = []
         with suppress(psutil.NoSuchProcess):

@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -23,10 +22,9 @@ from deepcv.params.train import Scalar
 from deepcv.search import snapshot
 from deepcv.search.channel import EXPERIMENT_VARIABLE, PARENT_RUN_VARIABLE, SNAPSHOT_VARIABLE
 from deepcv.search.experiment import TrialResult, run_experiment
-from deepcv.search.manager import SearchError, sigterm_exits
+from deepcv.search.manager import SearchError, sigterm_exits, stop
 from deepcv.search.space import to_nni, to_values
 
-_PATIENCE_S = 10.0
 TRIAL_COMMAND = (sys.executable, "-m", "deepcv.search.trial")
 
 
@@ -79,12 +77,7 @@ def _prepare_images() -> None:
     try:
         status = dvc.wait()
     except BaseException:  # Ctrl-C, SIGTERM
-        os.killpg(dvc.pid, signal.SIGINT)
-        try:
-            dvc.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(dvc.pid, signal.SIGKILL)
-            dvc.wait()
+        stop(dvc)
         raise
     if status != 0:
         raise SearchError("`dvc repro preprocess` failed: its message stands above")

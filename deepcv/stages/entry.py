@@ -29,8 +29,8 @@ def run(main: Callable[[], Callable[[], None] | None]) -> None:
     signal.signal(signal.SIGTERM, _leave)  # DVC was killed, or the flow is cancelled
     try:
         os.environ.update(quiet_environment())
-        _check_libraries(stage)
-        definition = _read_yaml("dvc.yaml").get("stages", {}).get(stage, {})
+        definition = _project_yaml("dvc.yaml")["stages"][stage]
+        _check_libraries(definition)
         before = _inputs(definition)
         clean_up = main()
         _check_unchanged(before, _inputs(definition))
@@ -47,16 +47,21 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)  # and not at once: half-written outputs are removed on the way
 
 
-def _check_libraries(stage: str) -> None:
-    """Refuse library versions that would compute something else than what DVC records for this stage."""
+def _project_yaml(file: str) -> Any:
     try:
-        recorded: dict[str, str] = yaml.safe_load(Path("versions.yaml").read_text(encoding="utf-8"))
-        params = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["params"]
+        return yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DeepcvError(
             f"{error.filename} is not here; run a stage in the project's folder, as `dvc repro` does"
         ) from error
-    names = [name for entry in params if isinstance(entry, dict) for name in entry.get("versions.yaml", [])]
+
+
+def _check_libraries(definition: dict[str, Any]) -> None:
+    """Refuse library versions that would compute something else than what DVC records for this stage."""
+    recorded: dict[str, str] = _project_yaml("versions.yaml")
+    names = [
+        name for entry in definition["params"] if isinstance(entry, dict) for name in entry.get("versions.yaml", [])
+    ]
     wrong = [
         f"{name} {found} (versions.yaml: {recorded[name]})"
         for name in names
@@ -78,13 +83,13 @@ def _check_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 def _inputs(definition: dict[str, Any]) -> dict[str, Any]:
     """Values of a stage's params; size and time of change of each file of its deps that a stage may read."""
-    params = _read_yaml("params.yaml")
+    params = _yaml_as_it_stands("params.yaml")
     found: dict[str, Any] = {}
-    for entry in definition.get("params", []):
+    for entry in definition["params"]:
         for file, keys in entry.items() if isinstance(entry, dict) else [("params.yaml", [entry])]:
-            values = _read_yaml(file)
+            values = _yaml_as_it_stands(file)
             found |= {f"{key} in {file}": values.get(key) for key in keys}
-    for dep in definition.get("deps", []):
+    for dep in definition["deps"]:
         top = Path(dep)
         if reference := _REFERENCE.fullmatch(dep):  # ${ingest.path}
             section = params.get(reference[1])
@@ -98,7 +103,7 @@ def _inputs(definition: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _read_yaml(file: str) -> dict[str, Any]:
+def _yaml_as_it_stands(file: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

@@ -1,7 +1,6 @@
 """The figures that do not depend on how fast the machine is, each by its benchmark script. Run by `make acceptance`."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +37,5 @@ def test_cifar_reaches_85_percent() -> None:
     assert result(*command)["holds"]
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="the copy is a git repository")
 def test_a_search_is_reproduced_by_dvc() -> None:
     assert result("benchmarks.search")["holds"]

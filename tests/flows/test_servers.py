@@ -81,9 +81,27 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def free_ports() -> dict[str, str]:
+    return {"DEEPCV_PREFECT_PORT": str(free_port()), "DEEPCV_MLFLOW_PORT": str(free_port())}
+
+
+@pytest.fixture
+def deployable(done: Path) -> Path:
+    """A project that is up to date and has the real deployments and flows."""
+    shutil.copy(tiny.REPOSITORY / "prefect.yaml", done)
+    (done / "flows").symlink_to(tiny.REPOSITORY / "flows")
+    return done
+
+
+def trigger_of(deploy: Server) -> str:
+    """The command that a worker prints for a person, once it works."""
+    deploy.wait_for("started!")
+    return deploy.wait_for("Start a run:").partition("Start a run:")[2].strip()
+
+
 @pytest.mark.parametrize("variable", ["DEEPCV_PREFECT_PORT", "DEEPCV_MLFLOW_PORT"])
 def test_a_taken_port_is_named_before_anything_starts(done: Path, variable: str) -> None:
-    ports = {"DEEPCV_PREFECT_PORT": str(free_port()), "DEEPCV_MLFLOW_PORT": str(free_port())}
+    ports = free_ports()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", int(ports[variable])))
         taken.listen()
@@ -149,20 +167,18 @@ def flow_run_states(api: str) -> Counter[str]:
 
 
 @pytest.mark.timeout(300)
-def test_from_servers_to_a_triggered_run_and_back_to_nothing(done: Path) -> None:
+def test_from_servers_to_a_triggered_run_and_back_to_nothing(deployable: Path) -> None:
     """One story, because a start takes most of a minute: ui, deploy, a run, Ctrl-C in a second run, kill -9 of ui."""
-    shutil.copy(tiny.REPOSITORY / "prefect.yaml", done)
-    (done / "flows").symlink_to(tiny.REPOSITORY / "flows")
+    done = deployable
     (done / "source.txt").write_text("two\n")
-    ports = {"DEEPCV_PREFECT_PORT": str(free_port()), "DEEPCV_MLFLOW_PORT": str(free_port())}
+    ports = free_ports()
     with server(done, "ui", **ports) as ui:
         ui.wait_for(f"Prefect  http://127.0.0.1:{ports['DEEPCV_PREFECT_PORT']}")
         ui.wait_for(f"MLflow   http://127.0.0.1:{ports['DEEPCV_MLFLOW_PORT']}")
         assert listening(ui.tree()) == {"127.0.0.1"}
 
         with server(done, "deploy") as deploy:
-            trigger = deploy.wait_for("Start a run:").partition("Start a run:")[2].strip()
-            deploy.wait_for("started!")
+            trigger = trigger_of(deploy)
             elsewhere = f"env -u PREFECT_HOME {trigger} --watch"  # a terminal knows nothing of our home
             watched = tiny.command(done, "sh", "-c", elsewhere, timeout_s=90)
             assert "finished successfully" in watched
@@ -187,16 +203,14 @@ def test_from_servers_to_a_triggered_run_and_back_to_nothing(done: Path) -> None
 
 @pytest.mark.acceptance
 @pytest.mark.timeout(900)
-def test_a_run_whose_server_was_killed_does_not_block_the_next(done: Path) -> None:
-    shutil.copy(tiny.REPOSITORY / "prefect.yaml", done)
-    (done / "flows").symlink_to(tiny.REPOSITORY / "flows")
+def test_a_run_whose_server_was_killed_does_not_block_the_next(deployable: Path) -> None:
+    done = deployable
     (done / "fit.py").write_text("import time\nprint('asleep')\ntime.sleep(900)\n")
-    ports = {"DEEPCV_PREFECT_PORT": str(free_port()), "DEEPCV_MLFLOW_PORT": str(free_port())}
+    ports = free_ports()
     with server(done, "ui", **ports) as ui:
         ui.wait_for("Prefect  http")
         with server(done, "deploy") as deploy:
-            trigger = deploy.wait_for("Start a run:").partition("Start a run:")[2].strip()
-            deploy.wait_for("started!")
+            trigger = trigger_of(deploy)
             tiny.command(done, "sh", "-c", trigger)
             deploy.wait_for("- asleep")
             ui.end(signal.SIGKILL)

@@ -110,7 +110,10 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", [*DAMAGE, "without history"])
+CHECKPOINT_DAMAGE = {**DAMAGE, "without history": lose_the_history}
+
+
+@pytest.mark.parametrize("damage", CHECKPOINT_DAMAGE)
 def test_a_damaged_checkpoint_is_set_aside(
     damage: str, network: NetworkSpec, shards: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,13 +121,12 @@ def test_a_damaged_checkpoint_is_set_aside(
     whole = fit(network, shards, config, checkpoints=tmp_path)
     newest = tmp_path / "checkpoint_3.pt"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint_2.pt", "checkpoint_3.pt"]
-    spoil = DAMAGE.get(damage, lose_the_history)
-    spoil(newest)
+    CHECKPOINT_DAMAGE[damage](newest)
     assert same(fit(network, shards, config, checkpoints=tmp_path), whole)
     assert "checkpoint_3.pt cannot be read" in capsys.readouterr().err
     assert (tmp_path / "checkpoint_3.damaged").exists()
     for path in tmp_path.glob("*.pt"):  # none is left: the training starts over
-        spoil(path)
+        CHECKPOINT_DAMAGE[damage](path)
     assert same(fit(network, shards, config, checkpoints=tmp_path), whole)
 
 
