@@ -1,8 +1,12 @@
 import shutil
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from histories import History
 
 # Who starts us in the background has our SIGINT ignored, and every process that we start and interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,3 +39,11 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.copytree(empty_store, state)
     monkeypatch.setenv("DEEPCV_HOME", str(state))
     return state
+
+
+@pytest.fixture(scope="session")
+def history(tmp_path_factory: pytest.TempPathFactory) -> "History":
+    """A project with four datasets in its past; do not change it."""
+    from histories import make
+
+    return make(tmp_path_factory.mktemp("history"))

@@ -21,7 +21,7 @@ STAGES: dict[str, dict[str, list[str | dict[str, list[str]]]]] = yaml.safe_load(
 # A heavy tool and the only modules that import it.
 IMPORTERS = {
     "great_expectations": {"deepcv.data.expectations"},
-    "mlflow": {"deepcv.tracking", "deepcv.registry"},
+    "mlflow": {"deepcv.tracking", "deepcv.registry", "deepcv.provenance"},
     "nni": {"deepcv.search.nni"},
     "pydantic": "deepcv.params",
     "prefect": "flows",

@@ -11,7 +11,7 @@ import toys
 from deepcv.cli import main
 from deepcv.params import whole
 
-COMMANDS = ("check", "init", "predict", "search")
+COMMANDS = ("check", "init", "predict", "search", "data")
 
 
 @pytest.fixture
@@ -39,7 +39,14 @@ def message(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        *([command, "--help"] for command in COMMANDS),
+        *(["data", command, "--help"] for command in ("diff", "who-saw", "forget")),
+    ],
+)
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exited:
         main(arguments)
@@ -72,6 +79,9 @@ def test_the_installed_command_loads_nothing_heavy_for_help() -> None:
         (("init",), "required: folder"),
         (("predict",), r"required: FILE|FOLDER"),
         (("search", "--aply"), "unrecognized arguments: --aply"),
+        (("data",), "required: COMMAND"),
+        (("data", "who-saw"), "required: SHA256|FILE"),
+        (("data", "diff", "a", "b", "c"), "unrecognized arguments: c"),
     ],
 )
 def test_a_wrong_command_line(arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

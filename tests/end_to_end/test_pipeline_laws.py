@@ -68,6 +68,16 @@ def test_the_first_run_registers_a_champion_and_the_next_does_nothing(made: Proj
     assert changed(made) == set()
 
 
+def test_a_model_is_found_from_an_image_that_it_was_trained_on(made: Project) -> None:
+    first = "import pandas as pd; t = pd.read_parquet('data/raw/manifest.parquet'); print(*t[~t.sha256.duplicated(keep=False)]"
+    for split, meaning in {"train": "): trained on it", "test": "): not trained on it"}.items():
+        image = made.python(f"{first}.query('split == \"{split}\"').sha256.head(1))")
+        told = made.run("deepcv", "data", "who-saw", image).stdout
+        assert meaning in told
+        assert "deepcv-digits version 1 @champion" in told
+    assert made.run("deepcv", "data", "diff", "workspace", "workspace", "--exit-code").returncode == 0
+
+
 def test_two_checkouts_end_with_the_same_lock(made: Project, tree: Path, tmp_path: Path) -> None:
     other = new_project(tree, tmp_path / "elsewhere")
     other.repro()
