@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deepcv import tracking  # before mlflow, whose telemetry it switches off
-
-# isort: split
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
+from deepcv import tracking
 from deepcv.data.diff import visible
 from deepcv.data.revisions import RAW, SHARDS, WORKSPACE
 from deepcv.data.sightings import Found, Recorded, Sighting

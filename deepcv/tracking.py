@@ -5,7 +5,6 @@ The store is `<state>/mlflow`: `mlflow.db` (SQLite), `artifacts/`, and the recei
 
 import contextlib
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,17 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from deepcv.files import write_text
-from deepcv.receipts import MODEL_TAG as MODEL_TAG
-from deepcv.receipts import database_file, drop_orphan, store_dir
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
+
+from deepcv.files import write_text
+from deepcv.receipts import MODEL_TAG as MODEL_TAG
+from deepcv.receipts import database_file, drop_orphan, store_dir
 
 # MLflow prints a traceback for every error that it also raises; the caller says it in one line.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

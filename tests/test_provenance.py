@@ -1,8 +1,5 @@
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -118,14 +115,6 @@ def test_an_unknown_image(command: str) -> None:
         with pytest.raises(SystemExit) as exited:
             main(["data", command, image])
         assert expected in str(exited.value.code)
-
-
-def test_mlflow_tells_nobody() -> None:
-    script = "from deepcv import provenance; from mlflow.telemetry import client; print(client.get_telemetry_client())"
-    silencers = {"MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "CI", "PYTEST_CURRENT_TEST"}
-    environment = {key: value for key, value in os.environ.items() if key not in silencers}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "None\n"
 
 
 def test_how_images_leave_each_kind_of_source(tmp_path: Path) -> None:

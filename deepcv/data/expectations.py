@@ -1,11 +1,8 @@
 """Checks of the manifest by Great Expectations: a verdict for the pipeline and Data Docs for people."""
 
-import os
 import re
 from dataclasses import dataclass
 from typing import Any
-
-os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read when the package is imported
 
 import great_expectations as gx
 import pandas as pd
