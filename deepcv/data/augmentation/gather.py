@@ -1,17 +1,11 @@
-"""Batched augmentation with parameters per sample, drawn by a counter-based hash of (seed, epoch, sample, operation).
-
-The draw for an image does not depend on batch size, order, device or worker: a resumed run sees the same pictures, bit for bit.
-"""
+"""Flip, shift and cutout while the batch is taken from the dataset: one gather of pixels, each image with its own draws."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# One number per use, so that two operations never share their draws.
-ORDER, FLIP, SHIFT_Y, SHIFT_X, CUTOUT_Y, CUTOUT_X, DROPOUT = range(7)
-
-_MASK_32 = 0xFFFFFFFF
+from deepcv.data.augmentation.draws import CUTOUT_X, CUTOUT_Y, FLIP, SHIFT_X, SHIFT_Y, hash32
 
 
 @dataclass(frozen=True)
@@ -28,27 +22,9 @@ class Augmentation:
     cutout: int = 0
 
 
-def hash32(seed: int, epoch: int, sample: Tensor, operation: int) -> Tensor:
-    """Mix to integers in 0 … 2³²−1 (int64 tensor of sample's shape), the same on every device.
-
-    Each step is the 32-bit finaliser "lowbias32" (Wellons, "Prospecting for hash functions", 2018).
-    """
-    mixed = torch.zeros_like(sample, dtype=torch.int64)
-    for word in (seed, seed >> 32, epoch, operation):
-        mixed = _mix32((mixed + (word & _MASK_32) + 0x9E3779B9) & _MASK_32)
-    return _mix32((mixed ^ (sample & _MASK_32)) & _MASK_32)
-
-
-def permutation(seed: int, epoch: int, count: int, device: torch.device) -> Tensor:
-    """Order in which an epoch visits `count` samples, int64 (count,)."""
-    numbers = torch.arange(count, device=device)
-    keys = hash32(seed, epoch, numbers, ORDER)
-    return torch.argsort(keys * count + numbers)  # equal keys keep the order of their numbers, on every device
-
-
 def gather(images_nhwc: Tensor, index: Tensor, augmentation: Augmentation, seed: int, epoch: int) -> Tensor:
     """Take and augment images in one gather: uint8 (n, h, w, c) and (b,) to uint8 (b, h, w, c)."""
-    height, width = images_nhwc.shape[1:3]
+    height, width, channels = images_nhwc.shape[1:]
     if augmentation == Augmentation():
         return images_nhwc[index]
     rows = torch.arange(height, device=index.device).expand(len(index), height)
@@ -59,20 +35,14 @@ def gather(images_nhwc: Tensor, index: Tensor, augmentation: Augmentation, seed:
     if augmentation.flip:
         flipped = ((hash32(seed, 0, index, FLIP) >> 31) + epoch) % 2 == 1
         columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    batch = images_nhwc[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+    # Whole pixels by their number: a quarter of the time of an index per axis.
+    pixels = ((index[:, None] * height + rows)[:, :, None] * width + columns[:, None, :]).flatten()
+    batch = images_nhwc.view(-1, channels).index_select(0, pixels).view(-1, height, width, channels)
     if augmentation.cutout:
         inside_rows = _window(seed, epoch, index, CUTOUT_Y, height, augmentation.cutout)
         inside_columns = _window(seed, epoch, index, CUTOUT_X, width, augmentation.cutout)
         batch = batch.masked_fill((inside_rows[:, :, None] & inside_columns[:, None, :])[..., None], 0)
     return batch
-
-
-def _mix32(x: Tensor) -> Tensor:
-    x = x ^ (x >> 16)
-    x = (x * 0x7FEB352D) & _MASK_32
-    x = x ^ (x >> 15)
-    x = (x * 0x846CA68B) & _MASK_32  # a product of 32-bit numbers may wrap in int64; its low 32 bits are exact
-    return x ^ (x >> 16)
 
 
 def _draw(seed: int, epoch: int, index: Tensor, operation: int, reach: int) -> Tensor:

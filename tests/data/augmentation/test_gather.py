@@ -4,9 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcv.data.augmentation import Augmentation, gather, hash32, permutation
+from deepcv.data.augmentation import Augmentation, gather, hash32
 
-CPU = torch.device("cpu")
 ALL = Augmentation(flip=True, shift=2, cutout=3)
 
 
@@ -21,60 +20,6 @@ def windows(image: np.ndarray, shift: int) -> list[np.ndarray]:
     padded = np.pad(image, ((shift, shift), (shift, shift), (0, 0)), mode="reflect")
     steps = range(2 * shift + 1)
     return [padded[top : top + height, left : left + width] for top in steps for left in steps]
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2**40), st.integers(0, 10**6), st.integers(0, 6))
-def test_hash_is_in_range_and_repeats(seed: int, epoch: int, operation: int) -> None:
-    numbers = torch.tensor([0, 1, 2**31, 2**32 - 1])
-    found = hash32(seed, epoch, numbers, operation)
-    assert found.dtype == torch.int64
-    assert ((found >= 0) & (found < 2**32)).all()
-    assert torch.equal(found, hash32(seed, epoch, numbers, operation))
-    assert len(set(found.tolist())) == 4
-    assert not torch.equal(found, hash32(seed, epoch + 1, numbers, operation))
-    assert not torch.equal(found, hash32(seed + 1, epoch, numbers, operation))
-    assert not torch.equal(found, hash32(seed, epoch, numbers, operation + 1))
-
-
-def test_hash_is_lowbias32() -> None:
-    """The mixer against plain Python integers: no product is rounded, no sign is lost."""
-
-    def mix(x: int) -> int:
-        x ^= x >> 16
-        x = x * 0x7FEB352D & 0xFFFFFFFF
-        x ^= x >> 15
-        x = x * 0x846CA68B & 0xFFFFFFFF
-        return x ^ x >> 16
-
-    def expected(seed: int, epoch: int, sample: int, operation: int) -> int:
-        mixed = 0
-        for word in (seed, seed >> 32, epoch, operation):
-            mixed = mix((mixed + (word & 0xFFFFFFFF) + 0x9E3779B9) & 0xFFFFFFFF)
-        return mix(mixed ^ sample)
-
-    samples = list(range(500))
-    found = hash32(2**33 + 7, 3, torch.tensor(samples), 2).tolist()
-    assert found == [expected(2**33 + 7, 3, sample, 2) for sample in samples]
-
-
-@pytest.mark.parametrize("buckets", [2, 5, 16])
-def test_draws_are_roughly_uniform(buckets: int) -> None:
-    drawn = hash32(0, 0, torch.arange(16_000), 1) % buckets
-    counts = torch.bincount(drawn, minlength=buckets).double()
-    chi_square = ((counts - 16_000 / buckets) ** 2 / (16_000 / buckets)).sum()
-    assert chi_square < (buckets - 1) + 4 * (2 * (buckets - 1)) ** 0.5  # four standard deviations
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2**31), st.integers(0, 1000), st.integers(1, 300))
-def test_a_permutation_holds_every_number_once(seed: int, epoch: int, count: int) -> None:
-    assert sorted(permutation(seed, epoch, count, CPU).tolist()) == list(range(count))
-
-
-def test_every_epoch_and_seed_has_its_own_order() -> None:
-    orders = {tuple(permutation(seed, epoch, 50, CPU).tolist()) for seed in range(3) for epoch in range(3)}
-    assert len(orders) == 9
 
 
 def test_no_augmentation_is_plain_indexing() -> None:

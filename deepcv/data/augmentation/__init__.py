@@ -1,0 +1,6 @@
+"""Augmentation on the device: whole batches of uint8 images, every image with its own random draws."""
+
+from deepcv.data.augmentation.draws import DROPOUT, Draws, hash32, permutation
+from deepcv.data.augmentation.gather import Augmentation, gather
+
+__all__ = ["DROPOUT", "Augmentation", "Draws", "gather", "hash32", "permutation"]
