@@ -30,7 +30,7 @@ from pathlib import Path
 import deepcv.nn.blocks, deepcv.nn.classifier, deepcv.nn.spec
 import deepcv.training.checkpoints, deepcv.training.engine, deepcv.training.fit, deepcv.training.hardware
 import deepcv.evaluation.history, deepcv.evaluation.inference, deepcv.evaluation.metrics, deepcv.evaluation.plots
-import deepcv.data.augmentation, deepcv.data.loaders, deepcv.data.shards
+import deepcv.data.augmentation.mixing, deepcv.data.augmentation.policies, deepcv.data.loaders, deepcv.data.shards
 from deepcv.training.fit import TrainConfig, fit
 
 folder = Path(sys.argv[1])

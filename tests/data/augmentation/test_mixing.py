@@ -1,0 +1,75 @@
+import pytest
+import torch
+from scipy import stats
+
+from deepcv.data.augmentation import Draws, mixing, permutation
+
+COUNT = 4_000
+CPU = torch.device("cpu")
+
+
+def draws(count: int = COUNT) -> Draws:
+    return Draws(0, 0, torch.arange(count))
+
+
+def test_partners_depend_on_the_epochs_order_alone() -> None:
+    order = permutation(0, 3, 100, CPU)
+    whole = mixing.partners(order, torch.arange(100), shift=37)
+    assert sorted(whole.tolist()) == list(range(100))  # each is somebody's partner once
+    assert not bool((whole == order).any())
+    for size in (1, 7, 64):
+        parts = [mixing.partners(order, torch.arange(100)[start : start + size], 37) for start in range(0, 100, size)]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def test_mixup_blends_by_beta() -> None:
+    black = torch.zeros(COUNT, 1, 2, 2, dtype=torch.uint8)
+    mixed = mixing.mixup(black, torch.full_like(black, 255), draws(), alpha=0.4)
+    partner_share = mixed.images_nchw[:, 0, 0, 0].double() / 255
+    assert torch.allclose(partner_share, 1 - mixed.own_share.double(), atol=0.5 / 255 + 1e-6)
+    assert stats.kstest(mixed.own_share.numpy(), stats.beta(0.4, 0.4).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("size", [(32, 32), (7, 50), (1, 1)])
+def test_cutmix_counts_the_pixels_it_pastes(size: tuple[int, int]) -> None:
+    own = torch.full((COUNT, 3, *size), 10, dtype=torch.uint8)
+    mixed = mixing.cutmix(own, torch.full_like(own, 20), draws(), alpha=1.0)
+    pasted = (mixed.images_nchw == 20).all(1)
+    assert torch.equal((mixed.images_nchw == 20).any(1), pasted)
+    assert torch.allclose(mixed.own_share, 1 - pasted.float().mean((1, 2)))
+    rows, columns = pasted.any(2), pasted.any(1)
+    assert torch.equal(pasted, rows[:, :, None] & columns[:, None, :])
+
+
+def test_cutmix_pastes_the_share_that_was_drawn() -> None:
+    own = torch.zeros(COUNT, 1, 64, 64, dtype=torch.uint8)
+    mixed = mixing.cutmix(own, torch.ones_like(own), draws(), alpha=1.0)
+    drawn = draws().beta(1.0, 1.0, 0)[:, 0]
+    clipped = mixed.own_share - drawn  # a rectangle over the border is cut: more of its own is left
+    assert float(clipped.min()) > -0.04  # 64 pixels: rounding
+    edges = [
+        mixed.images_nchw[:, 0, 0],
+        mixed.images_nchw[:, 0, -1],
+        mixed.images_nchw[:, 0, :, 0],
+        mixed.images_nchw[:, 0, :, -1],
+    ]
+    inside = torch.stack([edge.sum(1) == 0 for edge in edges]).all(0)
+    assert int(inside.sum()) > 500
+    assert float(clipped[inside].abs().max()) < 0.04
+
+
+def test_erasing_stays_in_its_share_and_ratio() -> None:
+    images = torch.full((COUNT, 3, 100, 100), 9, dtype=torch.uint8)
+    gone = (mixing.erase(images, draws(), area=(0.04, 0.25), ratio=3.0) == 0).all(1)
+    share = gone.float().mean((1, 2))
+    assert float(share.max()) < 0.27
+    inside = ~(gone[:, 0].any(1) | gone[:, -1].any(1) | gone[:, :, 0].any(1) | gone[:, :, -1].any(1))
+    assert float(share[inside].min()) > 0.03
+    heights, widths = gone.any(2).sum(1)[inside], gone.any(1).sum(1)[inside]
+    assert float((heights / widths).max()) < 3.4
+    assert float((widths / heights).max()) < 3.4
+
+
+def test_soft_targets_share_between_two_classes() -> None:
+    found = mixing.soft_targets(torch.tensor([0, 1]), torch.tensor([2, 1]), torch.tensor([0.75, 0.3]), classes=3)
+    assert torch.allclose(found, torch.tensor([[0.75, 0, 0.25], [0, 1.0, 0]]))
