@@ -1,0 +1,74 @@
+"""What the benchmarks of loaders share: small photographs, DeepCV's side, a DataLoader's side, CPU seconds of both."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.result import cpu_s
+
+SIDE = 32
+MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+BATCH = 256
+
+
+def photographs(count: int) -> Tensor:
+    """Patches of two photographs, uint8 (count, 32, 32, 3)."""
+    pictures = load_sample_images().images
+    corners = np.random.default_rng(0).integers(0, 380, (count, 2))
+    patches = [pictures[n % 2][y : y + SIDE, x : x + SIDE] for n, (y, x) in enumerate(corners)]
+    return torch.from_numpy(np.stack(patches))
+
+
+class PerSample(Dataset[Tensor]):
+    """Images one by one, each through a transform: tensors CHW or Pillow images, whichever `images` holds."""
+
+    def __init__(self, images: list[Any], transform: Callable[[Any], Tensor]) -> None:
+        self.images = images
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.transform(self.images[number])
+
+
+def batches(images: list[Any], transform: Callable[[Any], Tensor], workers: int) -> Iterator[Tensor]:
+    """A shuffled epoch of a DataLoader."""
+    return iter(DataLoader(PerSample(images, transform), batch_size=BATCH, shuffle=True, num_workers=workers))
+
+
+def one_core() -> None:
+    """Keep this process and its children on one core, with one thread."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+
+
+def us_per_image(epoch: Callable[[], Iterator[Tensor]]) -> float:
+    """CPU microseconds per image of all processes for one epoch; workers end with their epoch."""
+    start, count = cpu_s(), 0
+    for batch in epoch():
+        assert batch.dtype == torch.float32  # noqa: S101 - both sides end with the network's input
+        count += len(batch)
+    return (cpu_s() - start) / count * 1e6
+
+
+def compare(sides: dict[str, Callable[[], Iterator[Tensor]]], rounds: int) -> dict[str, float]:
+    """Median CPU microseconds per image of each side; the sides take turns, after a warm-up of one round."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    started = time.monotonic()
+    for number in range(rounds + 1):
+        for name, epoch in sides.items():
+            spent = us_per_image(epoch)
+            if number:
+                times[name].append(spent)
+            print(f"{time.monotonic() - started:6.1f} s  {name}: {spent:.1f} us/image", flush=True)
+    return {name: statistics.median(values) for name, values in times.items()}
