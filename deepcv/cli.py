@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from deepcv import data_commands
 from deepcv.errors import DeepcvError
 
 _DESCRIPTION = """\
@@ -21,7 +22,6 @@ _EPILOG = """\
 The pipeline itself is DVC's: dvc dag, dvc metrics show, dvc plots show, dvc exp run -S train.epochs=2.
 `make ui` opens Prefect and MLflow, `make deploy` schedules the pipeline.
 """
-_DATA = "Compare the datasets that git and DVC recorded, and find out which models saw an image."
 PARAMS = Path("params.yaml")
 
 
@@ -79,52 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     search.add_argument("--apply", action="store_true", help="put the best values into params.yaml, comments kept")
     search.set_defaults(run=_search)
-    _add_data(commands.add_parser("data", help="compare datasets, find what saw an image", description=_DATA))
+    data_commands.add_to(
+        commands.add_parser(
+            "data", help="compare datasets, find drift, find what saw an image", description=data_commands.TITLE
+        )
+    )
     return parser
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    diff = commands.add_parser(
-        "diff", help="what changed between the datasets of two git revisions",
-        description="Images added, removed, relabelled, renamed, moved between splits or with other pixels, and the class "
-        "shares of each split. Images are paired by name, what is left by content. Datasets come from DVC's cache: "
-        "nothing is checked out.",
-    )  # fmt: skip
-    diff.add_argument("before", nargs="?", default="HEAD", metavar="A", help="git revision (default: HEAD)")
-    diff.add_argument(
-        "after",
-        nargs="?",
-        default="workspace",
-        metavar="B",
-        help="git revision (default: workspace, your data/raw as last ingested)",
-    )
-    diff.add_argument(
-        "--html", type=Path, metavar="FILE", help="also write a page with pictures, e.g. reports/data/diff/index.html"
-    )
-    diff.add_argument("--json", action="store_true", help="print all of it as JSON instead of a table")
-    diff.add_argument(
-        "--exit-code", action="store_true", help="exit status 1 where images differ, 0 where none does, 2 on an error"
-    )
-    diff.set_defaults(run=_data_diff)
-
-    image = "an image file, or a sha256 (its first 4 digits at least)"
-    who_saw = commands.add_parser(
-        "who-saw", help="which datasets, runs and models saw an image",
-        description="Look for an image, byte for byte, in the datasets of all commits, of the workspace and of DVC's run "
-        "cache, and list the MLflow runs and registered models of each. A model was trained on the train split "
-        "only; by val and test images it was judged.",
-    )  # fmt: skip
-    who_saw.add_argument("image", metavar="SHA256|FILE", help=image)
-    who_saw.set_defaults(run=_data_who_saw)
-
-    forget = commands.add_parser(
-        "forget", help="print the plan to forget an image",
-        description="Print which images to remove from the source, which runs and registered models were trained on it, "
-        "and the commands that train again. Nothing is changed.",
-    )  # fmt: skip
-    forget.add_argument("image", metavar="SHA256|FILE", help=image)
-    forget.set_defaults(run=_data_forget)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -209,53 +169,6 @@ def _search(options: argparse.Namespace) -> None:
         apply=options.apply,
         say=print,
     )
-
-
-def _data_diff(options: argparse.Namespace) -> None:
-    from deepcv.data import diff, diff_page, revisions
-    from deepcv.home import project_dir
-
-    try:
-        before, after = (revisions.snapshot(revision, project_dir()) for revision in (options.before, options.after))
-        found = diff.report(before, after)
-        if options.html:
-            diff_page.write(options.html, found, before, after)
-    except (DeepcvError, OSError) as error:
-        if not options.exit_code:
-            raise
-        print(f"deepcv: {error}", file=sys.stderr)
-        sys.exit(2)  # 1 would say that images differ
-    print(diff.as_json(found) if options.json else diff.as_text(found))
-    if options.html:
-        print(f"wrote {options.html}", file=sys.stderr)
-    if options.exit_code and not found.diff.is_empty:
-        sys.exit(1)
-
-
-def _data_who_saw(options: argparse.Namespace) -> None:
-    from deepcv.data import sightings
-    from deepcv.home import project_dir
-
-    found = sightings.find(options.image, project_dir())
-
-    from deepcv import provenance  # imports MLflow: not before the image is found
-
-    print(provenance.describe(found, provenance.witnesses(found)))
-
-
-def _data_forget(options: argparse.Namespace) -> None:
-    from deepcv.data import sightings
-    from deepcv.home import project_dir
-    from deepcv.params.base import load_section
-    from deepcv.params.ingest import IngestParams
-
-    project = project_dir()
-    source = project / load_section(IngestParams, project / PARAMS).path
-    found = sightings.find(options.image, project)
-
-    from deepcv import provenance
-
-    print(provenance.forgetting(found, provenance.witnesses(found), source))
 
 
 if __name__ == "__main__":

@@ -18,17 +18,17 @@ STAGES: dict[str, dict[str, list[str | dict[str, list[str]]]]] = yaml.safe_load(
     "stages"
 ]
 
-# A heavy tool and the only modules that import it.
+# A heavy tool and the only modules that import it: one for the stages, and beside it what no stage may depend on.
 IMPORTERS = {
     "great_expectations": {"deepcv.data.expectations"},
-    "mlflow": {"deepcv.tracking", "deepcv.registry", "deepcv.provenance"},
+    "mlflow": {"deepcv.tracking", "deepcv.registry", "deepcv.provenance", "deepcv.artifacts"},
     "nni": {"deepcv.search.nni"},
     "pydantic": "deepcv.params",
     "prefect": "flows",
     "dvc": "flows",
-    "onnxruntime": {"deepcv.serving.predictor"},
-    "onnx": {"deepcv.serving.onnx_export"},
-    "matplotlib": {"deepcv.evaluation.plots"},
+    "onnxruntime": {"deepcv.serving.predictor", "deepcv.serving.features"},
+    "onnx": {"deepcv.serving.onnx_export", "deepcv.serving.features"},
+    "matplotlib": {"deepcv.evaluation.plots", "deepcv.monitoring.picture"},
 }
 HEAVY = {
     "torch",

@@ -44,7 +44,7 @@ def message(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     [
         ["--help"],
         *([command, "--help"] for command in COMMANDS),
-        *(["data", command, "--help"] for command in ("diff", "who-saw", "forget")),
+        *(["data", command, "--help"] for command in ("diff", "drift", "who-saw", "forget")),
     ],
 )
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
