@@ -63,7 +63,7 @@ def open_images(path: Path, downloads: Path) -> Collection:
     except DataError as error:
         if path.is_dir():
             samples = partial(_loose_files, path)
-        elif path.is_file() and tarfile.is_tarfile(path):
+        elif error.__cause__ is None and tarfile.is_tarfile(path):  # a damaged tar has a cause, and stays an error
             samples = partial(_loose_members, path)
         else:
             raise
@@ -98,15 +98,12 @@ def _loose_files(root: Path) -> Iterator[Sample]:
 
 
 def _loose_members(tar: Path) -> Iterator[Sample]:
-    try:
-        with tarfile.open(tar) as archive:
-            for member in archive:
-                place = PurePosixPath(member.name)
-                if member.isfile() and not any(map(_is_litter, place.parts)):
-                    stream = archive.extractfile(member)
-                    yield Sample(str(place), None, place.parent.name, stream.read() if stream else b"")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{tar}: cannot be read as a tar: {error}") from error
+    with tarfile.open(tar) as archive:
+        for member in archive:
+            place = PurePosixPath(member.name)
+            if member.isfile() and not any(map(_is_litter, place.parts)):
+                stream = archive.extractfile(member)
+                yield Sample(str(place), None, place.parent.name, stream.read() if stream else b"")
 
 
 def _printable(name: str) -> str:

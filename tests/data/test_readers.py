@@ -73,9 +73,14 @@ def test_bad_input(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     toys.write_tar(toys.write_images(tmp_path / "a", LABELLED), tmp_path / "cut.tar")
     (tmp_path / "cut.tar").write_bytes((tmp_path / "cut.tar").read_bytes()[:700])
+    packed = bytearray(toys.write_tar(tmp_path / "a", tmp_path / "flipped.tar.gz", "w:gz").read_bytes())
+    packed[len(packed) // 2 :] = bytes(~byte & 255 for byte in packed[len(packed) // 2 :])
+    (tmp_path / "flipped.tar.gz").write_bytes(packed)
+    (tmp_path / "wrong.yaml").write_text("source: nothing")
     for name, expected in (
         ("empty", "holds no files"), ("nowhere", "no such file"), ("damaged.tar", "cannot be read as a tar"),
-        ("notes.txt", "expected a folder"), ("cut.tar", "cannot be read as a tar"),
+        ("notes.txt", "expected a folder"), ("flipped.tar.gz", "cannot be read as a tar"),
+        ("wrong.yaml", "expected `source:"), ("cut.tar", "cannot be read as a tar"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=expected):
             open_images(tmp_path / name, tmp_path)
