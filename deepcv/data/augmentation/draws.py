@@ -19,6 +19,7 @@ STREAMS_PER_STEP = 256
 _MASK_32 = 0xFFFFFFFF
 _QUANTILES = 4097
 _Int = TypeVar("_Int", int, Tensor)
+Float64Array = NDArray[np.float64]
 
 
 def hash32(seed: int, epoch: int, sample: Tensor, stream: int) -> Tensor:
@@ -51,6 +52,10 @@ class Draws:
 
     def bits(self, *streams: int) -> Tensor:
         """Integers in 0 … 2³²−1, int64 (b, len(streams))."""
+        if self.step < 0 or not all(0 <= stream < STREAMS_PER_STEP for stream in streams):
+            raise ValueError(
+                f"expected a step >= 0 and streams 0 to {STREAMS_PER_STEP - 1}, got {self.step}, {streams}"
+            )
         base = STREAMS_PER_STEP * (self.step + 1)
         prefixes = [_prefix(self.seed, self.epoch, base + stream) for stream in streams]
         words = torch.tensor(prefixes, dtype=torch.int64, device=self.samples.device)
@@ -104,23 +109,36 @@ def mix32(x: _Int) -> _Int:
 
 @cache
 def _beta_quantiles(a: float, b: float) -> Tensor:
-    """Quantile function of Beta(a, b) at 0, 1/4096, … 1, by integrating its density from either end to the middle."""
-    low_x, low = _from_zero(a, b)
-    high_x, high = _from_zero(b, a)  # seen from 1
-    total = low[-1] + high[-1]
-    probability = np.concatenate([low, total - high[-2::-1]]) / total
+    """Quantile function of Beta(a, b) at 0, 1/4096, … 1, by integrating its density from either end to the middle.
+
+    At its ends stand the quantiles of a quarter of a step: 0 and 1 themselves would stretch the tails.
+    """
+    if not (a > 0 and b > 0):
+        raise ValueError(f"expected parameters of a Beta distribution above 0, got {a} and {b}")
+    (low_x, low_y, low), (high_x, high_y, high) = _density(a, b), _density(b, a)  # the second seen from 1
+    peak = max(low.max(), high.max())  # of logarithms: no power underflows or overflows
+    low_sum, high_sum = (_integrate(np.exp(log_density - peak), y) for y, log_density in ((low_y, low), (high_y, high)))
+    total = low_sum[-1] + high_sum[-1]
+    probability = np.concatenate([low_sum, total - high_sum[-2::-1]]) / total
     x = np.concatenate([low_x, 1 - high_x[-2::-1]])
-    return torch.from_numpy(np.interp(np.linspace(0, 1, _QUANTILES), probability, x).astype(np.float32))
+    wanted = np.linspace(0, 1, _QUANTILES)
+    wanted[0], wanted[-1] = wanted[1] / 4, 1 - wanted[1] / 4
+    return torch.from_numpy(np.interp(wanted, probability, x).astype(np.float32))
 
 
-def _from_zero(a: float, b: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points x from 0 to 1/2 and the integral of x^(a−1) (1−x)^(b−1) up to each.
+def _density(a: float, b: float) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """Points x from 0 to 1/2, the y over which to integrate, and the logarithm of x^(a−1) (1−x)^(b−1) dx/dy there.
 
     For a < 1 the density has a pole at 0; over y = x^a it is flat there.
     """
     power = min(a, 1.0)
     y = np.linspace(0, 0.5**power, 20_001)
     x = y ** (1 / power)
-    density = y ** (a / power - 1) * (1 - x) ** (b - 1) / power
-    pieces = (density[1:] + density[:-1]) / 2 * y[1]
-    return x, np.concatenate([[0.0], np.cumsum(pieces)])
+    with np.errstate(divide="ignore"):
+        rising = (a - 1) * np.log(y) if a > 1 else np.full_like(y, -np.log(power))
+    return x, y, rising + (b - 1) * np.log1p(-x)
+
+
+def _integrate(density: Float64Array, y: Float64Array) -> Float64Array:
+    """Integral from 0 to each y, by trapezoids."""
+    return np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * y[1])])

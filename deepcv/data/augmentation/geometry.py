@@ -62,9 +62,9 @@ def resized_crop(left: Tensor, top: Tensor, crop_width: Tensor, crop_height: Ten
 
 def compose(first: Tensor, second: Tensor) -> Tensor:
     """One matrix that does `first` and then `second`, with one interpolation."""
-    linear = first[:, :, :2] @ second[:, :, :2]
-    offset = first[:, :, :2] @ second[:, :, 2:] + first[:, :, 2:]
-    return torch.cat([linear, offset], dim=2)
+    linear, offset = first[:, :, :2], first[:, :, 2:]
+    product = (linear[..., None] * second[:, None]).sum(2)  # not `@`, which autocast would do in bfloat16
+    return torch.cat([product[:, :, :2], product[:, :, 2:] + offset], dim=2)
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Warp:
     """A warp for each image of a batch: a matrix, and for a smooth deformation the `bend`.
 
     `bend` (b, 2, rows, columns) displaces control points, spread evenly over the image from border to border, by so many
-    pixels (x before y); between them it is a bicubic surface. Neighbours may differ by less than their distance: more
-    would fold the image, and boxes and keypoints could not follow.
+    pixels (x before y); between them it is a bicubic surface. It must not be so steep that the image folds: boxes and
+    keypoints could not follow.
     """
 
     matrix: Tensor
@@ -94,7 +94,8 @@ class Warp:
 
     def points(self, points: Tensor, height: int, width: int) -> Tensor:
         """Move keypoints (b, n, 2); they may leave the image."""
-        centre = torch.tensor([width / 2, height / 2], device=points.device)
+        points = points.to(self.matrix.dtype)
+        centre = self.matrix.new_tensor([width / 2, height / 2])
         linear, offset = self.matrix[:, None, :, :2], self.matrix[:, None, :, 2]
         source = (points - centre - offset)[..., None]
         moved = torch.linalg.solve(linear, source)[..., 0]
@@ -109,7 +110,8 @@ class Warp:
 
     def boxes(self, boxes: Tensor, height: int, width: int) -> Tensor:
         """Boxes (b, n, 4) of left, top, right, bottom around what became of each, clipped to the image."""
-        along = torch.linspace(0, 1, _EDGE_POINTS, device=boxes.device)
+        boxes = boxes.to(self.matrix.dtype)
+        along = torch.linspace(0, 1, _EDGE_POINTS, device=boxes.device, dtype=boxes.dtype)
         left, top, right, bottom = (side[..., None] for side in boxes.unbind(-1))
         xs, ys = left + (right - left) * along, top + (bottom - top) * along
         edges = [
@@ -120,16 +122,16 @@ class Warp:
         ]
         outline = torch.cat(edges, dim=2)  # (b, n, 4 · points, 2)
         moved = self.points(outline.flatten(1, 2), height, width).view(outline.shape)
-        limit = torch.tensor([width, height], device=boxes.device)
+        limit = boxes.new_tensor([width, height])
         low, high = (torch.minimum(moved.aminmax(dim=2)[side].clamp(min=0), limit) for side in range(2))
         return torch.cat([low, high], dim=2)
 
     def _grid(self, images_nchw: Tensor) -> Tensor:
         """Input positions on the scale −1 … 1 of `grid_sample`, (b, h, w, 2), x and y in planes of their own."""
         height, width = images_nchw.shape[2:]
-        half = torch.tensor([width / 2, height / 2], device=images_nchw.device)[None, :, None]
+        half = self.matrix.new_tensor([width / 2, height / 2])[None, :, None]
         linear_x, linear_y, offset = (self.matrix / half).unbind(2)
-        xs, ys = (torch.arange(side, device=half.device) + 0.5 - side / 2 for side in (width, height))
+        xs, ys = (torch.arange(side, device=half.device, dtype=half.dtype) + 0.5 - side / 2 for side in (width, height))
         rows = linear_y[:, :, None] * ys + offset[:, :, None]  # (b, 2, h): all but a column's part
         # `affine_grid` does the same by many small matrix products, in eight times the time.
         grid = torch.addcmul(rows[..., None], linear_x[..., None, None], xs)
@@ -141,7 +143,8 @@ class Warp:
 def elastic(reach: Tensor, keys: Tensor) -> Warp:
     """A smooth random deformation: 4 × 4 control points, each displaced by up to `reach` (b,) pixels in x and y.
 
-    `keys` (b,), int64 0 … 2³²−1, decide it. Up to a sixth of the shorter side nothing folds.
+    `keys` (b,), int64 0 … 2³²−1, decide it. Up to a 25th of the shorter side nothing can fold, whatever is drawn (the slope of
+    the bicubic surface is at most 8.25 · reach / spacing); up to a twelfth, none of 4,000 images did; at a sixth most do.
     """
     controls = torch.arange(2 * _CONTROLS**2, device=keys.device).view(2, _CONTROLS, _CONTROLS)
     bits = mix32(mix32(controls + 1) ^ keys[:, None, None, None])

@@ -40,7 +40,9 @@ def cutmix(images_nchw: Tensor, partners_nchw: Tensor, draws: Draws, alpha: floa
     A rectangle that leaves the image is cut there, and `own_share` counts pixels.
     """
     side = (1 - draws.beta(alpha, alpha, 0)[:, 0]).sqrt()
-    inside = _rectangles(images_nchw, draws, side, side)
+    height, width = images_nchw.shape[2:]
+    rows = _around(draws, 8, height, side * height)
+    inside = rows[:, :, None] & _around(draws, 9, width, side * width)[:, None, :]
     images = images_nchw * ~inside[:, None] + partners_nchw * inside[:, None]
     return Mixed(images, 1 - inside.float().mean(dim=(1, 2)))
 
@@ -48,27 +50,35 @@ def cutmix(images_nchw: Tensor, partners_nchw: Tensor, draws: Draws, alpha: floa
 def erase(
     images_nchw: Tensor, draws: Draws, area: tuple[float, float] = (0.02, 0.33), ratio: float = 3.3, value: int = 0
 ) -> Tensor:
-    """Fill a rectangle of a random share of the image, its sides up to `ratio` apart (Zhong et al. 2017, arXiv 1708.04896)."""
-    share = area[0] + (area[1] - area[0]) * draws.uniform(2)[:, 0]
-    stretch = ratio ** (draws.uniform(3)[:, 0] - 0.5)  # height over the square's side
-    inside = _rectangles(images_nchw, draws, share.sqrt() * stretch, share.sqrt() / stretch)
-    return images_nchw.masked_fill(inside[:, None], value)
+    """Fill a rectangle inside the image, of a random share of its pixels (Zhong et al. 2017, arXiv 1708.04896).
+
+    Its sides are up to `ratio` apart; one that would be longer than the image is cut to it.
+    """
+    height, width = images_nchw.shape[2:]
+    pixels = (area[0] + (area[1] - area[0]) * draws.uniform(2)[:, 0]) * (height * width)
+    stretch = (ratio ** (draws.uniform(3)[:, 0].double() - 0.5)).float()  # float32 powers depend on a value's place
+    rows = _span(draws, 8, height, pixels.sqrt() * stretch)
+    columns = _span(draws, 9, width, pixels.sqrt() / stretch)
+    return images_nchw.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], value)
 
 
 def soft_targets(targets: Tensor, partner_targets: Tensor, own_share: Tensor, classes: int) -> Tensor:
     """Class numbers (b,) of images and partners to probabilities, float32 (b, classes)."""
-    soft = torch.zeros(len(targets), classes, device=targets.device)
+    soft = own_share.new_zeros(len(targets), classes)
     soft.scatter_add_(1, targets[:, None], own_share[:, None])
     return soft.scatter_add_(1, partner_targets[:, None], (1 - own_share)[:, None])
 
 
-def _rectangles(images_nchw: Tensor, draws: Draws, height_share: Tensor, width_share: Tensor) -> Tensor:
-    """Mark a rectangle of these shares of the sides around a random centre, bool (b, h, w); uses streams 8 and 9."""
-    height, width = images_nchw.shape[2:]
-    centre_y, centre_x = draws.integers(height, 8), draws.integers(width, 9)
-    half_y, half_x = (height_share * height / 2)[:, None], (width_share * width / 2)[:, None]
-    rows = torch.arange(height, device=images_nchw.device) - centre_y
-    columns = torch.arange(width, device=images_nchw.device) - centre_x
-    inside_rows = (rows >= -half_y) & (rows < half_y)
-    inside_columns = (columns >= -half_x) & (columns < half_x)
-    return inside_rows[:, :, None] & inside_columns[:, None, :]
+def _around(draws: Draws, stream: int, side: int, length: Tensor) -> Tensor:
+    """Mark `length` (b,) neighbours around a random place of a side, cut at its ends, bool (b, side)."""
+    half = (length / 2)[:, None]
+    offset = torch.arange(side, device=length.device) - draws.integers(side, stream)
+    return (offset >= -half) & (offset < half)
+
+
+def _span(draws: Draws, stream: int, side: int, length: Tensor) -> Tensor:
+    """Mark `length` (b,) neighbours at a random place of a side, bool (b, side)."""
+    length = length.round().clamp(1, side)
+    first = (draws.uniform(stream)[:, 0] * (side - length + 1)).floor()
+    offset = torch.arange(side, device=length.device) - first[:, None]
+    return (offset >= 0) & (offset < length[:, None])

@@ -37,6 +37,7 @@ _OTHERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "solarize": lambda images, value, _keys: colour.solarize(images, value),
 }
 NAMES = frozenset(_WARPS) | frozenset(_OTHERS)
+_WITHOUT_MAGNITUDE = {"autocontrast", "equalize", "identity"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Operation:
     def __post_init__(self) -> None:
         if self.name not in NAMES:
             raise ValueError(f"expected one of {', '.join(sorted(NAMES))}, got {self.name!r}")
+        if self.start == self.end == 0 and self.name not in _WITHOUT_MAGNITUDE:
+            raise ValueError(f"{self.name} needs its magnitudes: start and end")
 
     def magnitude(self, strength: Tensor, backwards: Tensor) -> Tensor:
         """Magnitudes (b,) for strengths 0 … 1 and coins."""
@@ -128,6 +131,12 @@ class Policy:
         limit = len(self.operations) if self.pick != "anew" else most
         if not 0 <= least <= most <= limit:
             raise ValueError(f"count must be 0 <= least <= most <= {limit}, got {self.count}")
+        if not self.operations:
+            raise ValueError("expected at least one operation, got none")
+        if self.levels is not None and self.levels < 2:
+            raise ValueError(f"levels must be at least 2, got {self.levels}")
+        if self.chains < 0:
+            raise ValueError(f"chains must be at least 0, got {self.chains}")
         if self._streams() > STREAMS_PER_STEP:
             raise ValueError(
                 f"{self.chains} chains of {most} out of {len(self.operations)} operations are too many draws"
@@ -212,8 +221,8 @@ def randaugment(height: int, width: int, count: int = 2, strength: float = 0.3) 
         Operation("translate_y", 0, height * 150 / 331, signed=True, whole=True),
         Operation("rotate", 0, 30, signed=True),
         *_enhancements(0.9),
-        Operation("posterize", 8, 4, whole=True),
-        Operation("solarize", 256, 0),
+        Operation("posterize", 8.5, 4.5),  # cut to whole bits: 8 − round(4 s)
+        Operation("solarize", 255, 0),
         Operation("autocontrast"),
         Operation("equalize"),
     )
@@ -230,8 +239,8 @@ def trivialaugment() -> Policy:
         Operation("translate_y", 0, 32, signed=True, whole=True),
         Operation("rotate", 0, 135, signed=True),
         *_enhancements(0.99),
-        Operation("posterize", 8, 2, whole=True),
-        Operation("solarize", 256, 0),
+        Operation("posterize", 8.5, 2.5),
+        Operation("solarize", 255, 0),
         Operation("autocontrast"),
         Operation("equalize"),
     )

@@ -109,6 +109,25 @@ def test_tiny_images_pass(name: str, size: tuple[int, int]) -> None:
     assert operation(images, torch.full((4,), float(magnitudes[-1]))).shape == images.shape
 
 
+def test_contrast_rounds_the_mean_as_pillow_does() -> None:
+    """A mean just below a half, which float32 would round up; factor 4 makes a wrong grey level visible."""
+    image = torch.full((1, 1, 512, 512), 200, dtype=torch.uint8)
+    image.view(-1)[:131072] = 201
+    image.view(-1)[-1] = 199
+    expected = with_pillow(image, lambda p, m: ImageEnhance.Contrast(p).enhance(m), 4)
+    assert difference(colour.contrast(image, torch.tensor([4.0])), expected) <= 1
+
+
+@pytest.mark.parametrize("name", PILLOW)
+def test_an_empty_batch_and_autocast_change_nothing(name: str) -> None:
+    operation, _, magnitudes = PILLOW[name]
+    assert len(operation(torch.zeros(0, 3, 4, 4, dtype=torch.uint8), torch.zeros(0))) == 0
+    images, own = photographs(), torch.full((len(photographs()),), float(magnitudes[1 % len(magnitudes)]))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(operation(images, own), expected := operation(images, own))
+    assert torch.equal(expected, operation(images, own))
+
+
 def test_noise_is_normal_of_the_given_width_and_repeats() -> None:
     grey = torch.full((4, 3, 40, 50), 128, dtype=torch.uint8)
     keys = Draws(0, 0, torch.arange(4)).bits(0)[:, 0]

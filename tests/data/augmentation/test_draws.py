@@ -120,6 +120,25 @@ def test_beta_draws_have_its_distribution(a: float, b: float) -> None:
     assert stats.ks_2samp(found, expected).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(("a", "b"), [(0.2, 0.2), (20.0, 20.0), (50.0, 1000.0), (600.0, 600.0), (50.0, 5000.0)])
+def test_beta_draws_have_its_tails(a: float, b: float) -> None:
+    found = Draws(4, 0, torch.arange(200_000)).beta(a, b, 0)[:, 0].double()
+    assert float(found.mean()) == pytest.approx(a / (a + b), rel=0.01)
+    assert float(found.var()) == pytest.approx(stats.beta(a, b).var(), rel=0.02)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.0, 1.0), (1.0, -2.0)])
+def test_beta_wants_parameters_above_zero(a: float, b: float) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Draws(0, 0, SAMPLES).beta(a, b, 0)
+
+
+@pytest.mark.parametrize(("step", "stream"), [(0, 256), (0, -1), (-1, 0)])
+def test_streams_of_another_step_are_out_of_reach(step: int, stream: int) -> None:
+    with pytest.raises(ValueError, match="streams 0 to 255"):
+        Draws(0, 0, SAMPLES, step).bits(stream)
+
+
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 4.0])
 def test_dirichlet_weights_sum_to_one_and_are_alike(alpha: float) -> None:
     weights = Draws(4, 0, SAMPLES).dirichlet(alpha, 0, 1)

@@ -154,6 +154,37 @@ def test_keypoints_move_with_what_they_mark(name: str) -> None:
     assert float((torch.stack([centre_x, centre_y], 1) - points).abs().max()) < 0.5
 
 
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (40, 200)])
+def test_nothing_folds_at_the_stated_reach(height: int, width: int) -> None:
+    """The Jacobian of where pixels come from stays positive, for random and for the steepest control points."""
+    reach = (min(height, width) - 1) / 25
+    keys = Draws(0, 0, torch.arange(500)).bits(0)[:, 0]
+    random = geometry.elastic(torch.full((500,), reach), keys).bend
+    assert random is not None
+    signs = (torch.randint(0, 2, (500, 2, 4, 4), generator=torch.Generator().manual_seed(0)) * 2 - 1).float()
+    for bend in (random, signs * reach):
+        moved = geometry._surface(bend, height, width)
+        xx, yx = (1 + moved[:, 0].diff(dim=2))[:, :-1], moved[:, 1].diff(dim=2)[:, :-1]
+        xy, yy = moved[:, 0].diff(dim=1)[:, :, :-1], (1 + moved[:, 1].diff(dim=1))[:, :, :-1]
+        assert float((xx * yy - xy * yx).min()) > 0
+
+
+def test_points_may_be_float64_and_compose_ignores_autocast() -> None:
+    matrix = geometry.compose(geometry.rotate(both(20.0)), geometry.translate(both(5.0), both(9.0)))
+    points = torch.rand(2, 5, 2, dtype=torch.float64) * 50
+    assert torch.allclose(
+        Warp(matrix).points(points, HEIGHT, WIDTH), Warp(matrix).points(points.float(), HEIGHT, WIDTH)
+    )
+    assert Warp(matrix).boxes(torch.tensor([[[1.0, 2, 3, 4]]] * 2, dtype=torch.float64), HEIGHT, WIDTH).shape == (
+        2,
+        1,
+        4,
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        again = geometry.compose(geometry.rotate(both(20.0)), geometry.translate(both(5.0), both(9.0)))
+    assert torch.equal(again, matrix)
+
+
 def test_boxes_stay_inside_the_image() -> None:
     moved = Warp(geometry.translate(both(60.0), both(-50.0))).boxes(
         torch.tensor([[[30.0, 20, 60, 50], [0, 0, 5, 5]]] * 2), HEIGHT, WIDTH

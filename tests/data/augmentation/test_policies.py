@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.datasets import load_sample_images
 from torch import Tensor
+from torchvision.transforms import v2
 
 from deepcv.data.augmentation import Draws, policies
 from deepcv.data.augmentation.policies import Operation, Policy, augmix, randaugment, trivialaugment
@@ -126,6 +127,42 @@ def test_magnitudes_are_the_papers(operation: Operation, strength: float, forwar
     assert found.tolist() == pytest.approx([forward, backward])
 
 
+BINS = torch.arange(31)
+WITHOUT_MAGNITUDE = {"Identity", "AutoContrast", "Equalize"}
+TORCHVISION_NAMES = {
+    "ShearX": "shear_x", "ShearY": "shear_y", "TranslateX": "translate_x", "TranslateY": "translate_y", "Rotate": "rotate",
+    "Brightness": "brightness", "Color": "colour", "Contrast": "contrast", "Sharpness": "sharpness",
+    "Posterize": "posterize", "Solarize": "solarize", "AutoContrast": "autocontrast", "Equalize": "equalize",
+    "Identity": "identity",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("policy", "peer"), [(randaugment(40, 60), v2.RandAugment()), (trivialaugment(), v2.TrivialAugmentWide())]
+)
+def test_magnitudes_are_torchvisions(policy: Policy, peer: v2.RandAugment) -> None:
+    """All 31 of every operation: the same, or for whole numbers the same but for float32 ties."""
+    ours = {operation.name: operation for operation in policy.operations}
+    assert len(ours) == len(policy.operations) == len(TORCHVISION_NAMES) == len(peer._AUGMENTATION_SPACE)
+    for name, (magnitudes_of, signed) in peer._AUGMENTATION_SPACE.items():
+        operation = ours[TORCHVISION_NAMES[name]]
+        if name in WITHOUT_MAGNITUDE:
+            continue
+        assert operation.signed == signed
+        expected = magnitudes_of(31, 40, 60)
+        if name == "Solarize":
+            expected = expected * 255  # of a share of the largest value
+        found = operation.magnitude(BINS / 30, torch.zeros(31, dtype=torch.bool))
+        if name == "Posterize":
+            assert found.long().tolist() == expected.tolist()
+        elif name.startswith("Translate"):
+            assert (found - expected.trunc()).abs().max() <= 1
+            assert ((found - expected.trunc()) != 0).sum() <= 1
+        else:
+            centre = 1.0 if name in {"Brightness", "Color", "Contrast", "Sharpness"} else 0.0
+            assert torch.allclose(found - centre, expected, atol=1e-4)
+
+
 def test_randaugment_and_trivialaugment_use_their_whole_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = Recorded()
     monkeypatch.setattr(policies, "apply", recorded)
@@ -178,6 +215,25 @@ def test_every_operation_can_be_named(name: str) -> None:
     found = policy(source, draws(8))
     assert found.shape == source.shape
     assert torch.equal(found, source) == (name == "identity")
+
+
+def test_levels_and_chains_are_checked() -> None:
+    with pytest.raises(ValueError, match="levels must be at least 2, got 1"):
+        Policy(OWN, count=(1, 1), levels=1)
+    with pytest.raises(ValueError, match="chains must be at least 0, got -1"):
+        Policy(OWN, count=(1, 1), chains=-1)
+    with pytest.raises(ValueError, match="at least one operation"):
+        Policy((), count=(1, 1))
+
+
+def test_an_operation_without_its_magnitudes_is_refused() -> None:
+    with pytest.raises(ValueError, match="brightness needs its magnitudes"):
+        Operation("brightness")
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_an_empty_batch_passes(name: str) -> None:
+    assert POLICIES[name](images(2)[:0], draws(0)).shape == (0, 3, 32, 32)
 
 
 def test_an_unknown_operation_is_refused() -> None:
