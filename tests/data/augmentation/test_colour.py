@@ -1,4 +1,4 @@
-"""Each operation against Pillow and torchvision, at many magnitudes: no value is further off than 1 of 255."""
+"""Each operation against Pillow and torchvision, at many magnitudes."""
 
 from collections.abc import Callable
 
@@ -65,7 +65,8 @@ def test_operations_are_pillows(name: str, channels: int) -> None:
     images = photographs(channels)
     for magnitude in magnitudes:
         found = operation(images, torch.full((len(images),), float(magnitude)))
-        assert difference(found, with_pillow(images, reference, magnitude)) <= 1
+        furthest = difference(found, with_pillow(images, reference, magnitude))
+        assert furthest <= (1 if name == "autocontrast" else 0)  # which Pillow rounds from float64
 
 
 # Without contrast and colour: torchvision cuts grey values where Pillow rounds them, and at factors 0 and 4 the two differ
