@@ -15,8 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import v2
 
-from benchmarks.result import emit
-from benchmarks.small_images import BATCH, SIDE, batches, compare, normalise, one_core, photographs
+from benchmarks.small_images import BATCH, SIDE, judge, normalise, one_core, photographs
 from deepcv.data.augmentation import Augmentation, Draws, gather, permutation
 from deepcv.data.augmentation.policies import augmix
 
@@ -83,20 +82,9 @@ def main() -> None:
     one_core()
     count, rounds = (2_048, 1) if quick else (8_192, 5)
     images_nhwc = photographs(count)
-    tensors = list(images_nhwc.permute(0, 3, 1, 2).contiguous())
-    pictures = [Image.fromarray(image.numpy()) for image in images_nhwc]
-    sides: dict[str, Callable[[], Iterator[Tensor]]] = {"deepcv": lambda: deepcv(images_nhwc)}
-    for workers in (0, 1, 2):
-        sides[f"v2, {workers} workers"] = lambda w=workers: batches(tensors, torchvision_transform(), w)  # type: ignore[misc]
-        sides[f"Pillow, {workers} workers"] = lambda w=workers: batches(pictures, PillowAugMix(), w)  # type: ignore[misc]
-    medians = compare(sides, rounds)
-    ours = medians["deepcv"]
-    best = {peer: min(us for name, us in medians.items() if name.startswith(peer)) for peer in ("v2", "Pillow")}
-    emit(
-        "augmix", value=1e6 / ours, baseline=1e6 / best["v2"], n=rounds,
-        target="images/CPU-s >= 4 x transforms.v2 (tensor) and >= 4.5 x Pillow",
-        holds=best["v2"] / ours >= 4 and best["Pillow"] / ours >= 4.5,
-        ratio_pillow=best["Pillow"] / ours, us_per_image=medians,
+    judge(
+        "augmix", lambda: deepcv(images_nhwc), images_nhwc, rounds,
+        on_tensors=torchvision_transform(), on_pictures=PillowAugMix(), at_least=(4, 4.5),
     )  # fmt: skip
 
 

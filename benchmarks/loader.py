@@ -11,12 +11,10 @@ import argparse
 from collections.abc import Callable, Iterator
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from benchmarks.result import emit
-from benchmarks.small_images import BATCH, SIDE, batches, compare, normalise, one_core, photographs
+from benchmarks.small_images import BATCH, SIDE, judge, normalise, one_core, photographs
 from deepcv.data.augmentation import Augmentation
 from deepcv.data.loaders import TrainLoader
 from deepcv.data.shards import Split
@@ -40,25 +38,13 @@ def main() -> None:
     one_core()
     count, rounds = (4_096, 2) if quick else (16_384, 5)
     images_nhwc = photographs(count)
-    tensors = list(images_nhwc.permute(0, 3, 1, 2).contiguous())
-    pictures = [Image.fromarray(image.numpy()) for image in images_nhwc]
     split = Split(images_nhwc.numpy(), torch.zeros(count, dtype=torch.int64).numpy())
     loader = TrainLoader(
         split, batch_size=BATCH, augmentation=Augmentation(flip=True, shift=4), seed=0, device=torch.device("cpu")
     )
-    on_tensors, on_pictures = transform(), transform(v2.PILToTensor())
-    sides: dict[str, Callable[[], Iterator[Tensor]]] = {"deepcv": lambda: deepcv(loader)}
-    for workers in (0, 1, 2):
-        sides[f"v2, {workers} workers"] = lambda w=workers: batches(tensors, on_tensors, w)  # type: ignore[misc]
-        sides[f"Pillow, {workers} workers"] = lambda w=workers: batches(pictures, on_pictures, w)  # type: ignore[misc]
-    medians = compare(sides, rounds)
-    ours = medians["deepcv"]
-    best = {peer: min(us for name, us in medians.items() if name.startswith(peer)) for peer in ("v2", "Pillow")}
-    emit(
-        "loader", value=1e6 / ours, baseline=1e6 / best["v2"], n=rounds,
-        target="images/CPU-s >= 5 x transforms.v2 (tensor) and >= 8 x Pillow",
-        holds=best["v2"] / ours >= 5 and best["Pillow"] / ours >= 8,
-        ratio_pillow=best["Pillow"] / ours, us_per_image=medians,
+    judge(
+        "loader", lambda: deepcv(loader), images_nhwc, rounds,
+        on_tensors=transform(), on_pictures=transform(v2.PILToTensor()), at_least=(5, 8),
     )  # fmt: skip
 
 

@@ -4,15 +4,17 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.result import cpu_s
+from benchmarks.result import cpu_s, emit
 
 SIDE = 32
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -79,3 +81,25 @@ def compare(sides: dict[str, Callable[[], Iterator[Tensor]]], rounds: int) -> di
                 times[name].append(spent)
             print(f"{time.monotonic() - started:6.1f} s  {name}: {spent:.1f} us/image", flush=True)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def judge(
+    name: str, epoch: Callable[[], Iterator[Tensor]], images_nhwc: Tensor, rounds: int, *,
+    on_tensors: Callable[[Any], Tensor], on_pictures: Callable[[Any], Tensor], at_least: tuple[float, float],
+) -> None:  # fmt: skip
+    """Compare DeepCV's epoch with per-sample transforms of tensors (v2) and of Pillow images; print the result's line."""
+    tensors = list(images_nhwc.permute(0, 3, 1, 2).contiguous())
+    pictures = [Image.fromarray(image.numpy()) for image in images_nhwc]
+    sides = {"deepcv": epoch}
+    for workers in (0, 1, 2):
+        sides[f"v2, {workers} workers"] = partial(batches, tensors, on_tensors, workers)
+        sides[f"Pillow, {workers} workers"] = partial(batches, pictures, on_pictures, workers)
+    medians = compare(sides, rounds)
+    ours = medians["deepcv"]
+    v2, pillow = (min(us for side, us in medians.items() if side.startswith(peer)) for peer in ("v2", "Pillow"))
+    emit(
+        name, value=1e6 / ours, baseline=1e6 / v2, n=rounds,
+        target=f"images/CPU-s >= {at_least[0]:g} x transforms.v2 (tensor) and >= {at_least[1]:g} x Pillow",
+        holds=v2 / ours >= at_least[0] and pillow / ours >= at_least[1],
+        ratio_pillow=pillow / ours, us_per_image=medians,
+    )  # fmt: skip

@@ -13,9 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from deepcv.data import manifest
 from deepcv.data.samples import DataError, Sample
-from deepcv.data.sources import open_source
-
-_LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
+from deepcv.data.sources import is_litter, open_source
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,9 @@ def _packed(folder: Path) -> Collection:
 
 def _loose_files(root: Path) -> Iterator[Sample]:
     for where, below, names in os.walk(root):
-        below[:] = sorted(name for name in below if not _is_litter(name))
+        below[:] = sorted(name for name in below if not is_litter(name))
         for name in sorted(names):
-            if not _is_litter(name):
+            if not is_litter(name):
                 file = Path(where) / name
                 place = PurePosixPath(file.relative_to(root))
                 yield Sample(str(place), None, place.parent.name, file.read_bytes())
@@ -101,7 +99,7 @@ def _loose_members(tar: Path) -> Iterator[Sample]:
     with tarfile.open(tar) as archive:
         for member in archive:
             place = PurePosixPath(member.name)
-            if member.isfile() and not any(map(_is_litter, place.parts)):
+            if member.isfile() and not any(map(is_litter, place.parts)):
                 stream = archive.extractfile(member)
                 yield Sample(str(place), None, place.parent.name, stream.read() if stream else b"")
 
@@ -109,7 +107,3 @@ def _loose_members(tar: Path) -> Iterator[Sample]:
 def _printable(name: str) -> str:
     """Names of loose files need not be UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name in _LITTER

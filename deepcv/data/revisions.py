@@ -22,6 +22,7 @@ from deepcv.data.samples import DataError
 
 RAW = "data/raw"
 SHARDS = "data/shards"
+FILES = ("manifest.parquet", "images.bin", "dataset.json")  # of data/raw
 WORKSPACE = "workspace"  # the working directory's data/raw, in the place of a revision
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where PyYAML was built with it, is ten times as fast
 
@@ -78,7 +79,7 @@ def snapshot(revision: str, project: Path) -> Snapshot:
 def cached(cache: Path, folder_md5: str, name: str) -> Snapshot | None:
     """Return the dataset that DVC's cache keeps under this md5 (`….dir`), None where it has not all of its files."""
     files = cached_files(cache, folder_md5)
-    if {"manifest.parquet", "images.bin", "dataset.json"} <= files.keys():
+    if files.keys() >= set(FILES):
         return Snapshot(name, files)
     return None
 
@@ -145,7 +146,7 @@ def digests_in_stage(stage: Any, kind: str) -> dict[str, str]:
 
 def _workspace(project: Path) -> Snapshot:
     folder = project / RAW
-    files = {name: folder / name for name in ("manifest.parquet", "images.bin", "dataset.json")}
+    files = {name: folder / name for name in FILES}
     if missing := [name for name, path in files.items() if not path.is_file()]:
         raise DataError(f"{WORKSPACE}: {folder / missing[0]} is missing; run `dvc repro ingest`")
     return Snapshot(WORKSPACE, files)

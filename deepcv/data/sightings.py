@@ -3,7 +3,6 @@
 An image is its bytes, known by their sha256: a resized or newly encoded copy is another image.
 """
 
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -140,7 +139,7 @@ def data_digests(dataset: Recorded, cache: Path) -> Iterator[str]:
     for folder in sorted(dataset.shards):
         description = revisions.cached_files(cache, folder).get("dataset.json")
         if description is not None:
-            yield hashlib.sha256(description.read_bytes()).hexdigest()
+            yield sha256(description)
 
 
 def recorded(project: Path, cache: Path) -> list[Recorded]:

@@ -77,14 +77,14 @@ def _folder(root: Path) -> Source:
     folders: list[PurePosixPath] = []
     for where, names_below, file_names in os.walk(root):
         here = Path(where)
-        names_below[:] = sorted(name for name in names_below if not _is_litter(name))
+        names_below[:] = sorted(name for name in names_below if not is_litter(name))
         for name in names_below:
             if (here / name).is_symlink():
                 raise DataError(
                     f"{here / name}: a symlinked folder; DVC would not see changes behind it. Copy it or use a tar"
                 )
         folders += [PurePosixPath((here / name).relative_to(root)) for name in names_below]
-        files += [PurePosixPath((here / name).relative_to(root)) for name in sorted(file_names) if not _is_litter(name)]
+        files += [PurePosixPath((here / name).relative_to(root)) for name in sorted(file_names) if not is_litter(name)]
     plan = _plan(root, sorted(files), folders)
 
     def samples() -> Iterator[Sample]:
@@ -107,7 +107,7 @@ def _tar(path: Path) -> Source:
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts:
                     raise DataError(f"{path}: member {member.name!r} points outside the archive; such a tar is refused")
-                litter = any(_is_litter(part) for part in name.parts)
+                litter = any(is_litter(part) for part in name.parts)
                 if member.isdir():
                     folders += [] if litter else [name]
                 elif not member.isfile():
@@ -140,7 +140,8 @@ def _read_to_the_end(archive: tarfile.TarFile) -> None:
         pass
 
 
-def _is_litter(name: str) -> bool:
+def is_litter(name: str) -> bool:
+    """Whether a file or folder of this name is hidden or left by an operating system, and no image."""
     return name.startswith(".") or name in _LITTER
 
 

@@ -84,7 +84,7 @@ def apply(
     rank_of[-1] = 0  # where `which` is −1
     ranks = rank_of[which]
     order = ranks.argsort()
-    images, strength, keys = _rows(images_nchw, order), strength[order], keys[order]
+    images, strength, keys = images_nchw.index_select(0, order), strength[order], keys[order]
     start, *counts = torch.bincount(ranks, minlength=len(operations) + 1).tolist()
     first_warped, matrices = len(images), []
     for number, count in zip(ranked, counts, strict=True):
@@ -101,11 +101,7 @@ def apply(
             images[own] = _OTHERS[operation.name](images[own], value, keys[own])
     if matrices:
         images[first_warped:] = geometry.Warp(torch.cat(matrices)).images(images[first_warped:])
-    return _rows(images, order.argsort())
-
-
-def _rows(images_nchw: Tensor, index: Tensor) -> Tensor:
-    return images_nchw.index_select(0, index)
+    return images.index_select(0, order.argsort())
 
 
 @dataclass(frozen=True)
@@ -213,40 +209,30 @@ def augmix(height: int, width: int, severity: float = 3.0) -> Policy:
 
 def randaugment(height: int, width: int, count: int = 2, strength: float = 0.3) -> Policy:
     """`count` operations, all of one strength 0 … 1 (Cubuk et al. 2019, arXiv 1909.13719); torchvision's ranges."""
-    operations = (
-        Operation("identity"),
-        Operation("shear_x", 0, 0.3, signed=True),
-        Operation("shear_y", 0, 0.3, signed=True),
-        Operation("translate_x", 0, width * 150 / 331, signed=True, whole=True),
-        Operation("translate_y", 0, height * 150 / 331, signed=True, whole=True),
-        Operation("rotate", 0, 30, signed=True),
-        *_enhancements(0.9),
-        Operation("posterize", 8.5, 4.5),  # cut to whole bits: 8 − round(4 s)
-        Operation("solarize", 255, 0),
-        Operation("autocontrast"),
-        Operation("equalize"),
-    )
+    operations = _torchvisions(0.3, width * 150 / 331, height * 150 / 331, degrees=30, reach=0.9, bits=4)
     return Policy(operations, count=(count, count), strength=(strength, strength))
 
 
 def trivialaugment() -> Policy:
     """One operation of a random strength, in "wide" ranges (Müller and Hutter 2021, arXiv 2103.10158)."""
-    operations = (
+    operations = _torchvisions(0.99, 32, 32, degrees=135, reach=0.99, bits=2)
+    return Policy(operations, count=(1, 1), levels=31)
+
+
+def _torchvisions(
+    shear: float, right: float, down: float, *, degrees: float, reach: float, bits: int
+) -> tuple[Operation, ...]:
+    """The fourteen operations of torchvision's policies, up to these magnitudes; `reach` is that of the enhancements."""
+    return (
         Operation("identity"),
-        Operation("shear_x", 0, 0.99, signed=True),
-        Operation("shear_y", 0, 0.99, signed=True),
-        Operation("translate_x", 0, 32, signed=True, whole=True),
-        Operation("translate_y", 0, 32, signed=True, whole=True),
-        Operation("rotate", 0, 135, signed=True),
-        *_enhancements(0.99),
-        Operation("posterize", 8.5, 2.5),
+        Operation("shear_x", 0, shear, signed=True),
+        Operation("shear_y", 0, shear, signed=True),
+        Operation("translate_x", 0, right, signed=True, whole=True),
+        Operation("translate_y", 0, down, signed=True, whole=True),
+        Operation("rotate", 0, degrees, signed=True),
+        *(Operation(name, 1, 1 + reach, signed=True) for name in ("brightness", "colour", "contrast", "sharpness")),
+        Operation("posterize", 8.5, bits + 0.5),  # cut to whole bits: 8 − round((8 − bits) · s)
         Operation("solarize", 255, 0),
         Operation("autocontrast"),
         Operation("equalize"),
     )
-    return Policy(operations, count=(1, 1), levels=31)
-
-
-def _enhancements(reach: float) -> tuple[Operation, ...]:
-    names = ("brightness", "colour", "contrast", "sharpness")
-    return tuple(Operation(name, 1, 1 + reach, signed=True) for name in names)
