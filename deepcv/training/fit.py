@@ -21,7 +21,7 @@ from deepcv.nn.classifier import Classifier, ModelInfo, create
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training import checkpoints as checkpointing
 from deepcv.training.engine import RunningMetrics, create_trainer
-from deepcv.training.hardware import Hardware, resolve
+from deepcv.training.hardware import Hardware, keep_freed_memory, resolve
 from deepcv.training.optimizers import Muon
 
 _EVALUATION_BATCH = 500
@@ -106,6 +106,7 @@ def fit(
     hardware = resolve(config.device, config.precision, config.channels_last, config.threads)
     device = hardware.torch_device
     torch.set_num_threads(hardware.threads)
+    keep_freed_memory()
     torch.manual_seed(config.seed)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # else a GPU picks by timing
     info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std)

@@ -53,11 +53,18 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     """Bring the singular values of (rows, columns) near 1, by Newton and Schulz' iteration as in Jordan et al. 2024.
 
     In the matrix's own precision: in bfloat16, as torch.optim.Muon has it, it takes 13 times as long on a CPU without AMX.
+    Every step multiplies by a polynomial of the gram matrix, which commutes with the next one, so that only the first and
+    the last product are as long as the matrix: half the time of the iteration as it is written.
     """
     a, b, c = _COEFFICIENTS
     wide: Tensor = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + 1e-7)
+    gram = wide @ wide.T
+    product = torch.eye(len(gram)).to(gram)
     for _ in range(_STEPS):
-        gram = wide @ wide.T
-        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        product = factor @ product
+        gram = factor @ gram @ factor
+    wide = product @ wide
     return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
