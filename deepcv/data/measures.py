@@ -85,9 +85,8 @@ def _noise(luma: UInt8Array) -> float:
 
 
 def _entropy(luma: UInt8Array) -> float:
-    counts = np.bincount(luma.ravel())
-    present = counts[counts > 0]
-    return max(0.0, log2(luma.size) - float(present @ np.log2(present)) / luma.size)
+    counts = cv2.calcHist([luma], [0], None, [256], [0, 256]).ravel().astype(np.float64)
+    return max(0.0, log2(luma.size) - float(counts @ np.log2(np.maximum(counts, 1))) / luma.size)
 
 
 def _phash(luma: FloatArray) -> int:

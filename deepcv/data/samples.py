@@ -10,9 +10,13 @@ class DataError(DeepcvError):
 
 
 class Sample(NamedTuple):
-    """One encoded image with its label; `split` is None where the source leaves the split to DeepCV."""
+    """One encoded image with its label; `split` is None where the source leaves the split to DeepCV.
+
+    `annotations` is JSON text: what the source knows beside the label (boxes, masks, keypoints), empty where it knows nothing.
+    """
 
     id: str
     split: str | None
     label: str
     encoded: bytes
+    annotations: str = ""

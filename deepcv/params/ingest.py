@@ -1,6 +1,7 @@
 """Where the images come from and how they are split."""
 
-from typing import ClassVar, Self
+import re
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,6 +21,14 @@ class IngestParams(Section):
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the images that is held out for validation")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the images that is held out for the test")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the split")
+    split: Literal["stratified", "stable"] = Field(
+        "stratified", description="exact shares of every class, or no image ever moves when others come"
+    )
+    group_by: str = Field(
+        "", description="pattern whose one group, found in an image's id, names what stays in one split"
+    )
+    folds: int = Field(0, ge=0, le=1000, description="number of parts for cross-validation; 0 for none")
+    fold: int = Field(0, ge=0, description="which of the folds is val")
 
     @model_validator(mode="after")
     def _leaves_images_to_train_on(self) -> Self:
@@ -29,4 +38,23 @@ class IngestParams(Section):
                 f"val_fraction + test_fraction must be < 1, got {self.val_fraction} + {self.test_fraction} = {total:g}"
             )
             raise MisfitError((("test_fraction",), text))
+        return self
+
+    @model_validator(mode="after")
+    def _folds_fit(self) -> Self:
+        if self.folds == 1:
+            raise MisfitError((("folds",), "must be 0 (no cross-validation) or >= 2, got 1"))
+        if self.fold >= max(1, self.folds):
+            raise MisfitError((("fold",), f"must be < folds ({self.folds}), got {self.fold}"))
+        return self
+
+    @model_validator(mode="after")
+    def _groups_by_one_group(self) -> Self:
+        try:
+            groups = re.compile(self.group_by).groups if self.group_by else 1
+        except re.error as error:
+            raise MisfitError((("group_by",), f"not a regular expression: {error}")) from error
+        if groups != 1:
+            text = f"must have exactly one group, such as ^(\\w+)_, got {self.group_by!r} with {groups}"
+            raise MisfitError((("group_by",), text))
         return self

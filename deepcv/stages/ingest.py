@@ -1,11 +1,17 @@
 """Stage `ingest`: the raw dataset into one manifest and one packed file."""
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
-from deepcv.data import manifest
+from deepcv.data import packing
+from deepcv.data.samples import DataError
 from deepcv.data.sources import open_source
+from deepcv.data.splits import SplitRule
 from deepcv.files import atomic_folder
 from deepcv.home import state_dir
 from deepcv.params.base import load_section
@@ -18,15 +24,37 @@ RAW = Path("data/raw")
 def main() -> None:
     """Read `ingest.path`, write data/raw."""
     params = load_section(IngestParams)
-    source = open_source(Path(params.path), state_dir() / "downloads")
-    samples = tqdm(source.samples(), total=source.count, desc="ingest", unit="image", mininterval=0.5)
-    with atomic_folder(RAW) as folder:
-        rows = manifest.pack(
-            samples, source.classes, folder, name=params.dataset, source=Path(params.path).name,
-            val_fraction=params.val_fraction, test_fraction=params.test_fraction, seed=params.seed,
-        )  # fmt: skip
-    counts = ", ".join(f"{count} {split}" for split, count in rows["split"].value_counts().items())
-    print(f"{params.dataset}: {len(rows)} images of {len(source.classes)} classes: {counts}")
+    rule = SplitRule(
+        params.val_fraction, params.test_fraction, params.seed, params.split, params.group_by, params.folds, params.fold
+    )
+    with _alone():
+        source = open_source(Path(params.path), state_dir() / "downloads")
+        samples = tqdm(source.samples(), total=source.count, desc="ingest", unit="image", mininterval=0.5)
+        with atomic_folder(RAW) as folder:
+            images = packing.pack(
+                samples, source.classes, folder, name=params.dataset, source=Path(params.path).name, rule=rule,
+                threads=len(os.sched_getaffinity(0)),
+            )  # fmt: skip
+    counts = ", ".join(f"{count} {split}" for split, count in sorted(images.items(), key=lambda item: -item[1]))
+    print(f"{params.dataset}: {sum(images.values())} images of {len(source.classes)} classes: {counts}")
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep a second `ingest` out of this project: DVC's lock does it under `dvc repro`, nothing does where a person runs one."""
+    RAW.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(RAW.parent, os.O_RDONLY)  # its lock needs no file of its own and goes with the process
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(
+                    f"another ingest writes {RAW} of this project; wait until it has ended, then run this again"
+                ) from None
+        yield
+    finally:
+        os.close(folder)
 
 
 if __name__ == "__main__":

@@ -1,62 +1,53 @@
+import hashlib
 import re
-from collections import Counter
+import tarfile
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from toys import picture
+from toys import picture, write_images
 
-from deepcv.data import manifest
+from deepcv.data import diff, manifest, packing
+from deepcv.data.measures import Measures, measure
+from deepcv.data.readers import open_images
+from deepcv.data.revisions import Snapshot
 from deepcv.data.samples import DataError, Sample
-from deepcv.images import encode_png
+from deepcv.data.sources import open_source
+from deepcv.data.splits import SplitRule
+from deepcv.images import decode, encode_png
 
 
-def samples(count: int = 12, split: str | None = None) -> list[Sample]:
-    return [Sample(f"{'ab'[n % 2]}/{n}.png", split, "ab"[n % 2], encode_png(picture(n, 5, 6))) for n in range(count)]
+def samples(count: int = 12, split: str | None = None, side: int = 5) -> list[Sample]:
+    return [Sample(f"{'ab'[n % 2]}/{n}.png", split, "ab"[n % 2], encode_png(picture(n, side, 6))) for n in range(count)]
 
 
-def pack(given: list[Sample], folder: Path, classes: tuple[str, ...] = ("a", "b")) -> pd.DataFrame:
+def pack(
+    given: list[Sample], folder: Path, classes: tuple[str, ...] = ("a", "b"), threads: int = 1, **rule: Any
+) -> dict[str, int]:
     folder.mkdir(exist_ok=True)
-    return manifest.pack(
-        given, classes, folder, name="toy", source="images", val_fraction=0.2, test_fraction=0.2, seed=0
-    )
+    chosen = SplitRule(0.2, 0.2, 0, **rule)
+    return packing.pack(given, classes, folder, name="toy", source="images", rule=chosen, threads=threads)
 
 
-def rows(labels: list[str], splits: list[str | None] | None = None) -> pd.DataFrame:
-    ids = [f"{n:03d}" for n in range(len(labels))]
-    return pd.DataFrame({"id": ids, "sha256": ids, "label": labels, "split": splits or [None] * len(labels)})
-
-
-def test_equal_images_are_never_split() -> None:
-    table = rows(["a"] * 200)
-    table["sha256"] = [f"{n // 2}" for n in range(200)]  # each image twice
-    splits = manifest.assign_splits(table, val_fraction=0.1, test_fraction=0.2, seed=0)
-    assert (splits.groupby(table["sha256"]).nunique() == 1).all()
-    assert splits.value_counts()["test"] in (40, 41)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_equal_images_of_two_classes_are_never_split(seed: int) -> None:
-    table = rows(["a"] * 60 + ["b"] * 90)
-    table["sha256"] = [f"{n}" for n in [*range(60), *range(40, 130)]]
-    splits = manifest.assign_splits(table, val_fraction=0.1, test_fraction=0.2, seed=seed)
-    assert (splits.groupby(table["sha256"]).nunique() == 1).all()
-
-
-def assign(table: pd.DataFrame, val: float = 0.2, test: float = 0.2, seed: int = 0) -> dict[str, str]:
-    splits = manifest.assign_splits(table, val_fraction=val, test_fraction=test, seed=seed)
-    return dict(zip(table["id"], splits, strict=True))
+def digest_of(rows: pd.DataFrame) -> str:
+    """As it was first defined."""
+    test = rows[rows["split"] == "test"]
+    pairs = sorted(f"{image}:{label}" for image, label in zip(test["sha256"], test["label"], strict=True))
+    return hashlib.sha256("\n".join(pairs).encode()).hexdigest()
 
 
 def test_round_trip(tmp_path: Path) -> None:
     given = samples()
-    written = pack(given, tmp_path)
+    given[1] = given[1]._replace(annotations='{"boxes": []}')
+    sizes = pack(given, tmp_path)
     read, info = manifest.read(tmp_path)
-    pd.testing.assert_frame_equal(read, written, check_dtype=False)
     assert tuple(read.columns) == manifest.COLUMNS
-    assert info == manifest.DatasetInfo("toy", ("a", "b"), manifest.digest_of_test_split(written))
+    assert info == manifest.DatasetInfo("toy", ("a", "b"), digest_of(read))
+    assert read["split"].value_counts().to_dict() == sizes
+    assert list(read["annotations"]) == ["", '{"boxes": []}', *[""] * 10]
     assert list(read["id"]) == [s.id for s in given]
     assert set(read["width"]) == {6}
     assert set(read["height"]) == {5}
@@ -104,7 +95,8 @@ def test_what_cannot_be_read_is_named(name: str, content: bytes | None, tmp_path
 
 
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
-    table = pack(samples(), tmp_path)
+    pack(samples(), tmp_path)
+    table, _ = manifest.read(tmp_path)
     blob = bytearray((tmp_path / "images.bin").read_bytes())
     blob[table["offset"][4] + 40] ^= 1
     (tmp_path / "images.bin").write_bytes(blob)
@@ -112,59 +104,112 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
         list(manifest.encoded_images(tmp_path, table))
 
 
-labels = st.lists(st.sampled_from("abc"), min_size=1, max_size=60)
-fractions = st.floats(0.05, 0.45)
+def test_the_measures_are_those_of_the_image(tmp_path: Path) -> None:
+    given = samples()
+    pack(given, tmp_path)
+    read, _ = manifest.read(tmp_path)
+    for name in Measures.__dataclass_fields__:
+        assert read[name].dtype == (np.uint64 if name == "phash" else np.float32)
+        expected = [asdict(measure(decode(sample.encoded)))[name] for sample in given]
+        assert list(read[name]) == list(np.array(expected, read[name].dtype))
 
 
-@settings(deadline=None, max_examples=50)
-@given(labels, fractions, fractions, st.integers(0, 9))
-def test_splits_are_stratified(names: list[str], val: float, test: float, seed: int) -> None:
-    table = rows(names)
-    found = assign(table, val, test, seed)
-    assert set(found.values()) <= {"train", "val", "test"}
-    for label, count in Counter(names).items():
-        sizes = Counter(found[i] for i, name in zip(table["id"], names, strict=True) if name == label)
-        assert sizes["val"] == min(count, max(1, round(val * count)))
-        assert sizes["test"] == min(count - sizes["val"], max(1, round(test * count)))
+@pytest.mark.parametrize("side", [5, 2000])  # threads look at large files alone
+def test_threads_change_no_byte(side: int, tmp_path: Path) -> None:
+    given = samples(70 if side == 5 else 12, side=side)
+    for threads in (1, 2, 5):
+        pack(given, tmp_path / str(threads), threads=threads)
+    for file in ("manifest.parquet", "images.bin", "dataset.json"):
+        assert len({(tmp_path / str(threads) / file).read_bytes() for threads in (1, 2, 5)}) == 1
 
 
-@settings(deadline=None, max_examples=30)
-@given(labels, st.randoms(use_true_random=False))
-def test_splits_do_not_depend_on_the_order_of_the_rows(names: list[str], random: object) -> None:
-    table = rows(names)
-    order = list(range(len(names)))
-    random.shuffle(order)  # type: ignore[attr-defined]
-    assert assign(table) == assign(table.iloc[order].reset_index(drop=True))
+def test_rows_are_written_by_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = samples(23)
+    pack(given, tmp_path / "one")
+    monkeypatch.setattr(packing, "_ROWS", 5)
+    pack(given, tmp_path / "two")
+    one, two = (manifest.read(tmp_path / name) for name in ("one", "two"))
+    pd.testing.assert_frame_equal(one[0], two[0])
+    assert one[1] == two[1]
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {"manifest.parquet", "images.bin", "dataset.json"}
 
 
-def test_splits_depend_on_the_seed() -> None:
-    table = rows(["a"] * 50)
-    assert assign(table, seed=0) != assign(table, seed=1)
-    assert assign(table, seed=1) == assign(table, seed=1)
+def test_an_error_of_the_source_comes_through_the_threads(tmp_path: Path) -> None:
+    def broken() -> Any:
+        yield from samples(200)
+        raise DataError("the disk is gone")
+
+    with pytest.raises(DataError, match="the disk is gone"):
+        pack(broken(), tmp_path, threads=2)
 
 
-@pytest.mark.parametrize("own", ["val", "test"])
-def test_a_split_of_the_source_is_kept(own: str) -> None:
-    table = rows(["a", "b"] * 20, [own if n < 8 else "train" for n in range(40)])
-    found = assign(table)
-    assert [i for i, split in found.items() if split == own] == list(table["id"][:8])
-    other = {"val": "test", "test": "val"}[own]
-    assert Counter(found.values())[other] == 6  # 20 % of the 16 train images of each class
+def test_an_image_outside_of_all_groups_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"11 images are in no group of ingest.group_by.*(.|\n)*  a/0.png\n"):
+        pack(samples(), tmp_path, group_by=r"(1)1\.png")
 
 
-def test_all_splits_of_the_source_are_kept() -> None:
-    splits = ["train", "val", "test", "train"] * 3
-    assert list(assign(rows(["a"] * 12, splits)).values()) == splits
+def test_equal_images_of_two_groups_in_two_splits_are_named(tmp_path: Path) -> None:
+    given = [sample._replace(encoded=samples()[0].encoded) for sample in samples()]
+    with pytest.raises(DataError, match=r"equal images of two groups into two splits: [ab]/\d+\.png is in"):
+        pack(given, tmp_path, group_by=r"(\d+)\.png", method="stable")
 
 
-def test_the_test_digest_is_of_content_alone() -> None:
-    table = pd.DataFrame(
-        {"id": list("wxyz"), "sha256": list("1234"), "label": list("abab"), "split": ["test", "test", "test", "train"]}
-    )
-    digest = manifest.digest_of_test_split(table)
-    assert manifest.digest_of_test_split(table.iloc[::-1]) == digest
-    assert manifest.digest_of_test_split(table.assign(id=list("abcd"), width=[3] * 4)) == digest
-    assert manifest.digest_of_test_split(table.iloc[:3]) == digest  # train does not count
-    assert manifest.digest_of_test_split(table.assign(label=list("bbab"))) != digest
-    assert manifest.digest_of_test_split(table.assign(split=["test"] * 4)) != digest
-    assert manifest.digest_of_test_split(table.assign(sha256=list("5234"))) != digest
+NAMES = ["with space.png", "ünïcödé 猫.png", "new\nline.png", 'quo"te.png', "-dash.png", "%41.png"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_names_of_all_kinds_come_through(kind: str, tmp_path: Path) -> None:
+    root = write_images(tmp_path / "a set", [f"{c}/{name}" for c in ("größe 1", "b\nb") for name in NAMES])
+    path = root
+    if kind == "tar":
+        path = tmp_path / "a set.tar"
+        with tarfile.open(path, "w") as archive:
+            archive.add(root, "a set")
+    source = open_source(path, tmp_path)
+    pack(list(source.samples()), tmp_path / "raw", source.classes)
+    rows, info = manifest.read(tmp_path / "raw")
+    assert info.classes == ("b\nb", "größe 1")
+    prefix = "a set/" if kind == "tar" else ""
+    assert set(rows["id"]) == {f"{prefix}{c}/{name}" for c in info.classes for name in NAMES}
+    for image_id, encoded in zip(rows["id"], manifest.encoded_images(tmp_path / "raw", rows), strict=True):
+        assert encoded == (root / image_id.removeprefix(prefix)).read_bytes()
+
+
+def test_symlink_loops_are_refused(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "pets", [f"{c}/{n}.png" for c in "ab" for n in range(3)])
+    (root / "a/loop.png").symlink_to("loop.png")
+    with pytest.raises(DataError, match=r"loop.png: cannot be read"):
+        list(open_source(root, tmp_path).samples())
+    (root / "a/loop.png").unlink()
+    (root / "a/up").symlink_to("..", target_is_directory=True)
+    with pytest.raises(DataError, match="a symlinked folder"):
+        open_source(root, tmp_path)
+    (tmp_path / "self").symlink_to("self")
+    with pytest.raises(DataError, match="there is no such file or folder"):
+        open_source(tmp_path / "self", tmp_path)
+
+
+def test_a_manifest_of_an_older_version_is_still_read(tmp_path: Path) -> None:
+    pack(samples(), tmp_path / "new")
+    pack(samples(), tmp_path / "old")
+    rows, _ = manifest.read(tmp_path / "old")
+    rows[list(manifest.COLUMNS[:10])].to_parquet(tmp_path / "old/manifest.parquet", index=False)
+    assert tuple(manifest.read(tmp_path / "old")[0].columns) == manifest.COLUMNS[:10]
+    assert open_images(tmp_path / "old", tmp_path).entries == open_images(tmp_path / "new", tmp_path).entries
+    files = ("manifest.parquet", "dataset.json")
+    sides = [Snapshot(name, {file: tmp_path / name / file for file in files}) for name in ("old", "new")]
+    assert diff.report(*sides).diff.is_empty
+
+
+def test_the_test_digest_is_of_content_alone(tmp_path: Path) -> None:
+    given = samples(40)
+
+    def digest(name: str, changed: list[Sample]) -> str:
+        pack(changed, tmp_path / name)
+        return manifest.read(tmp_path / name)[1].test_digest
+
+    first = digest("first", given)
+    assert digest("order", given[::-1]) == first
+    assert digest("names", [sample._replace(id=f"x{sample.id}") for sample in given]) == first
+    assert digest("labels", [sample._replace(label="ba"[sample.label == "b"]) for sample in given]) != first
+    assert digest("fewer", given[:20]) != first

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import toys
 
-from deepcv.data import manifest
+from deepcv.data import packing
 from deepcv.data.readers import Collection, open_images
 from deepcv.data.samples import DataError
 from deepcv.data.sources import open_source
+from deepcv.data.splits import SplitRule
 
 LABELLED = ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
 
@@ -36,8 +37,8 @@ def test_what_ingest_packed(tmp_path: Path) -> None:
     toys.write_images(tmp_path / "a", [f"{label}/{n}.png" for label in ("cat", "dog") for n in range(9)])
     source = open_source(tmp_path / "a", tmp_path)
     (tmp_path / "raw").mkdir()
-    manifest.pack(
-        source.samples(), source.classes, tmp_path / "raw", name="a", source="a", val_fraction=0.2, test_fraction=0.2, seed=0
+    packing.pack(
+        source.samples(), source.classes, tmp_path / "raw", name="a", source="a", rule=SplitRule(0.2, 0.2, 0)
     )  # fmt: skip
     packed, loose = (open_images(tmp_path / name, tmp_path) for name in ("raw", "a"))
     assert packed.entries == loose.entries

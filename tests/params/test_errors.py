@@ -58,6 +58,19 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ("path: data/digits.yaml", "path: ''", [(4, "ingest.path", "text that is not empty")]),
     # values that do not fit together
     ("val_fraction: 0.1", "val_fraction: 0.9", [(6, "ingest.test_fraction", "must be < 1, got 0.9 + 0.2 = 1.1")]),
+    ("val_fraction: 0.1", "val_fraction: 0.1\n  folds: 1", [(6, "ingest.folds", "must be 0", "or >= 2, got 1")]),
+    (
+        "val_fraction: 0.1",
+        "val_fraction: 0.1\n  folds: 3\n  fold: 3",
+        [(7, "ingest.fold", "must be < folds (3), got 3")],
+    ),
+    ("val_fraction: 0.1", "val_fraction: 0.1\n  group_by: '('", [(6, "ingest.group_by", "not a regular expression")]),
+    (
+        "val_fraction: 0.1",
+        "val_fraction: 0.1\n  group_by: 'p'",
+        [(6, "ingest.group_by", "exactly one group", "with 0")],
+    ),
+    ("val_fraction: 0.1", "val_fraction: 0.1\n  split: hash", [(6, "ingest.split", "'stratified' or 'stable'")]),
     ("min_side: 4", "min_side: 400", [(10, "validate.max_side", "must be >= min_side = 400, got 100")]),
     # sections
     ("register:\n  metric: accuracy\n", "", [(1, "register: the section is missing; its keys are metric")]),

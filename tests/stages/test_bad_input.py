@@ -1,5 +1,6 @@
 """What a person gets wrong, stage by stage: exit status 1, one clear message, no traceback."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -13,8 +14,9 @@ from typing import NamedTuple
 import pytest
 import toys
 
-from deepcv.data import manifest
+from deepcv.data import packing
 from deepcv.data.sources import open_source
+from deepcv.data.splits import SplitRule
 
 
 class Case(NamedTuple):
@@ -72,9 +74,9 @@ def create(project: Path, store: Path) -> None:
     names = [f"{c}/{n}.png" for c in ("cat", "dog") for n in range(8)]
     source = open_source(toys.write_images(project / "pets", names), project)
     (project / "data/raw").mkdir(parents=True)
-    manifest.pack(
+    packing.pack(
         source.samples(), source.classes, project / "data/raw", name="pets", source="pets",
-        val_fraction=0.2, test_fraction=0.2, seed=0,
+        rule=SplitRule(0.2, 0.2, 0),
     )  # fmt: skip
     toys.write_shards(project / "data/shards")
     toys.network(project)
@@ -138,3 +140,33 @@ def test_bad_input_changes_no_output(name: str, outcomes: dict[str, Outcome]) ->
     written = {path for path in found.after if found.after[path] != found.before.get(path)}
     assert written == ({"validation/data_docs.html"} if name == "failed expectation" else set())
     assert set(found.before) <= set(found.after)
+
+
+def test_a_second_ingest_is_refused_and_damages_nothing(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    names = [f"{c}/{n}.png" for c in ("cat", "dog") for n in range(8)]
+    toys.write_images(project / "pets", names)
+    for name in ("dvc.yaml", "params.yaml", "versions.yaml"):
+        shutil.copy(toys.REPOSITORY / name, project)
+    replace("params.yaml", "data/sources/digits.yaml", "pets")(project)
+    (project / "data/.raw.tmp").mkdir(parents=True)
+    (project / "data/.raw.tmp/images.bin").write_bytes(b"of the first")
+    holder = os.open(project / "data", os.O_RDONLY)  # as the first one does while it works
+    fcntl.flock(holder, fcntl.LOCK_EX)
+
+    def ingest() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "deepcv.stages.ingest"],
+            cwd=project, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    try:
+        done = ingest()
+    finally:
+        os.close(holder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ingest: another ingest writes data/raw of this project; wait until it has ended" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (project / "data/.raw.tmp/images.bin").read_bytes() == b"of the first"
+    assert ingest().returncode == 0
+    assert {path.name for path in (project / "data").iterdir()} == {"raw"}

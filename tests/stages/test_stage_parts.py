@@ -12,9 +12,10 @@ import toys
 from mlflow import MlflowClient
 
 from deepcv import lineage, registry, tracking
-from deepcv.data import manifest
+from deepcv.data import manifest, packing
 from deepcv.data.shards import Dataset
 from deepcv.data.sources import open_source
+from deepcv.data.splits import SplitRule
 from deepcv.files import sha256
 from deepcv.images import ImageRecipe, decode
 from deepcv.nn.classifier import ModelInfo, create
@@ -133,9 +134,9 @@ def outputs(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     names = [f"{c}/{n}.png" for c in ("dark", "light") for n in range(6)]
     source = open_source(toys.write_images(tmp_path / "pets", names), tmp_path)
     register.RAW.mkdir(parents=True)
-    manifest.pack(
+    packing.pack(
         source.samples(), source.classes, register.RAW, name="toy", source="pets",
-        val_fraction=0.2, test_fraction=0.5, seed=0,
+        rule=SplitRule(0.2, 0.5, 0),
     )  # fmt: skip
     register.MODEL.mkdir()
     (register.MODEL / "model.pt").write_bytes(b"weights")
