@@ -1,13 +1,19 @@
 """Checks of the manifest by Great Expectations: a verdict for the pipeline and Data Docs for people."""
 
+import difflib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import great_expectations as gx
 import pandas as pd
 from great_expectations.render.renderer import ValidationResultsPageRenderer
 from great_expectations.render.view import DefaultJinjaPageView
+
+from deepcv.data.drift import MIN_CRAMERS_V, MIN_KS
+from deepcv.data.findings import MIN_CHANNEL_SWAP, Findings, Limits, look
+from deepcv.errors import DeepcvError
 
 # Data Docs load their style and scripts from public networks: the page would be bare offline and would tell them who reads it.
 _REMOTE = re.compile(
@@ -27,78 +33,148 @@ td, th { border-bottom: 1px solid #ddd; padding: .35rem .6rem; text-align: left;
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a manifest must hold to."""
+class Own:
+    """An expectation from params.yaml on the manifest's table: a type of Great Expectations, its arguments, a severity."""
 
-    min_images: int
-    min_images_per_class: int
-    max_class_ratio: float
-    min_side: int
-    max_side: int
-    max_duplicate_share: float
+    expectation: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    severity: str = "fail"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`failures` says for each expectation that failed what was expected and found; `html` is the Data Docs page."""
+    """What failed by severity, each as what was expected and found; `html` is the Data Docs page.
+
+    `quarantined` has a row (position, reason) per image and reason to leave it out.
+    """
 
     success: bool
     failures: tuple[str, ...]
+    warnings: tuple[str, ...]
+    quarantined: pd.DataFrame
     html: str
 
 
-def judge(manifest: pd.DataFrame, classes: tuple[str, ...], limits: Limits) -> Verdict:
-    """Hold the manifest and its per-class counts against the limits."""
-    counts = manifest.groupby("label").size().reindex(list(classes), fill_value=0)
-    shares = pd.DataFrame(
-        {
-            "images": [len(manifest)],
-            "smallest_class": [int(counts.min())],
-            "class_ratio": [float(counts.max() / max(1, counts.min()))],
-            "duplicate_share": [float(manifest["sha256"].duplicated().mean())],
-        }
-    )
+def judge(
+    manifest: pd.DataFrame, classes: tuple[str, ...], limits: Limits, findings: Findings | None = None,
+    severities: Mapping[str, str] | None = None, own: Sequence[Own] = (),
+) -> Verdict:  # fmt: skip
+    """Hold the manifest and what was found in it against the limits.
+
+    A check that fails stops the pipeline where its severity is `fail`, as by default; `quarantine` leaves out each image that
+    it flags, however few. Raises DeepcvError for an expectation of params.yaml that Great Expectations does not have.
+    """
+    findings = findings or look(manifest, classes, limits)
+    severities = severities or {}
+    on_images = [
+        *(_tagged(item, check, severities.get(check, "fail")) for check, item in _on_images(classes, limits)),
+        *(_tagged(_own(number, entry), "own", entry.severity) for number, entry in enumerate(own)),
+    ]
+    on_dataset = [
+        _tagged(item, check, severities.get(check, "fail"))
+        for check, item in _on_dataset(limits)
+        if item.column in findings.numbers
+    ]
+    complete = any(entry.severity == "quarantine" for entry in own)
+    images_results, images_html = _run("images", manifest, on_images, complete=complete)
+    row = pd.DataFrame({name: [value] for name, value in findings.numbers.items()})
+    dataset_results, dataset_html = _run("dataset", row, on_dataset)
+    texts: dict[str, list[str]] = {"fail": [], "quarantine": [], "warn": []}
+    reasons = [
+        findings.flagged[findings.flagged["check"].isin([c for c, s in severities.items() if s == "quarantine"])]
+    ]
+    for result in [*images_results, *dataset_results]:
+        if not result.success:
+            config = result.expectation_config
+            word = findings.words.get(config.kwargs.get("column"), "")
+            severity = config.meta["severity"]
+            if severity == "quarantine" and config.meta["check"] == "own":
+                positions = result.result.get("unexpected_index_list") or []
+                severity = severity if positions else "fail"  # it raised, or is about no single image
+                reasons.append(pd.DataFrame({"check": "own", "position": positions, "reason": config.type}))
+            texts[severity].append(_explain(result) + (f" ({word})" if word else ""))
+    quarantined = pd.concat([part for part in reasons if len(part)] or reasons[:1], ignore_index=True)
+    return Verdict(
+        not texts["fail"], tuple(texts["fail"]), tuple(texts["quarantine"] + texts["warn"]), quarantined,
+        _page(images_html, dataset_html),
+    )  # fmt: skip
+
+
+def _on_images(classes: tuple[str, ...], limits: Limits) -> list[tuple[str, Any]]:
+    """Pairs of (check, expectation) on the table of images."""
+    between, in_set = gx.expectations.ExpectColumnValuesToBeBetween, gx.expectations.ExpectColumnValuesToBeInSet
+    return [
+        ("labels", gx.expectations.ExpectColumnValuesToNotBeNull(column="label")),
+        ("labels", in_set(column="label", value_set=list(classes))),
+        ("split", in_set(column="split", value_set=["train", "val", "test"])),
+        ("id", gx.expectations.ExpectColumnValuesToBeUnique(column="id")),
+        ("size", between(column="width", min_value=limits.min_side, max_value=limits.max_side)),
+        ("size", between(column="height", min_value=limits.min_side, max_value=limits.max_side)),
+        ("mode", in_set(column="channels", value_set=[1, 3])),
+    ]
+
+
+def _on_dataset(limits: Limits) -> list[tuple[str, Any]]:
+    """Pairs of (check, expectation) on the one row of numbers."""
     between = gx.expectations.ExpectColumnValuesToBeBetween
-    images_results, images_html = _run(
-        "images",
-        manifest,
-        [
-            gx.expectations.ExpectColumnValuesToNotBeNull(column="label"),
-            gx.expectations.ExpectColumnValuesToBeInSet(column="label", value_set=list(classes)),
-            gx.expectations.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "val", "test"]),
-            gx.expectations.ExpectColumnValuesToBeUnique(column="id"),
-            between(column="width", min_value=limits.min_side, max_value=limits.max_side),
-            between(column="height", min_value=limits.min_side, max_value=limits.max_side),
-            gx.expectations.ExpectColumnValuesToBeInSet(column="channels", value_set=[1, 3]),
-        ],
-    )
-    dataset_results, dataset_html = _run(
-        "dataset",
-        shares,
-        [
-            between(column="images", min_value=limits.min_images),
-            between(column="smallest_class", min_value=limits.min_images_per_class),
-            between(column="class_ratio", max_value=limits.max_class_ratio),
-            between(column="duplicate_share", max_value=limits.max_duplicate_share),
-        ],
-    )
-    smallest, largest = counts.idxmin(), counts.idxmax()
-    which = {"smallest_class": f" ({smallest})", "class_ratio": f" ({largest} to {smallest})"}
-    failures = tuple(
-        _explain(result) + which.get(result.expectation_config.kwargs.get("column"), "")
-        for result in [*images_results, *dataset_results]
-        if not result.success
-    )
-    return Verdict(not failures, failures, _page(images_html, dataset_html))
+    most = {
+        "class_ratio": ("balance", limits.max_class_ratio),
+        "unreadable": ("readable", 0),
+        "odd_shapes": ("odd_shape", 0),
+        "duplicate_share": ("duplicates", limits.max_duplicate_share),
+        "near_duplicate_share": ("near_duplicates", limits.max_near_duplicate_share),
+        "leaks": ("leakage", limits.max_leaks),
+        "near_leaks": ("near_leakage", limits.max_near_leaks),
+        "uniform_share": ("uniform", limits.max_uniform_share),
+        "blurred_share": ("blurred", limits.max_blurred_share),
+        "contradicted_share": ("label_noise", limits.max_contradicted_share),
+        "classes_added": ("label_set", 0),
+        "classes_lost": ("label_set", 0),
+        "class_shares_v": ("class_shares", MIN_CRAMERS_V),
+        "brightness_ks": ("brightness", MIN_KS),
+        "channel_swap": ("channel_order", MIN_CHANNEL_SWAP),
+    }
+    return [
+        ("balance", between(column="images", min_value=limits.min_images)),
+        ("balance", between(column="smallest_class", min_value=limits.min_images_per_class)),
+        ("label_noise", between(column="label_agreement_p", min_value=limits.alpha)),
+        *((check, between(column=column, max_value=limit)) for column, (check, limit) in most.items()),
+    ]
 
 
-def _run(name: str, table: pd.DataFrame, expectations: list[Any]) -> tuple[list[Any], str]:
+def _tagged(expectation: Any, check: str, severity: str) -> Any:
+    """Note with an expectation what its result means: Great Expectations returns results in an order of its own."""
+    expectation.meta = {**(expectation.meta or {}), "check": check, "severity": severity}
+    return expectation
+
+
+def _own(number: int, own: Own) -> Any:
+    """Make an expectation that params.yaml names as Great Expectations' documentation does, in snake_case or CamelCase."""
+    where = f"params.yaml: validate.expectations.{number}"
+    known = {name: getattr(gx.expectations, name) for name in dir(gx.expectations) if name.startswith("Expect")}
+    known.pop("Expectation", None)
+    by_name = {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(): cls for name, cls in known.items()}
+    cls = known.get(own.expectation) or by_name.get(own.expectation)
+    if cls is None:
+        snake = re.sub(r"(?<!^)(?=[A-Z])", "_", own.expectation).lower().replace("__", "_")
+        near = difflib.get_close_matches(snake, by_name, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "see https://greatexpectations.io/expectations"
+        raise DeepcvError(f"{where}.expectation: Great Expectations has no {own.expectation!r}; {hint}")
+    try:
+        return cls(**own.kwargs)
+    except (TypeError, ValueError) as error:
+        raise DeepcvError(f"{where}.kwargs: {own.expectation} does not take {dict(own.kwargs)}: {error}") from error
+
+
+def _run(name: str, table: pd.DataFrame, expectations: list[Any], *, complete: bool = False) -> tuple[list[Any], str]:
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     batch = context.data_sources.add_pandas(name).add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
     suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
     definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
-    outcome = definition.run(batch_parameters={"dataframe": table})
+    # Positions of all images that fail are slow to collect, and asked for only where they are quarantined.
+    format_ = {"result_format": "COMPLETE" if complete else "SUMMARY"}
+    outcome = definition.run(batch_parameters={"dataframe": table}, result_format=format_)
     for clock in ("run_id", "validation_time", "validation_id", "batch_markers"):  # the page depends on the data alone
         outcome.meta.pop(clock, None)
     page = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(outcome))

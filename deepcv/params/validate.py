@@ -1,10 +1,37 @@
-"""What the manifest must satisfy before anything is trained on it."""
+"""What the data must satisfy before anything is trained on it."""
 
-from typing import ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from deepcv.params.base import MisfitError, Section
+from deepcv.params.base import MisfitError, Section, closest
+
+Severity = Literal["fail", "quarantine", "warn"]
+
+NO_REFERENCE = "data/references/none.md"
+SEVERITIES: Mapping[str, Severity] = {
+    "readable": "fail",
+    "size": "fail",
+    "mode": "fail",
+    "labels": "fail",
+    "balance": "fail",
+    "duplicates": "fail",
+    "near_duplicates": "warn",
+    "leakage": "warn",
+    "near_leakage": "warn",
+    "uniform": "warn",
+    "blurred": "warn",
+    "odd_shape": "warn",
+    "label_noise": "warn",
+    "label_set": "fail",
+    "class_shares": "warn",
+    "brightness": "warn",
+    "channel_order": "fail",
+}
+# These are about all images together: no image can be left out for them.
+WHOLE = frozenset({"balance", "label_set", "class_shares", "brightness", "channel_order"})
+_OWN_KEYS = ("expectation", "kwargs", "severity")
 
 
 class ValidateParams(Section):
@@ -12,15 +39,76 @@ class ValidateParams(Section):
 
     section: ClassVar[str] = "validate"
 
+    reference: str = Field(
+        NO_REFERENCE, min_length=1, description=f"accepted data to compare with, a .parquet file, or {NO_REFERENCE}"
+    )
     min_images: int = Field(10, ge=1, description="fewest images of the whole dataset")
     min_images_per_class: int = Field(2, ge=1, description="fewest images of a class")
     max_class_ratio: float = Field(50.0, ge=1, description="largest class over smallest class, in images")
     min_side: int = Field(4, ge=1, description="shortest side of an image, in pixels")
     max_side: int = Field(10000, ge=1, description="longest side of an image, in pixels")
     max_duplicate_share: float = Field(0.05, ge=0, le=1, description="share of images that repeat another one")
+    max_near_duplicate_share: float = Field(0.05, ge=0, le=1, description="share that nearly repeat another one")
+    max_leaks: int = Field(0, ge=0, description="images of one split that stand in another split too")
+    max_near_leaks: int = Field(0, ge=0, description="the same for images that are nearly equal")
+    min_contrast: float = Field(0.005, ge=0, le=0.5, description="below: all black or of one colour")
+    max_uniform_share: float = Field(0.0, ge=0, le=1, description="share of images of one colour")
+    min_sharpness: float = Field(1e-5, ge=0, description="below: blurred; variance of the Laplacian at 64×64")
+    max_blurred_share: float = Field(0.01, ge=0, le=1, description="share of images that are blurred")
+    max_contradicted_share: float = Field(
+        0.05, ge=0, le=1, description="share of labels that similar images contradict"
+    )
+    sample: int = Field(20000, ge=0, description="images decoded to compare labels; 0: none")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sample")
+    alpha: float = Field(0.001, gt=0, lt=1, description="chance of a false alarm of each test against the reference")
+    severity: dict[str, Severity] = Field(
+        default_factory=dict, description="fail, quarantine (leave the images out) or warn, by check"
+    )
+    expectations: list[dict[str, Any]] = Field(
+        default_factory=list, description="your own: {expectation: NAME, kwargs: {column: …}, severity: warn}"
+    )
 
     @model_validator(mode="after")
-    def _sides_in_order(self) -> Self:
+    def _fits_together(self) -> Self:
+        problems: list[tuple[tuple[str | int, ...], str]] = []
         if self.min_side > self.max_side:
-            raise MisfitError((("max_side",), f"must be >= min_side = {self.min_side}, got {self.max_side}"))
+            problems.append((("max_side",), f"must be >= min_side = {self.min_side}, got {self.max_side}"))
+        if self.reference != NO_REFERENCE and not self.reference.endswith(".parquet"):
+            problems.append((("reference",), f"must be a .parquet file or {NO_REFERENCE}, got {self.reference!r}"))
+        problems += [(("severity", key), text) for key in self.severity if (text := self._severity_problem(key))]
+        problems += [
+            (("expectations", number), text)
+            for number, own in enumerate(self.expectations)
+            if (text := _own_problem(own))
+        ]
+        if problems:
+            raise MisfitError(*problems)
         return self
+
+    @property
+    def severities(self) -> dict[str, Severity]:
+        """The severity of every check."""
+        return {**SEVERITIES, **self.severity}
+
+    def _severity_problem(self, check: str) -> str:
+        if check not in SEVERITIES:
+            near = closest(check, SEVERITIES)
+            hint = f"the closest is '{near[0]}'" if near else f"there are {', '.join(SEVERITIES)}"
+            return f"not a check; {hint}"
+        if check in WHOLE and self.severity[check] == "quarantine":
+            return "must be 'fail' or 'warn', got 'quarantine': it is about all images together, none can be left out"
+        return ""
+
+
+def _own_problem(own: Mapping[str, Any]) -> str:
+    for key in own:
+        if key not in _OWN_KEYS:
+            near = closest(key, _OWN_KEYS)
+            return f"unknown key {key!r}; " + (f"the closest is {near[0]!r}" if near else f"there are {_OWN_KEYS}")
+    if not isinstance(own.get("expectation"), str):
+        return "needs `expectation`, the name of one of Great Expectations'"
+    if not isinstance(own.get("kwargs", {}), dict):
+        return f"kwargs must be a mapping, got {own['kwargs']!r}"
+    if own.get("severity", "fail") not in ("fail", "quarantine", "warn"):
+        return f"severity must be fail, quarantine or warn, got {own['severity']!r}"
+    return ""

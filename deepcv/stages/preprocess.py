@@ -5,6 +5,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from deepcv.data import manifest, shards
+from deepcv.data.quarantine import without_quarantine
 from deepcv.files import atomic_folder
 from deepcv.images import ImageRecipe, prepare
 from deepcv.params.base import load_section
@@ -12,14 +13,16 @@ from deepcv.params.preprocess import PreprocessParams
 from deepcv.stages import entry
 
 RAW = Path("data/raw")
+QUARANTINE = Path("data/validation/quarantine.csv")
 SHARDS = Path("data/shards")
 
 
 def main() -> None:
-    """Read data/raw, write data/shards."""
+    """Read data/raw without what `validate` quarantined, write data/shards."""
     params = load_section(PreprocessParams)
     recipe = ImageRecipe(params.height, params.width, params.channels, params.resize)
     rows, info = manifest.read(RAW)
+    rows = without_quarantine(rows, QUARANTINE)
     number_of = {label: number for number, label in enumerate(info.classes)}
     with (
         atomic_folder(SHARDS) as folder,
@@ -32,7 +35,11 @@ def main() -> None:
             shards.write_split(folder, split, images, (number_of[label] for label in part["label"]), shape)
             bar.update(len(part))
         shards.write_description(
-            folder, name=info.name, classes=info.classes, test_digest=info.test_digest, recipe=vars(recipe)
+            folder,
+            name=info.name,
+            classes=info.classes,
+            test_digest=manifest.digest_of_test_split(rows),
+            recipe=vars(recipe),
         )
 
 

@@ -1,34 +1,59 @@
-"""Stage `validate`: Great Expectations judges the manifest; a failed expectation stops the pipeline."""
+"""Stage `validate`: Great Expectations judges the data; a failed expectation stops the pipeline."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
-from deepcv.data import manifest
-from deepcv.data.expectations import Limits, judge
+from deepcv.data import findings, flagged_page, manifest
+from deepcv.data.expectations import Own, judge
+from deepcv.data.inspection import inspect
 from deepcv.errors import DeepcvError
 from deepcv.files import write_text
 from deepcv.params.base import load_section
-from deepcv.params.validate import ValidateParams
+from deepcv.params.validate import NO_REFERENCE, ValidateParams
 from deepcv.stages import entry
 
 RAW = Path("data/raw")
-DATA_DOCS = Path("data/validation/data_docs.html")
-VERDICT = Path("data/validation/verdict.json")
+OUT = Path("data/validation")
+DATA_DOCS = OUT / "data_docs.html"
+FLAGGED = OUT / "flagged.html"
+QUARANTINE = OUT / "quarantine.csv"
+CANDIDATE = OUT / "candidate.parquet"
+VERDICT = OUT / "verdict.json"
 
 
 def main() -> None:
-    """Read data/raw, write the Data Docs page and, if all expectations hold, the verdict that `preprocess` waits for."""
+    """Read data/raw, write reports and, if all expectations hold, the verdict and quarantine that `preprocess` waits for."""
     params = load_section(ValidateParams)
+    limits = findings.Limits(**{field.name: getattr(params, field.name) for field in fields(findings.Limits)})
     rows, info = manifest.read(RAW)
-    verdict = judge(rows, info.classes, Limits(**params.model_dump()))
+    reference = None if params.reference == NO_REFERENCE else findings.read_reference(Path(params.reference))
+    looked = inspect(RAW, rows, size=params.sample, seed=params.seed, min_contrast=params.min_contrast)
+    found = findings.look(rows, info.classes, limits, looked, reference)
+    verdict = judge(rows, info.classes, limits, found, params.severities, [Own(**own) for own in params.expectations])
     write_text(DATA_DOCS, verdict.html)
+    findings.candidate(rows, looked).to_parquet(CANDIDATE, index=False)
+    outcomes = {"fail": verdict.failures, "warn": verdict.warnings}
+    flagged_page.write(
+        FLAGGED, RAW, rows, found.flagged, params.severities, outcomes, found.skipped, name=info.name
+    )  # fmt: skip
+    out = verdict.quarantined.assign(id=rows["id"].to_numpy()[verdict.quarantined["position"].astype("int64")])
+    out = out.sort_values(["position", "check"], kind="stable")[["id", "check", "reason"]]
+    for warning in verdict.warnings:
+        print(f"warning: {warning}")
+    for check, why in found.skipped.items():
+        print(f"not checked: {check}: {why}")
     if not verdict.success:
         raise DeepcvError(
             f"the data fails {len(verdict.failures)} expectations (section validate of params.yaml; report: {DATA_DOCS})\n  "
             + "\n  ".join(verdict.failures)
         )
+    write_text(QUARANTINE, out.to_csv(index=False, lineterminator="\n"))
     write_text(VERDICT, json.dumps({"success": True}) + "\n")
-    print(f"{info.name}: {len(rows)} images hold to every expectation; report: {DATA_DOCS}")
+    print(
+        f"{info.name}: {len(rows)} images hold to every expectation of severity fail, {out['id'].nunique()} are quarantined; "
+        f"report: {DATA_DOCS}, what was flagged: {FLAGGED}, to accept as reference: {CANDIDATE}"
+    )
 
 
 if __name__ == "__main__":

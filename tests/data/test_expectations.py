@@ -3,7 +3,9 @@ import re
 import pandas as pd
 import pytest
 
-from deepcv.data.expectations import Limits, judge
+from deepcv.data.expectations import Own, judge
+from deepcv.data.findings import Limits
+from deepcv.errors import DeepcvError
 
 LIMITS = Limits(
     min_images=10, min_images_per_class=3, max_class_ratio=2.0, min_side=4, max_side=100, max_duplicate_share=0.1
@@ -49,7 +51,7 @@ def clean_html() -> str:
 @pytest.mark.parametrize("case", ALONE)
 def test_a_violated_limit_is_named_and_nothing_else(case: str) -> None:
     manifest, message = ALONE[case]
-    verdict = judge(manifest, ("a", "b"), LIMITS)
+    verdict = judge(manifest, ("a", "b"), LIMITS, severities={"leakage": "warn"})
     assert not verdict.success
     assert [bool(re.match(message, failure)) for failure in verdict.failures] == [True], verdict.failures
 
@@ -90,3 +92,37 @@ def test_a_page_loads_nothing_from_a_network(clean_html: str) -> None:
             assert not re.search(r"""(?:src|href|data)\s*=\s*["']?\s*(?:https?:)?//""", tag), tag
         assert not re.search(r"url\(\s*['\"]?\s*(?:https?:)?//", page)
         assert not re.search(r"@import\s+['\"]?\s*(?:url|https?:|//)", page)
+
+
+def test_severities_decide_what_stops() -> None:
+    black = with_values("width", 3)
+    for severity, success in {"fail": False, "warn": True, "quarantine": True}.items():
+        verdict = judge(black, ("a", "b"), LIMITS, severities={"size": severity, "odd_shape": "warn"})
+        assert verdict.success == success
+        assert verdict.quarantined["position"].tolist() == ([4] if severity == "quarantine" else [])
+        assert any(text.startswith("width: ") for text in (*verdict.failures, *verdict.warnings))
+
+
+def test_your_own_expectations_are_held() -> None:
+    kwargs = {"column": "width", "max_value": 7}
+    for name, severity in {"ExpectColumnMaxToBeBetween": "warn", "expect_column_max_to_be_between": "fail"}.items():
+        verdict = judge(table(), ("a", "b"), LIMITS, own=[Own(name, kwargs, severity)])
+        assert verdict.success == (severity == "warn")
+        assert len(verdict.failures) + len(verdict.warnings) == 1
+    own = Own("expect_column_values_to_not_be_in_set", {"column": "id", "value_set": ["5.png"]}, "quarantine")
+    verdict = judge(table(), ("a", "b"), LIMITS, own=[own])
+    assert verdict.success
+    assert verdict.quarantined["position"].tolist() == [5]
+    assert not judge(table(), ("a", "b"), LIMITS, own=[Own("expect_column_max_to_be_between", {"column": "x"})]).success
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (Own("expect_colum_values_to_be_unique", {}), "validate.expectations.0.expectation.*mean expect_column_values_to_be_unique"),
+        (Own("expect_column_values_to_be_unique", {"colum": "id"}), "validate.expectations.0.kwargs.*colum"),
+    ],
+)  # fmt: skip
+def test_an_expectation_that_does_not_exist_is_named(own: Own, message: str) -> None:
+    with pytest.raises(DeepcvError, match=message):
+        judge(table(), ("a", "b"), LIMITS, own=[own])

@@ -26,13 +26,17 @@ REFUSED = ("Cc", "Cs", "Zl", "Zp")  # categories of characters that a text must 
 ONE_LINE = st.characters(codec="utf-8", exclude_categories=REFUSED, exclude_characters="\ufeff")
 NUMBERS = {"gt": "min_value", "ge": "min_value", "lt": "max_value", "le": "max_value"}
 
-
 # Fields whose valid values their annotation does not tell.
 OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "space": st.just({"train.lr": {"uniform": [0.1, 0.2]}}),
     "group_by": st.sampled_from(["", "(p[0-9]+)", r"^(?:a|b)/(\w+) '#", '"(.)']),
     "folds": st.sampled_from([0, 2, 5, 1000]),
     "fold": st.integers(0, 4),
+    "reference": st.just("data/references/digits.parquet"),
+    "severity": st.just({"blurred": "quarantine"}),
+    "expectations": st.just(
+        [{"expectation": "expect_column_to_exist", "kwargs": {"column": "id"}, "severity": "warn"}]
+    ),
 }
 
 
@@ -64,7 +68,8 @@ def values_of(annotation: Any, marks: list[Any]) -> st.SearchStrategy[Any]:
 
 def sections(cls: type[Section]) -> st.SearchStrategy[Section]:
     fields = {
-        name: OTHERS.get(name, values_of(field.annotation, field.metadata)) for name, field in cls.model_fields.items()
+        name: OTHERS[name] if name in OTHERS else values_of(field.annotation, field.metadata)
+        for name, field in cls.model_fields.items()
     }
 
     def build(values: dict[str, Any]) -> Section:
@@ -77,7 +82,7 @@ def sections(cls: type[Section]) -> st.SearchStrategy[Section]:
     return st.fixed_dictionaries(fields).map(build)
 
 
-FIELDS = [(cls, name) for cls in SECTIONS.values() for name in cls.model_fields if name != "space"]
+FIELDS = [(cls, name) for cls in SECTIONS.values() for name in cls.model_fields if name not in NOT_FREE]
 
 
 @pytest.mark.parametrize("cls", SECTIONS.values(), ids=SECTIONS)

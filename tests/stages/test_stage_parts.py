@@ -138,6 +138,8 @@ def outputs(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         source.samples(), source.classes, register.RAW, name="toy", source="pets",
         rule=SplitRule(0.2, 0.5, 0),
     )  # fmt: skip
+    register.QUARANTINE.parent.mkdir()
+    register.QUARANTINE.write_text("id,check,reason\n")
     register.MODEL.mkdir()
     (register.MODEL / "model.pt").write_bytes(b"weights")
     (register.MODEL / "history.csv").write_text("epoch,val_accuracy\n1,0.5\n2,0.75\n")

@@ -1,0 +1,267 @@
+"""What is measured of a manifest before it is judged: one number per question, and the images that raise each.
+
+Numbers are computed here, with numpy; whether they pass is Great Expectations' to say (`expectations`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from deepcv.data.drift import compare_classes, compare_values
+from deepcv.data.duplicates import Pairs
+from deepcv.data.neighbours import Agreement, p_value
+from deepcv.data.samples import DataError
+
+REFERENCE_COLUMNS = (
+    "label", "width", "height", "channels", "brightness", "contrast", "sharpness", "red_minus_blue", "label_agreement",
+)  # fmt: skip
+MIN_CHANNEL_SWAP = 0.1  # a KS distance, the smallest that counts as drift
+_ONE_SHAPE = 0.95  # so many images share one shape: the others are odd
+_PERMUTATIONS = 10_000
+_ALONE = "the manifest has no column {}; run `dvc repro ingest`"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the data must hold to; see section `validate` of params.yaml."""
+
+    min_images: int
+    min_images_per_class: int
+    max_class_ratio: float
+    min_side: int
+    max_side: int
+    max_duplicate_share: float
+    max_near_duplicate_share: float = 0.05
+    max_leaks: int = 0
+    max_near_leaks: int = 0
+    min_contrast: float = 0.005
+    max_uniform_share: float = 0.0
+    min_sharpness: float = 1e-5
+    max_blurred_share: float = 0.01
+    max_contradicted_share: float = 0.05
+    alpha: float = 0.001
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What needed pixels: positions in the manifest of near twins, of unreadable images, and how labels agree in a sample."""
+
+    twins: Pairs | None = None
+    unreadable: Mapping[int, str] = field(default_factory=dict)
+    sampled: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    agreement: Agreement | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """`numbers` is the dataset's row for Great Expectations; `flagged` has (check, position, reason); `skipped` says why."""
+
+    numbers: Mapping[str, float]
+    flagged: pd.DataFrame
+    skipped: Mapping[str, str]
+    words: Mapping[str, str] = field(default_factory=dict)  # what to say beside a number that fails
+
+
+def look(
+    manifest: pd.DataFrame, classes: tuple[str, ...], limits: Limits, looked: Looked | None = None,
+    reference: pd.DataFrame | None = None,
+) -> Findings:  # fmt: skip
+    """Measure everything that the manifest's columns, the pixels that were looked at and the reference allow."""
+    looked = looked or Looked(skipped={"near_duplicates": "not looked for", "label_noise": "not looked for"})
+    manifest = manifest.reset_index(drop=True)
+    notes = _Notes(dict(looked.skipped))
+    counts = manifest.groupby("label").size().reindex(list(classes), fill_value=0)
+    notes.numbers |= {
+        "images": len(manifest),
+        "smallest_class": int(counts.min()),
+        "class_ratio": float(counts.max() / max(1, counts.min())),
+        "unreadable": len(looked.unreadable),
+    }
+    notes.words |= {"smallest_class": f"{counts.idxmin()}", "class_ratio": f"{counts.idxmax()} to {counts.idxmin()}"}
+    for position, reason in looked.unreadable.items():
+        notes.flag("readable", [position], reason)
+    _shapes(manifest, limits, notes)
+    notes.flag("labels", ~manifest["label"].isin(classes), "its label is none of the dataset's classes")
+    _copies(manifest, notes)
+    if looked.twins is not None:
+        _twins(manifest, looked.twins, notes)
+    _pixels(manifest, limits, notes)
+    if looked.agreement is not None:
+        _label_noise(looked.sampled, looked.agreement, reference, notes)
+    if reference is None:
+        notes.skipped |= dict.fromkeys(
+            ("label_set", "class_shares", "brightness", "channel_order"),
+            "no reference is accepted (validate.reference)",
+        )
+    else:
+        _drift(manifest, classes, reference, limits.alpha, notes)
+    return Findings(notes.numbers, notes.table(), notes.skipped, notes.words)
+
+
+def read_reference(path: Path) -> pd.DataFrame:
+    """Read an accepted reference. Raises DataError."""
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected an accepted reference (validate.reference), found {error}") from error
+    if "label" not in table:
+        raise DataError(
+            f"{path}: expected a column label, found {', '.join(map(str, table.columns))}; accept another file"
+        )
+    return table
+
+
+def candidate(manifest: pd.DataFrame, looked: Looked) -> pd.DataFrame:
+    """What a person can accept as reference: what the checks compare, a row per image, the sampled ones first."""
+    first = np.asarray(looked.sampled, np.int64)
+    rest = np.setdiff1d(np.arange(len(manifest)), first)
+    table = manifest.iloc[np.concatenate([first, rest])].reset_index(drop=True)
+    table["label_agreement"] = np.float32(np.nan)
+    if looked.agreement is not None:
+        table.loc[: len(first) - 1, "label_agreement"] = looked.agreement.share
+    return table[[column for column in REFERENCE_COLUMNS if column in table]]
+
+
+class _Notes:
+    def __init__(self, skipped: dict[str, str]) -> None:
+        self.numbers: dict[str, float] = {}
+        self.words: dict[str, str] = {}
+        self.skipped = skipped
+        self._flagged: list[pd.DataFrame] = []
+
+    def flag(self, check: str, where: object, reasons: object) -> None:
+        """Note the images at a mask or positions, with one reason for all or one for each."""
+        positions = np.asarray(where)
+        positions = np.flatnonzero(positions) if positions.dtype == bool else positions.astype(np.int64)
+        if len(positions):
+            self._flagged.append(pd.DataFrame({"check": check, "position": positions, "reason": reasons}))
+
+    def table(self) -> pd.DataFrame:
+        if not self._flagged:
+            return pd.DataFrame({"check": [], "position": np.empty(0, np.int64), "reason": []})
+        return pd.concat(self._flagged, ignore_index=True).drop_duplicates(["check", "position"], ignore_index=True)
+
+
+def _shapes(manifest: pd.DataFrame, limits: Limits, notes: _Notes) -> None:
+    sides = manifest[["width", "height"]]
+    wrong = (sides.min(axis=1) < limits.min_side) | (sides.max(axis=1) > limits.max_side)
+    notes.flag("size", wrong, f"a side is outside {limits.min_side} to {limits.max_side} pixels")
+    notes.flag("mode", ~manifest["channels"].isin([1, 3]), "neither grey nor RGB")
+    shape = manifest.groupby(["width", "height", "channels"]).ngroup()
+    common = int(np.bincount(shape).argmax())
+    odd = (shape != common).to_numpy()
+    if odd.mean() > 1 - _ONE_SHAPE:
+        notes.skipped["odd_shape"] = "the images have no common shape"
+        return
+    notes.numbers["odd_shapes"] = int(odd.sum())
+    usual = manifest.iloc[int(np.flatnonzero(shape == common)[0])]
+    wanted = f"{usual['width']}×{usual['height']}×{usual['channels']}"
+    found = manifest[odd]
+    notes.flag(
+        "odd_shape",
+        odd,
+        [
+            f"{w}×{h}×{c}, not {wanted}"
+            for w, h, c in zip(found["width"], found["height"], found["channels"], strict=True)
+        ],
+    )
+
+
+def _copies(manifest: pd.DataFrame, notes: _Notes) -> None:
+    first = manifest.groupby("sha256").ngroup()
+    copies = manifest["sha256"].duplicated().to_numpy()
+    notes.numbers["duplicate_share"] = float(copies.mean())
+    original = manifest.index.to_series().groupby(first).transform("min").to_numpy()
+    ids = manifest["id"].to_numpy()
+    notes.flag("duplicates", copies, [f"the same file as {name}" for name in ids[original[copies]]])
+    # Test images stay where they are, so that scores compare; what is trained on gives way.
+    splits = manifest["split"].to_numpy()
+    inside = manifest[manifest["sha256"].duplicated(keep=False)]
+    several = inside[inside.groupby("sha256")["split"].transform("nunique") > 1]
+    leaks = []
+    for _, group in several.groupby("sha256"):
+        keep = min(map(str, group["split"]), key=_rank)
+        leaks += [(position, keep) for position in group.index if splits[position] != keep]
+    notes.numbers["leaks"] = len(leaks)
+    notes.flag("leakage", [p for p, _ in leaks], [f"in {splits[p]} and in {keep}" for p, keep in leaks])
+
+
+def _rank(split: str) -> int:
+    return {"test": 0, "val": 1}.get(split, 2)
+
+
+def _twins(manifest: pd.DataFrame, twins: Pairs, notes: _Notes) -> None:
+    ids, splits = manifest["id"].to_numpy(), manifest["split"].to_numpy()
+    notes.numbers["near_duplicate_share"] = len(np.unique(twins[:, 1])) / max(1, len(manifest))
+    notes.flag("near_duplicates", twins[:, 1], [f"nearly {ids[one]}" for one in twins[:, 0]])
+    order = [_rank(split) for split in manifest["split"]]
+    across = [
+        (one, other) if order[one] > order[other] else (other, one)
+        for one, other in twins.tolist()
+        if splits[one] != splits[other]
+    ]
+    notes.numbers["near_leaks"] = len(across)
+    notes.flag(
+        "near_leakage", [p for p, _ in across],
+        [f"in {splits[p]}, nearly {ids[other]} in {splits[other]}" for p, other in across],
+    )  # fmt: skip
+
+
+def _pixels(manifest: pd.DataFrame, limits: Limits, notes: _Notes) -> None:
+    for check, column, limit in (
+        ("uniform", "contrast", limits.min_contrast),
+        ("blurred", "sharpness", limits.min_sharpness),
+    ):
+        if column not in manifest:
+            notes.skipped[check] = _ALONE.format(column)
+            continue
+        low = (manifest[column] < limit).to_numpy()
+        notes.numbers[f"{check}_share"] = float(low.mean())
+        notes.flag(check, low, [f"{column} {value:.2g}" for value in manifest[column][low]])
+
+
+def _label_noise(
+    sampled: NDArray[np.int64], agreement: Agreement, reference: pd.DataFrame | None, notes: _Notes
+) -> None:
+    against = agreement.contradicted_by != ""
+    notes.numbers["contradicted_share"] = float(against.mean())
+    reasons = [f"images like it are {name}" for name in agreement.contradicted_by[against]]
+    notes.flag("label_noise", sampled[against], reasons)
+    if reference is not None and "label_agreement" in reference:
+        p = p_value(reference["label_agreement"].dropna().to_numpy(np.float32), agreement.share)
+        if not np.isnan(p):
+            notes.numbers["label_agreement_p"] = p
+
+
+def _drift(
+    manifest: pd.DataFrame, classes: tuple[str, ...], reference: pd.DataFrame, alpha: float, notes: _Notes
+) -> None:
+    """Compare with the reference; an effect that is not significant counts as 0."""
+    before, after = (
+        {str(name): int(count) for name, count in table["label"].value_counts().items()}
+        for table in (reference, manifest)
+    )
+    new, gone = sorted({*after, *classes} - set(before)), sorted(set(before) - set(after))
+    notes.numbers["classes_added"], notes.numbers["classes_lost"] = len(new), len(gone)
+    notes.words |= {"classes_added": ", ".join(new[:10]), "classes_lost": ", ".join(gone[:10])}
+    if len(set(before) | set(after)) > 1:
+        shares = compare_classes(before, after, _PERMUTATIONS, 0)
+        notes.numbers["class_shares_v"] = shares.effect if shares.p < alpha else 0.0
+    for column in ("brightness", "red_minus_blue"):
+        if column not in reference or column not in manifest:
+            notes.skipped["brightness" if column == "brightness" else "channel_order"] = (
+                f"the {'reference' if column in manifest else 'manifest'} has no column {column}"
+            )
+            continue
+        old, now = (table[column].dropna().to_numpy(np.float64) for table in (reference, manifest))
+        found = compare_values(column, old, now)
+        effect = found.effect if found.p < alpha else 0.0
+        if column == "brightness":
+            notes.numbers["brightness_ks"] = effect
+        else:  # swapped where the mirrored colours fit better than those that were found
+            notes.numbers["channel_swap"] = effect - compare_values(column, old, -now).effect if effect else 0.0

@@ -1,0 +1,76 @@
+"""The part of the checks that looks at pixels: a sample's labels, what cannot be read, what is nearly the same."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from deepcv.data.duplicates import Pairs, alike, candidates, picture
+from deepcv.data.findings import Looked
+from deepcv.data.manifest import encoded_images
+from deepcv.data.neighbours import NEIGHBOURS, agree, describe, sample
+from deepcv.data.samples import DataError
+from deepcv.images import DecodeError, UInt8Array, decode
+
+_AT_ONCE = 1000
+_MAX_PAIRS = 100_000  # to compare by pixels
+
+
+def inspect(raw: Path, manifest: pd.DataFrame, *, size: int, seed: int, min_contrast: float) -> Looked:
+    """Decode a sample of `size` images and the candidates for near duplicates. Raises DataError where data/raw is damaged."""
+    unreadable: dict[int, str] = {}
+    skipped: dict[str, str] = {}
+    drawn = sample(manifest["sha256"], size, seed)
+    features: list[NDArray[np.float32]] = []
+    for start in range(0, len(drawn), _AT_ONCE):
+        images = [image for _, image in _decoded(raw, manifest, drawn[start : start + _AT_ONCE], unreadable)]
+        if images:
+            features.append(describe(images))
+    drawn = drawn[~np.isin(drawn, list(unreadable))]
+    agreement = None
+    if len(drawn) > NEIGHBOURS:
+        agreement = agree(np.concatenate(features), manifest["label"].iloc[drawn])
+    else:
+        skipped["label_noise"] = f"expected more than {NEIGHBOURS} sampled images (validate.sample), found {len(drawn)}"
+    twins = None
+    if missing := [column for column in ("phash", "contrast") if column not in manifest]:
+        skipped["near_duplicates"] = f"the manifest has no column {missing[0]}; run `dvc repro ingest`"
+    else:
+        try:
+            twins = _twins(raw, manifest, min_contrast, unreadable)
+        except _TooManyError as error:
+            skipped["near_duplicates"] = str(error)
+    return Looked(twins, unreadable, drawn, agreement, skipped)
+
+
+class _TooManyError(ValueError):
+    pass
+
+
+def _twins(raw: Path, manifest: pd.DataFrame, min_contrast: float, unreadable: dict[int, str]) -> Pairs:
+    """Pairs of nearly equal images; what repeats another file or shows nothing is another check's."""
+    looked_at = np.flatnonzero((manifest["contrast"] >= min_contrast) & ~manifest["sha256"].duplicated())
+    try:
+        pairs = looked_at[candidates(manifest["phash"].to_numpy(np.uint64)[looked_at])]
+    except DataError as error:
+        raise _TooManyError(str(error)) from error
+    if len(pairs) > _MAX_PAIRS:
+        raise _TooManyError(f"{len(pairs)} pairs of images have nearly equal hashes, more than {_MAX_PAIRS}")
+    needed = np.unique(pairs)
+    pictures = {position: picture(image) for position, image in _decoded(raw, manifest, needed, unreadable)}
+    kept = [one in pictures and other in pictures and alike(pictures[one], pictures[other]) for one, other in pairs]
+    confirmed: Pairs = pairs[np.array(kept, bool)]
+    return confirmed
+
+
+def _decoded(
+    raw: Path, manifest: pd.DataFrame, positions: NDArray[np.int64], unreadable: dict[int, str]
+) -> Iterator[tuple[int, UInt8Array]]:
+    """Position and pixels of each image that can be read; the others are noted."""
+    for position, encoded in zip(positions, encoded_images(raw, manifest.iloc[positions]), strict=True):
+        try:
+            yield int(position), decode(encoded)
+        except DecodeError as error:
+            unreadable[int(position)] = str(error)

@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepcv.data.findings import Limits, Looked, candidate, look, read_reference
+from deepcv.data.neighbours import Agreement
+from deepcv.data.quarantine import without_quarantine
+from deepcv.data.samples import DataError
+
+LIMITS = Limits(10, 2, 2.0, 4, 100, 0.1)
+CLASSES = ("a", "b")
+
+
+def table(count: int = 400) -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "id": [f"{n}.png" for n in range(count)], "label": ["a", "b"] * (count // 2),
+            "split": (["train"] * 6 + ["val"] * 2 + ["test"] * 2) * (count // 10),
+            "sha256": [f"{n:064d}" for n in range(count)], "width": 8, "height": 9, "channels": 3,
+            "brightness": random.normal(0.5, 0.1, count), "contrast": 0.2, "sharpness": 0.01,
+            "red_minus_blue": random.normal(0.1, 0.1, count),
+        }
+    )  # fmt: skip
+
+
+def flagged(rows: pd.DataFrame, check: str, looked: Looked | None = None) -> list[int]:
+    found = look(rows, CLASSES, LIMITS, looked).flagged
+    return sorted(found.loc[found["check"] == check, "position"])
+
+
+@pytest.mark.parametrize(
+    ("check", "column", "value"),
+    [
+        ("size", "width", 3), ("mode", "channels", 4), ("labels", "label", "c"), ("uniform", "contrast", 0.0),
+        ("blurred", "sharpness", 0.0), ("odd_shape", "height", 10), ("duplicates", "sha256", f"{0:064d}"),
+        ("leakage", "sha256", f"{9:064d}"),
+    ],
+)  # fmt: skip
+def test_the_image_at_fault_is_flagged_alone(check: str, column: str, value: object) -> None:
+    assert flagged(table(), check) == []
+    rows = table()
+    rows.loc[5, column] = value
+    assert flagged(rows, check) == [5]
+
+
+def test_near_twins_across_splits_blame_the_one_that_is_trained_on() -> None:
+    looked = Looked(twins=np.array([[0, 1], [5, 8]]))
+    assert flagged(table(), "near_duplicates", looked) == [1, 8]
+    assert flagged(table(), "near_leakage", looked) == [5]
+
+
+def test_unreadable_images_and_contradicted_labels_are_flagged() -> None:
+    agreement = Agreement(np.ones(3, np.float32), np.array(["", "b", ""], object))
+    looked = Looked(unreadable={3: "truncated"}, sampled=np.array([9, 4, 2]), agreement=agreement)
+    assert flagged(table(), "readable", looked) == [3]
+    assert flagged(table(), "label_noise", looked) == [4]
+
+
+@pytest.mark.parametrize(
+    ("number", "change"),
+    [
+        ("brightness_ks", {"brightness": lambda t: t["brightness"] + 0.05}),
+        ("channel_swap", {"red_minus_blue": lambda t: -t["red_minus_blue"]}),
+        ("class_shares_v", {"label": ["a"] * 300 + ["b"] * 100}),
+        ("classes_lost", {"label": "a"}),
+        ("classes_added", {"label": lambda t: ["c", *t["label"][1:]]}),
+    ],
+)
+def test_what_differs_from_the_reference_is_told(number: str, change: dict[str, object]) -> None:
+    clean = look(table(), CLASSES, LIMITS, None, table()).numbers
+    assert clean[number] <= 0
+    assert look(table().assign(**change), CLASSES, LIMITS, None, table()).numbers[number] > 0.1
+
+
+def test_what_cannot_be_checked_is_told_with_a_reason() -> None:
+    found = look(table().drop(columns=["contrast", "sharpness"]), CLASSES, LIMITS)
+    assert "no column contrast" in found.skipped["uniform"]
+    assert "no reference is accepted" in found.skipped["brightness"]
+
+
+def test_a_candidate_serves_as_reference(tmp_path: Path) -> None:
+    share = np.linspace(0, 1, 3, dtype=np.float32)
+    looked = Looked(sampled=np.array([9, 4, 2]), agreement=Agreement(share, np.full(3, "", object)))
+    candidate(table(), looked).to_parquet(tmp_path / "r.parquet")
+    read = read_reference(tmp_path / "r.parquet")
+    assert read["label_agreement"].dropna().tolist() == share.tolist()
+    assert read["label"].head(3).tolist() == ["b", "a", "a"]
+    with pytest.raises(DataError, match="expected an accepted reference"):
+        read_reference(tmp_path / "none.parquet")
+
+
+def test_quarantined_images_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "quarantine.csv"
+    path.write_text("id,check,reason\n3.png,uniform,black\n3.png,blurred,x\n")
+    assert sorted(set(table()["id"]) - set(without_quarantine(table(), path)["id"])) == ["3.png"]
+    rows = table()
+    path.write_text("id,check,reason\n" + "".join(f"{name},c,r\n" for name in rows["id"][rows["split"] == "val"]))
+    with pytest.raises(DataError, match="nothing is left of split val"):
+        without_quarantine(rows, path)
+    with pytest.raises(DataError, match="run `dvc repro validate`"):
+        without_quarantine(rows, tmp_path / "absent.csv")
