@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import picture
 from torchvision.transforms.v2 import RandomResizedCrop
+from toys import picture
 
 from deepcv.data.augmentation import Draws
 from deepcv.data.packed import CropLoader, PackedImages, crop_boxes, write
