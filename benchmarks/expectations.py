@@ -21,13 +21,14 @@ import pandas as pd
 
 from benchmarks.manifest_scale import manifests
 from benchmarks.result import cpu_s, emit
-from deepcv.data import manifest
+from deepcv.data import manifest, packing
 from deepcv.data.expectations import Verdict, judge
 from deepcv.data.findings import Findings, Limits, Looked, candidate, look
 from deepcv.data.inspection import inspect
 from deepcv.data.measures import measure
 from deepcv.data.samples import DataError, Sample
 from deepcv.data.sources import open_source
+from deepcv.data.splits import SplitRule
 from deepcv.images import UInt8Array, decode
 from deepcv.params.validate import ValidateParams
 
@@ -41,10 +42,8 @@ class Raw:
 
     def __init__(self, folder: Path, samples: Iterable[Sample], classes: tuple[str, ...]) -> None:
         self.folder, self.classes = folder, classes
-        rows = manifest.pack(
-            samples, classes, folder, name="cifar10", source="tar", val_fraction=0.1, test_fraction=0.2, seed=0
-        )
-        self.rows = measured(rows, [decode(encoded) for encoded in manifest.encoded_images(folder, rows)])
+        packing.pack(samples, classes, folder, name="cifar10", source="tar", rule=SplitRule(0.1, 0.2, 0))
+        self.rows, _ = manifest.read(folder)
         self.random = np.random.default_rng(0)
 
     def some(self, share: float, split: str | None = None) -> np.ndarray:
@@ -117,9 +116,7 @@ def truncated_is_found(folder: Path, samples: list[Sample], classes: tuple[str, 
     broken = samples[7]._replace(encoded=samples[7].encoded[: len(samples[7].encoded) // 2])
     folder.mkdir()
     try:
-        manifest.pack(
-            [*samples, broken], classes, folder, name="x", source="", val_fraction=0.1, test_fraction=0.2, seed=0
-        )
+        packing.pack([*samples, broken], classes, folder, name="x", source="", rule=SplitRule(0.1, 0.2, 0))
     except DataError as error:
         return broken.id in str(error)
     return False

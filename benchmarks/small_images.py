@@ -61,22 +61,24 @@ def one_core() -> None:
     torch.set_num_threads(1)
 
 
-def us_per_image(epoch: Callable[[], Iterator[Tensor]]) -> float:
+def us_per_image(epoch: Callable[[], Iterator[Tensor]], dtype: torch.dtype) -> float:
     """CPU microseconds per image of all processes for one epoch; workers end with their epoch."""
     start, count = cpu_s(), 0
     for batch in epoch():
-        assert batch.dtype == torch.float32  # noqa: S101 - both sides end with the network's input
+        assert batch.dtype == dtype  # noqa: S101 - all sides end with the same
         count += len(batch)
     return (cpu_s() - start) / count * 1e6
 
 
-def compare(sides: dict[str, Callable[[], Iterator[Tensor]]], rounds: int) -> dict[str, float]:
+def compare(
+    sides: dict[str, Callable[[], Iterator[Tensor]]], rounds: int, dtype: torch.dtype = torch.float32
+) -> dict[str, float]:
     """Median CPU microseconds per image of each side; the sides take turns, after a warm-up of one round."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     started = time.monotonic()
     for number in range(rounds + 1):
         for name, epoch in sides.items():
-            spent = us_per_image(epoch)
+            spent = us_per_image(epoch, dtype)
             if number:
                 times[name].append(spent)
             print(f"{time.monotonic() - started:6.1f} s  {name}: {spent:.1f} us/image", flush=True)

@@ -1,13 +1,19 @@
 import struct
+import tracemalloc
+import zlib
+from dataclasses import replace
+from io import BytesIO
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from toys import picture
 
-from deepcv.images import DecodeError, ImageRecipe, decode, encode_png, fit, grid, prepare
+from deepcv.images import DecodeError, ImageRecipe, decode, encode_png, fit, grid, headers, prepare
+from deepcv.images.codec import reduction
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -162,3 +168,185 @@ def test_grid_of_nothing_is_an_empty_sheet() -> None:
     sheet = grid(np.zeros((0, 8, 8, 1), np.uint8), [], columns=5)
     assert sheet.size
     assert (sheet == 255).all()
+
+
+def png_header(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
+    """A PNG that claims a size and holds no pixels to speak of."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+
+
+def pillow(mode: str, suffix: str, **options: object) -> bytes:
+    content = BytesIO()
+    image = Image.fromarray(smooth(20, 30)).convert(mode)
+    image.save(content, suffix, **options)
+    return content.getvalue()
+
+
+def claimed(suffix: str) -> bytes:
+    """A file of 12×10 pixels whose header claims 20,000×20,000."""
+    content = bytearray(encoded(suffix, smooth(10, 12)[:, :, ::-1]))
+    place, layout = {
+        ".jpg": (content.find(b"\xff\xc0") + 5, ">HH"), ".gif": (6, "<HH"), ".bmp": (18, "<ii"), ".webp": (0, ""),
+    }[suffix]  # fmt: skip
+    if suffix == ".webp":  # lossless: 14 bits a side, so the largest is 16384
+        content[21:25] = struct.pack("<I", 16383 | 16383 << 14)
+    else:
+        struct.pack_into(layout, content, place, 20_000, 20_000)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("content", [
+    png_header(20_000, 20_000), png_header(2**31 - 1, 2**31 - 1), b"P6 20000 20000 255\n" + b"0" * 99,
+    *(claimed(suffix) for suffix in (".jpg", ".gif", ".bmp", ".webp")),
+])  # fmt: skip
+def test_a_decompression_bomb_is_refused_by_its_header(content: bytes) -> None:
+    tracemalloc.start()
+    with pytest.raises(DecodeError, match=r"\d+ × \d+ pixels are more than the limit of 128 × 2²⁰; scale"):
+        prepare(content, ImageRecipe(8, 8, 3, reduced=True))
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tiff", ".ppm", ".pam", ".gif", ".jp2", ".avif"])
+def test_a_header_says_the_size(suffix: str) -> None:
+    assert headers.read(encoded(suffix, smooth(40, 60)))[:2] == (60, 40)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_header_says_the_size_of_the_upright_image(orientation: int) -> None:
+    jpeg = with_orientation(encoded(".jpg", smooth(16, 24)), orientation)
+    assert headers.read(jpeg)[:2] == decode(jpeg).shape[1::-1]
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([".jpg", ".png", ".webp", ".tiff", ".ppm", ".gif", ".jp2"]),
+    st.integers(0, 60),
+    st.binary(max_size=9),
+)
+def test_a_damaged_header_raises_nothing_else(suffix: str, kept: int, noise: bytes) -> None:
+    whole = encoded(suffix, smooth(40, 60))
+    headers.read(whole[:kept] + noise)
+    headers.read(whole[:kept] + noise + whole[kept + len(noise) :])
+
+
+@pytest.mark.parametrize(
+    ("content", "channels"),
+    [
+        (pillow("CMYK", "JPEG"), 3), (pillow("P", "PNG"), 3), (pillow("P", "GIF"), 3), (pillow("1", "PNG"), 1),
+        (pillow("RGB", "GIF", save_all=True, append_images=[Image.new("RGB", (30, 20))]), 3),
+        (pillow("RGB", "WEBP", save_all=True, append_images=[Image.new("RGB", (30, 20))], lossless=True), 3),
+        (pillow("RGB", "JPEG", progressive=True), 3),
+    ],
+    ids=["CMYK", "palette PNG", "GIF", "one bit", "animated GIF", "animated WebP", "progressive"],
+)  # fmt: skip
+def test_unusual_files_decode(content: bytes, channels: int) -> None:
+    found = decode(content)
+    assert found.shape == (20, 30, channels)
+    if channels == 3:  # of an animation the first frame
+        assert np.abs(found.astype(int) - smooth(20, 30)).mean() < 25
+    assert prepare(content, ImageRecipe(8, 8, 3, reduced=True)).shape == (8, 8, 3)
+
+
+def test_one_pixel_is_an_image() -> None:
+    for suffix in (".png", ".jpg"):
+        assert (
+            prepare(encoded(suffix, np.full((1, 1, 3), 200, np.uint8)), ImageRecipe(8, 8, 1, "reflect")) == 200
+        ).all()
+
+
+RECIPES = st.builds(
+    ImageRecipe, sides, sides, st.sampled_from([1, 3]), st.sampled_from(["stretch", "pad", "reflect", "crop"]),
+    st.floats(0.05, 1), st.sampled_from(["none", "median", "bilateral", "nlmeans"]), st.sampled_from([0.0, 2.0, 40.0]),
+    st.sampled_from(["rgb", "hsv", "lab"]), st.booleans(),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(RECIPES, sides, sides)
+def test_every_recipe_gives_its_shape(recipe: ImageRecipe, height: int, width: int) -> None:
+    image = picture(5, height, width, recipe.channels)
+    before = image.copy()
+    found = fit(image, recipe)
+    assert found.shape == (recipe.height, recipe.width, recipe.channels)
+    assert found.dtype == np.uint8
+    assert np.array_equal(image, before)  # what it was given stays
+    assert np.array_equal(found, fit(image, recipe))
+    assert ImageRecipe(**recipe.stored()) == recipe
+
+
+def test_a_recipe_of_before_stays_as_it_was() -> None:
+    old = {"height": 8, "width": 9, "channels": 3, "resize": "pad"}
+    assert ImageRecipe(**old) == ImageRecipe(8, 9, 3, "pad")
+    assert ImageRecipe(**old).stored() == old
+    assert list(ImageRecipe(8, 9, 3, clahe=2.0).stored()) == ["height", "width", "channels", "resize", "clahe"]
+
+
+def test_keep_cuts_the_margin_off() -> None:
+    image = np.zeros((16, 16, 1), np.uint8)
+    image[4:12, 4:12] = 9
+    assert (fit(image, ImageRecipe(8, 8, 1, keep=0.5)) == 9).all()
+
+
+def test_reflect_mirrors_where_pad_is_black() -> None:
+    image = np.full((4, 8, 3), 70, np.uint8)
+    assert (fit(image, ImageRecipe(8, 8, 3, "reflect")) == 70).all()
+    assert (fit(image, ImageRecipe(8, 8, 3, "pad"))[0] == 0).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_clahe_spreads_the_lightness(channels: int) -> None:
+    dull = (smooth(64, 64)[:, :, :channels] // 8 + 100).astype(np.uint8)
+    assert fit(dull, ImageRecipe(64, 64, channels, clahe=4.0)).std() > 1.05 * dull.std()
+
+
+@pytest.mark.parametrize("denoise", ["median", "bilateral", "nlmeans"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_denoising_brings_a_noisy_image_closer_to_the_clean_one(denoise: str, channels: int) -> None:
+    clean = smooth(64, 64)[:, :, :channels].astype(int)
+    noisy = np.clip(clean + np.random.default_rng(0).normal(0, 5, clean.shape), 0, 255).astype(np.uint8)
+    found = fit(noisy, ImageRecipe(64, 64, channels, denoise=denoise))
+    assert np.abs(found - clean).mean() < 0.9 * np.abs(noisy - clean).mean()
+
+
+@pytest.mark.parametrize(("colour", "values"), [("rgb", [0, 255, 0]), ("hsv", [85, 255, 255]), ("lab", [224, 42, 211])])
+def test_colour_spaces(colour: str, values: list[int]) -> None:
+    green = np.zeros((4, 4, 3), np.uint8)
+    green[..., 1] = 255
+    found = fit(green, ImageRecipe(4, 4, 3, colour=colour))[0, 0]
+    assert np.abs(found.astype(int) - values).max() <= 1
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "reflect", "crop"])
+@pytest.mark.parametrize("keep", [1.0, 0.6])
+def test_reduced_decoding_gives_nearly_the_same(resize: str, keep: float) -> None:
+    content = with_orientation(encoded(".jpg", smooth(480, 640)[:, :, ::-1]), 6)
+    recipe = ImageRecipe(40, 50, 3, resize, keep)
+    reduced = prepare(content, replace(recipe, reduced=True))
+    assert np.abs(reduced.astype(int) - prepare(content, recipe)).mean() < 3
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 400), st.integers(1, 400), st.sampled_from([1, 2, 4, 8]), st.sampled_from([None, 1, 3]))
+def test_a_reduced_jpeg_has_the_promised_size(height: int, width: int, reduce: int, channels: int | None) -> None:
+    found = decode(encoded(".jpg", smooth(height, width)), channels, reduce)
+    assert found.shape[:2] == (-(-height // reduce), -(-width // reduce))
+
+
+def test_a_truncated_jpeg_is_refused_when_it_is_reduced_too() -> None:
+    whole = encoded(".jpg", smooth(400, 600))
+    for kept in (len(whole) // 3, len(whole) - 1):
+        for reduce in (2, 4, 8):
+            with pytest.raises(DecodeError, match="not a whole image"):
+                decode(whole[:kept], 3, reduce)
+
+
+@given(st.floats(1e-3, 4))
+def test_a_reduction_leaves_enough_pixels(scale: float) -> None:
+    assert reduction(scale) == 1 or 1 / reduction(scale) >= scale
+    assert reduction(scale) == 8 or 1 / (2 * reduction(scale)) < scale

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from deepcv.data.samples import DataError
 
@@ -34,14 +36,25 @@ class DatasetInfo:
 
 def read(folder: Path) -> tuple[pd.DataFrame, DatasetInfo]:
     """Return what `packing.pack` wrote to `folder`. Raises DataError."""
+    info = read_info(folder)
     try:
-        raw = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        info = DatasetInfo(raw["name"], tuple(raw["classes"]), raw["test_digest"])
         return pd.read_parquet(folder / "manifest.parquet"), info
     except FileNotFoundError as error:
         raise DataError(f"{error.filename or folder}: missing; run `dvc repro ingest`") from error
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise DataError(f"{folder}: damaged ({error}); run `dvc repro ingest`") from error
+
+
+def read_info(folder: Path) -> DatasetInfo:
+    """Return what dataset.json in `folder` says. Raises DataError."""
+    path = folder / "dataset.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return DatasetInfo(raw["name"], tuple(raw["classes"]), raw["test_digest"])
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing; run `dvc repro ingest`") from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise DataError(f"{path}: damaged ({error}); run `dvc repro ingest`") from error
 
 
 def encoded_images(folder: Path, rows: pd.DataFrame) -> Iterator[bytes]:
@@ -55,3 +68,16 @@ def encoded_images(folder: Path, rows: pd.DataFrame) -> Iterator[bytes]:
             if hashlib.sha256(encoded).hexdigest() != digest:
                 raise DataError(f"{folder / 'images.bin'}: damaged at image {image_id}; run `dvc repro ingest`")
             yield encoded
+
+
+def digest_of_test_split(contents: bytes | bytearray, labels: NDArray[np.integer], names: list[str]) -> str:
+    """Sha256 over the (image, label) pairs of the test split, whatever their order, names and preprocessing.
+
+    `contents` are the images' sha256 end to end, 32 bytes each; labels (n,) number the sorted `names`.
+    """
+    order = np.lexsort((labels, np.frombuffer(contents, "S32")))
+    digest = hashlib.sha256()
+    for place, position in enumerate(order.tolist()):
+        image = contents[32 * position : 32 * position + 32].hex()
+        digest.update(f"{chr(10) if place else ''}{image}:{names[labels[position]]}".encode())
+    return digest.hexdigest()

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deepcv.data.manifest import COLUMNS, SPLITS, DatasetInfo
+from deepcv.data.manifest import COLUMNS, SPLITS, DatasetInfo, digest_of_test_split
 from deepcv.data.measures import Measures, measure
 from deepcv.data.samples import DataError, Sample
 from deepcv.data.splits import DIGEST_BYTES, OPEN, TEST, SplitRule, assign, check_not_empty
@@ -96,19 +96,6 @@ def pack(
     info = DatasetInfo(name, classes, digest_of_test_split(tested, labels[splits == TEST], names))
     (folder / "dataset.json").write_text(json.dumps(asdict(info), indent=2) + "\n", encoding="utf-8")
     return {split: int((splits == number).sum()) for number, split in enumerate(SPLITS)}
-
-
-def digest_of_test_split(contents: bytes | bytearray, labels: np.ndarray, names: list[str]) -> str:
-    """Sha256 over the (image, label) pairs of the test split, whatever their order, names and preprocessing.
-
-    `contents` are the images' sha256 end to end, 32 bytes each; labels (n,) number the sorted `names`.
-    """
-    order = np.lexsort((labels, np.frombuffer(contents, "S32")))
-    digest = hashlib.sha256()
-    for place, position in enumerate(order.tolist()):
-        image = contents[32 * position : 32 * position + 32].hex()
-        digest.update(f"{chr(10) if place else ''}{image}:{names[labels[position]]}".encode())
-    return digest.hexdigest()
 
 
 def _write_rows(

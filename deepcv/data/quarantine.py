@@ -1,30 +1,44 @@
 """The images that `validate` tells the later stages to leave out."""
 
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from deepcv.data import manifest
 from deepcv.data.samples import DataError
 
+Counts = Counter[tuple[str, str]]  # images of each (split, label)
 
-def without_quarantine(manifest: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Drop the rows whose id stands in the quarantine file. Raises DataError where none is left of train, val or test."""
+
+def read(path: Path) -> frozenset[str]:
+    """Return the ids in the quarantine file. Raises DataError."""
     try:
-        ids = pd.read_csv(path, dtype=str, keep_default_na=False)["id"]
+        return frozenset(pd.read_csv(path, dtype=str, keep_default_na=False)["id"])
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{path}: expected the list of quarantined images, found {error}; run `dvc repro validate`"
         ) from error
-    kept = manifest[~manifest["id"].isin(ids)]
-    lost = [f"split {split}" for split in set(manifest["split"]) - set(kept["split"])]
-    lost += [f"class {label} of train" for label in sorted(_trained(manifest) - _trained(kept))]
+
+
+def check_enough_is_left(before: Counts, after: Counts) -> None:
+    """Raise DataError where no image is left of train, val or test, or of a class in train."""
+    lost = [f"split {split}" for split in {split for split, _ in before} - {split for split, _ in after}]
+    lost += [f"class {label} of train" for split, label in before.keys() - after.keys() if split == "train"]
     if lost:
         raise DataError(
-            f"{path}: nothing is left of {', '.join(sorted(lost))} after quarantine; "
+            f"nothing is left of {', '.join(sorted(lost))} after quarantine; "
             "look at data/validation/flagged.html and let the check warn (validate.severity)"
         )
-    return kept
 
 
-def _trained(manifest: pd.DataFrame) -> set[str]:
-    return set(manifest.loc[manifest["split"] == "train", "label"])
+def digest_of_kept_test_images(raw: Path, quarantined: frozenset[str]) -> str:
+    """Digest of the test images that are left: that of dataset.json where none of them was left out."""
+    rows, info = manifest.read(raw)
+    test = rows[rows["split"] == "test"]
+    kept = test[~test["id"].isin(quarantined)]
+    if len(kept) == len(test):
+        return info.test_digest
+    names, labels = np.unique(kept["label"].to_numpy(str), return_inverse=True)
+    return manifest.digest_of_test_split(bytes.fromhex("".join(kept["sha256"])), labels, names.tolist())

@@ -7,6 +7,7 @@ numpy reads them without this project.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,14 +56,24 @@ class Dataset:
         return int(self.recipe["channels"]), int(self.recipe["height"]), int(self.recipe["width"])
 
 
+def create_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Create a .npy file to be filled in place, its blocks taken at once. Raises OSError where the disk has not so many.
+
+    Otherwise a full disk would end the process by SIGBUS, at whichever pixel met it.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
 def write_split(
     folder: Path, split: str, images: Iterable[NDArray[np.uint8]], labels: Iterable[int], shape: tuple[int, ...]
 ) -> None:
     """Write one split; `shape` is (n, height, width, channels), the images come one by one."""
-    packed = np.lib.format.open_memmap(folder / f"{split}_images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    packed = create_array(folder / f"{split}_images.npy", np.uint8, shape)
     for position, image_hwc in enumerate(images):
         packed[position] = image_hwc
-    packed.flush()
     np.save(folder / f"{split}_labels.npy", np.fromiter(labels, np.int64, count=shape[0]))
 
 

@@ -1,10 +1,10 @@
-"""The size and the channels that every image is brought to."""
+"""The size, the channels and the look that every image is brought to."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from deepcv.params.base import Section
+from deepcv.params.base import MisfitError, Section
 
 
 def _whole(value: object) -> object:
@@ -22,4 +22,17 @@ class PreprocessParams(Section):
     height: int = Field(ge=1, le=8192, description="height in pixels")
     width: int = Field(ge=1, le=8192, description="width in pixels")
     channels: Annotated[Literal[1, 3], BeforeValidator(_whole)] = Field(description="1: grey, 3: RGB")
-    resize: Literal["stretch", "pad", "crop"] = Field("stretch", description="what happens to another aspect ratio")
+    resize: Literal["stretch", "pad", "reflect", "crop"] = Field(
+        "stretch", description="what happens to another aspect ratio"
+    )
+    keep: float = Field(1.0, gt=0, le=1, description="central share of each side that is kept before resizing")
+    denoise: Literal["none", "median", "bilateral", "nlmeans"] = Field("none", description="filter against noise")
+    clahe: float = Field(0.0, ge=0, le=100, description="contrast limit of local equalisation of the lightness; 0: off")
+    colour: Literal["rgb", "hsv", "lab"] = Field("rgb", description="colour space of 3 channels, each on 0–255")
+    reduced: bool = Field(False, description="decode a JPEG at 1/2, 1/4 or 1/8 where it is shrunk at least as much")
+
+    @model_validator(mode="after")
+    def _colours_have_three_channels(self) -> Self:
+        if self.colour != "rgb" and self.channels != 3:
+            raise MisfitError((("colour",), f"{self.colour} needs channels: 3, got 1 (grey)"))
+        return self

@@ -1,13 +1,26 @@
-"""Stage `preprocess`: decode and resize with OpenCV into memory-mapped shards; statistics of the train split."""
+"""Stage `preprocess`: decode and prepare with OpenCV into memory-mapped shards; statistics of the train split."""
 
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
+import cv2
 from tqdm import tqdm
 
-from deepcv.data import manifest, shards
-from deepcv.data.quarantine import without_quarantine
+from deepcv.data import manifest, preparation, quarantine, shards
+from deepcv.errors import DeepcvError
 from deepcv.files import atomic_folder
-from deepcv.images import ImageRecipe, prepare
+from deepcv.home import state_dir
+from deepcv.images import ImageRecipe
 from deepcv.params.base import load_section
 from deepcv.params.preprocess import PreprocessParams
 from deepcv.stages import entry
@@ -15,32 +28,67 @@ from deepcv.stages import entry
 RAW = Path("data/raw")
 QUARANTINE = Path("data/validation/quarantine.csv")
 SHARDS = Path("data/shards")
+_FORGOTTEN_S = 30 * 24 * 3600
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def main() -> None:
+def main() -> Callable[[], None]:
     """Read data/raw without what `validate` quarantined, write data/shards."""
-    params = load_section(PreprocessParams)
-    recipe = ImageRecipe(params.height, params.width, params.channels, params.resize)
-    rows, info = manifest.read(RAW)
-    rows = without_quarantine(rows, QUARANTINE)
-    number_of = {label: number for number, label in enumerate(info.classes)}
-    with (
-        atomic_folder(SHARDS) as folder,
-        tqdm(total=len(rows), desc="preprocess", unit="image", mininterval=0.5) as bar,
-    ):
-        for split in shards.SPLITS:
-            part = rows[rows["split"] == split]
-            images = (prepare(content, recipe) for content in manifest.encoded_images(RAW, part))
-            shape = (len(part), recipe.height, recipe.width, recipe.channels)
-            shards.write_split(folder, split, images, (number_of[label] for label in part["label"]), shape)
-            bar.update(len(part))
-        shards.write_description(
-            folder,
-            name=info.name,
-            classes=info.classes,
-            test_digest=manifest.digest_of_test_split(rows),
-            recipe=vars(recipe),
-        )
+    recipe = ImageRecipe(**load_section(PreprocessParams).model_dump())
+    info = manifest.read_info(RAW)
+    left_out = quarantine.read(QUARANTINE)
+    counts = preparation.count(RAW, left_out)
+    if left_out:
+        quarantine.check_enough_is_left(preparation.count(RAW), counts)
+    cv2.setNumThreads(1)  # images are what runs in parallel
+    with working_folder(recipe) as work:
+        try:
+            with tqdm(total=counts.total(), desc="preprocess", unit="image", mininterval=0.5) as bar:
+                preparation.prepare_all(
+                    RAW, work, recipe, info.classes, left_out,
+                    threads=len(os.sched_getaffinity(0)), done=lambda n: bar.update(n),
+                )  # fmt: skip
+            with atomic_folder(SHARDS) as folder:
+                (work / preparation.FINISHED).unlink()  # from here on a killed run starts anew
+                for path in sorted(work.glob("*.npy")):
+                    shutil.move(path, folder / path.name)
+                shards.write_description(
+                    folder, name=info.name, classes=info.classes,
+                    test_digest=quarantine.digest_of_kept_test_images(RAW, left_out) if left_out else info.test_digest,
+                    recipe=recipe.stored(),
+                )  # fmt: skip
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            shutil.rmtree(work, ignore_errors=True)
+            raise DeepcvError(
+                f"no room for the prepared images in {work} and {SHARDS} ({os.strerror(error.errno or 0)}); free space "
+                "(`dvc gc -w` drops data of other versions), or set preprocess.height and width lower"
+            ) from error
+    return lambda: shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def working_folder(recipe: ImageRecipe) -> Iterator[Path]:
+    """Yield this preparation's folder, locked; those that nobody took up again for a month are removed.
+
+    It lies outside DVC's outputs, which DVC deletes before a stage runs. Its name is the digest of all that decides the
+    result: recipe, manifest, quarantine, library versions and loaded code.
+    """
+    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
+    sources = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "deepcv"]
+    files = [RAW / "manifest.parquet", RAW / "dataset.json", QUARANTINE, Path("versions.yaml")]
+    for path in [*files, *(Path(source) for source in sorted(source for source in sources if source))]:
+        digest.update(path.read_bytes())
+    folder = state_dir() / "preprocess" / digest.hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    for other in folder.parent.iterdir():
+        if other.is_dir() and other != folder and time.time() - other.stat().st_mtime > _FORGOTTEN_S:
+            shutil.rmtree(other, ignore_errors=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two experiments may prepare the same: the second one waits
+        folder.mkdir(exist_ok=True)
+        yield folder
 
 
 if __name__ == "__main__":

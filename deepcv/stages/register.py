@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from deepcv import lineage, registry, tracking
-from deepcv.data import manifest
-from deepcv.data.quarantine import without_quarantine
+from deepcv.data import manifest, quarantine
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
 from deepcv.files import sha256, write_text
@@ -44,7 +43,7 @@ def main() -> None:
 
 def register(params: RegisterParams) -> dict[str, str]:
     """Find or create the version and give it its alias; `dvc exp run` moves no alias."""
-    rows, info = manifest.read(RAW)
+    info = manifest.read_info(RAW)
     run_id = lineage.write_evaluation(MODEL, EVALUATION)
     candidate = Candidate(
         name=tracking.experiment_of(info.name),
@@ -52,7 +51,7 @@ def register(params: RegisterParams) -> dict[str, str]:
         onnx_file=ONNX_FILE,
         model_sha256=sha256(MODEL / "model.pt"),
         onnx_sha256=sha256(ONNX_FILE),
-        test_digest=manifest.digest_of_test_split(without_quarantine(rows, QUARANTINE)),
+        test_digest=quarantine.digest_of_kept_test_images(RAW, quarantine.read(QUARANTINE)),
         metrics=json.loads((EVALUATION / "metrics.json").read_text(encoding="utf-8")),
     )
     requirements = [f"{name}=={metadata.version(name)}" for name in _SERVING_LIBRARIES]
@@ -75,8 +74,7 @@ def register(params: RegisterParams) -> dict[str, str]:
 def judge_on_current_test_images(model_uri: str) -> Mapping[str, float]:
     """Score a registered model on the test images of data/raw, through the same path that serves it."""
     rows, info = manifest.read(RAW)
-    rows = without_quarantine(rows, QUARANTINE)
-    test = rows[rows["split"] == "test"]
+    test = rows[(rows["split"] == "test") & ~rows["id"].isin(quarantine.read(QUARANTINE))]
     images = pd.DataFrame({"image": list(manifest.encoded_images(RAW, test))})
     return scores_of(registry.load(model_uri).predict(images)["label"], test["label"], info.classes)
 

@@ -6,7 +6,6 @@ import pytest
 
 from deepcv.data.findings import Limits, Looked, candidate, look, read_reference
 from deepcv.data.neighbours import Agreement
-from deepcv.data.quarantine import without_quarantine
 from deepcv.data.samples import DataError
 
 LIMITS = Limits(10, 2, 2.0, 4, 100, 0.1)
@@ -90,15 +89,3 @@ def test_a_candidate_serves_as_reference(tmp_path: Path) -> None:
     assert read["label"].head(3).tolist() == ["b", "a", "a"]
     with pytest.raises(DataError, match="expected an accepted reference"):
         read_reference(tmp_path / "none.parquet")
-
-
-def test_quarantined_images_are_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "quarantine.csv"
-    path.write_text("id,check,reason\n3.png,uniform,black\n3.png,blurred,x\n")
-    assert sorted(set(table()["id"]) - set(without_quarantine(table(), path)["id"])) == ["3.png"]
-    rows = table()
-    path.write_text("id,check,reason\n" + "".join(f"{name},c,r\n" for name in rows["id"][rows["split"] == "val"]))
-    with pytest.raises(DataError, match="nothing is left of split val"):
-        without_quarantine(rows, path)
-    with pytest.raises(DataError, match="run `dvc repro validate`"):
-        without_quarantine(rows, tmp_path / "absent.csv")

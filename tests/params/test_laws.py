@@ -1,7 +1,6 @@
 """Laws of reading and writing params, checked on generated values."""
 
 import io
-import re
 import string
 import unicodedata
 from collections.abc import Callable
@@ -82,7 +81,8 @@ def sections(cls: type[Section]) -> st.SearchStrategy[Section]:
     return st.fixed_dictionaries(fields).map(build)
 
 
-FIELDS = [(cls, name) for cls in SECTIONS.values() for name in cls.model_fields if name not in NOT_FREE]
+NOT_PLAIN = {"space", "severity", "expectations"}  # `deepcv`'s edits set one plain value
+FIELDS = [(cls, name) for cls in SECTIONS.values() for name in cls.model_fields if name not in NOT_PLAIN]
 
 
 @pytest.mark.parametrize("cls", SECTIONS.values(), ids=SECTIONS)
@@ -102,12 +102,13 @@ def test_a_section_dumps_and_loads_to_itself(cls: type[Section], tmp_path_factor
 def test_a_set_value_is_read_back_and_no_other_line_changes(data: st.DataObject) -> None:
     cls, name = data.draw(st.sampled_from(FIELDS))
     field = cls.model_fields[name]
-    value = data.draw(OTHERS.get(name, values_of(field.annotation, field.metadata)))
+    value = data.draw(OTHERS[name] if name in OTHERS else values_of(field.annotation, field.metadata))
     text = data.draw(st.sampled_from([TEXT, TEXT.replace("\n", "\r\n"), TEXT.rstrip("\n")]))
     try:
         edited = with_values(text, {f"{cls.section}.{name}": value})
     except ParamsError as error:
-        assert re.search(r"must be < 1|min_side|must be < folds", str(error))  # noqa: PT017  # two keys that do not fit
+        misfits = ("must be < 1", "min_side", "must be < folds", "needs channels: 3")  # two keys that do not fit
+        assert any(misfit in str(error) for misfit in misfits)  # noqa: PT017
         return
     assert getattr(getattr(loads(edited), cls.section), name) == value
     before, after = text.splitlines(keepends=True), edited.splitlines(keepends=True)

@@ -1,0 +1,167 @@
+"""Prepared images into the arrays of the shards: on every core, in the manifest's order, going on where a killed run was.
+
+Rows of the manifest come batch by batch and pixels go straight into files, so that memory does not grow with the dataset.
+"""
+
+import hashlib
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from deepcv.data.samples import DataError
+from deepcv.data.shards import SPLITS, create_array
+from deepcv.files import write_text
+from deepcv.images import DecodeError, ImageRecipe, prepare
+
+FINISHED = "finished"  # the file that says how many tasks are
+_BATCH = 64  # images of one task
+_COLUMNS = ["id", "split", "label", "sha256", "bytes", "offset"]
+_RECORD_S = 1.0  # between two records of the progress
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Some rows of the manifest, and where each one's pixels and label go: its split and position there."""
+
+    rows: pa.RecordBatch
+    places: list[tuple[str, int]]
+
+
+def prepare_all(
+    raw: Path,
+    folder: Path,
+    recipe: ImageRecipe,
+    classes: tuple[str, ...],
+    leave_out: frozenset[str] = frozenset(),
+    *,
+    threads: int,
+    done: Callable[[int], object],
+) -> None:
+    """Write `<split>_images.npy` and `<split>_labels.npy` of all splits to `folder`; `done` hears of images as they finish.
+
+    A folder that holds the work of a killed run with the same arguments is completed: the caller sees to it that they are
+    the same. Images whose id is in `leave_out` are left out. The result does not depend on `threads`. Raises DataError, and
+    OSError where the disk is full.
+    """
+    counts: Counter[str] = Counter()
+    for (split, _), images in count(raw, leave_out).items():
+        counts[split] += images
+    finished = _progress(folder)
+    arrays = {split: _open(folder, split, counts[split], recipe, resume=finished > 0) for split in SPLITS}
+    number_of = {label: number for number, label in enumerate(classes)}
+    recorded = time.monotonic()
+    with (raw / "images.bin").open("rb") as blob, ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[Future[None], int]] = deque()
+
+        def take() -> None:
+            nonlocal finished, recorded
+            future, size = waiting.popleft()
+            future.result()
+            finished += 1
+            done(size)
+            if time.monotonic() - recorded > _RECORD_S:
+                _save(folder, arrays, finished)
+                recorded = time.monotonic()
+
+        try:
+            for number, task in enumerate(_tasks(raw, leave_out)):
+                if number < finished:
+                    done(len(task.places))
+                    continue
+                waiting.append((pool.submit(_work, blob, task, arrays, number_of, recipe), len(task.places)))
+                if len(waiting) > 2 * threads:
+                    take()
+            while waiting:
+                take()
+        finally:
+            pool.shutdown(cancel_futures=True)
+        _save(folder, arrays, finished)
+
+
+def count(raw: Path, leave_out: frozenset[str] = frozenset()) -> Counter[tuple[str, str]]:
+    """Return how many images of each split and label the manifest lists, but for the ids to leave out. Raises DataError."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for rows in _batches(raw, ["id", "split", "label"], leave_out):
+        counts.update(zip(rows["split"].to_pylist(), rows["label"].to_pylist(), strict=True))
+    return counts
+
+
+def _work(
+    blob: BinaryIO, task: _Task, arrays: dict[str, tuple[NDArray[Any], NDArray[Any]]], number_of: dict[str, int],
+    recipe: ImageRecipe,
+) -> None:  # fmt: skip
+    rows = task.rows.to_pydict()
+    for (split, place), image_id, label, digest, size, offset in zip(
+        task.places, *(rows[name] for name in ("id", "label", "sha256", "bytes", "offset")), strict=True
+    ):
+        encoded = os.pread(blob.fileno(), size, offset)
+        if hashlib.sha256(encoded).hexdigest() != digest:
+            raise DataError(f"{blob.name}: damaged at image {image_id}; run `dvc repro ingest`")
+        images, labels = arrays[split]
+        try:
+            images[place] = prepare(encoded, recipe)
+        except DecodeError as error:
+            raise DataError(f"{image_id}: {error}") from error
+        labels[place] = number_of[label]
+
+
+def _tasks(raw: Path, leave_out: frozenset[str]) -> Iterator[_Task]:
+    """Yield the manifest's rows in their order; never more than a page of it is in memory."""
+    places: Counter[str] = Counter()
+    for rows in _batches(raw, _COLUMNS, leave_out):
+        here = []
+        for split in rows["split"].to_pylist():
+            here.append((split, places[split]))
+            places[split] += 1
+        yield _Task(rows, here)
+
+
+def _batches(raw: Path, columns: list[str], leave_out: frozenset[str]) -> Iterator[pa.RecordBatch]:
+    path = raw / "manifest.parquet"
+    try:
+        with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+            for rows in file.iter_batches(_BATCH, columns=columns, use_threads=False):
+                kept = [image_id not in leave_out for image_id in rows["id"].to_pylist()]
+                yield rows if all(kept) else rows.filter(pa.array(kept, pa.bool_()))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing; run `dvc repro ingest`") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged ({error}); run `dvc repro ingest`") from error
+
+
+def _open(
+    folder: Path, split: str, count: int, recipe: ImageRecipe, *, resume: bool
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    images, labels = folder / f"{split}_images.npy", folder / f"{split}_labels.npy"
+    if resume:
+        return np.load(images, mmap_mode="r+"), np.load(labels, mmap_mode="r+")
+    return (
+        create_array(images, np.uint8, (count, recipe.height, recipe.width, recipe.channels)),
+        create_array(labels, np.int64, (count,)),
+    )
+
+
+def _progress(folder: Path) -> int:
+    """Return how many tasks are finished; 0 where nothing is, or what is there is not whole."""
+    try:
+        return int((folder / FINISHED).read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _save(folder: Path, arrays: dict[str, tuple[NDArray[Any], NDArray[Any]]], finished: int) -> None:
+    """Record the progress after the pixels are on the disk: so it is true after a power failure too."""
+    for array in (array for pair in arrays.values() for array in pair):
+        if isinstance(array, np.memmap):
+            array.flush()
+    write_text(folder / FINISHED, str(finished))

@@ -1,0 +1,218 @@
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toys
+
+from deepcv.data import manifest, packing, preparation
+from deepcv.data.samples import DataError, Sample
+from deepcv.data.shards import SPLITS, open_shards, write_description
+from deepcv.data.splits import SplitRule
+from deepcv.images import ImageRecipe, encode_png, prepare
+
+
+def samples(count: int, side: int = 16, white_test: bool = False) -> list[Sample]:
+    found = []
+    for number in range(count):
+        split = ("train", "test", "train", "val")[number % 4]
+        image = toys.picture(number, side, side + 3)
+        if split == "test" and white_test:
+            image = np.full_like(image, 255)
+        found.append(Sample(f"{number}.png", split, ("cat", "dog")[number // 4 % 2], encode_png(image)))
+    return found
+
+
+def raw(folder: Path, count: int, **kinds: object) -> Path:
+    folder.mkdir(parents=True)
+    packing.pack(
+        samples(count, **kinds), ("cat", "dog"), folder, name="pets", source="pets", rule=SplitRule(0.2, 0.2, 0)
+    )
+    return folder
+
+
+def pack(source: Path, folder: Path, threads: int = 2, recipe: ImageRecipe | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    preparation.prepare_all(
+        source, folder, recipe or ImageRecipe(8, 8, 1), ("cat", "dog"), threads=threads, done=lambda _count: None
+    )
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.npy"))}
+
+
+def test_the_result_is_that_of_one_image_after_the_other(tmp_path: Path) -> None:
+    source = raw(tmp_path / "raw", 300)
+    rows, info = manifest.read(source)
+    one, many = pack(source, tmp_path / "one", threads=1), pack(source, tmp_path / "many", threads=5)
+    assert content(one) == content(many)
+    assert preparation.count(source).total() == 300
+    assert manifest.read_info(source) == info
+    for split in SPLITS:
+        part = rows[rows["split"] == split]
+        expected = [prepare(encoded, ImageRecipe(8, 8, 1)) for encoded in manifest.encoded_images(source, part)]
+        assert np.array_equal(np.load(one / f"{split}_images.npy"), np.stack(expected))
+        assert np.load(one / f"{split}_labels.npy").tolist() == [info.classes.index(label) for label in part["label"]]
+
+
+def statistics(source: Path, folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    pack(source, folder)
+    write_description(
+        folder, name="pets", classes=("cat", "dog"), test_digest="t", recipe={"height": 8, "width": 8, "channels": 1}
+    )
+    shards = open_shards(folder)
+    return shards.mean, shards.std
+
+
+def test_statistics_are_those_of_the_train_images_alone(tmp_path: Path) -> None:
+    mean, std = statistics(raw(tmp_path / "raw", 200), tmp_path / "shards")
+    train = [prepare(s.encoded, ImageRecipe(8, 8, 1)) for s in samples(200) if s.split == "train"]
+    pixels = np.stack(train).astype(np.float64) / 255
+    assert abs(mean[0] - pixels.mean()) < 1e-3
+    assert abs(std[0] - pixels.std()) < 1e-3
+    assert statistics(raw(tmp_path / "poisoned", 200, white_test=True), tmp_path / "other") == (mean, std)
+
+
+def test_a_bad_image_is_named(tmp_path: Path) -> None:
+    source = raw(tmp_path / "raw", 20)
+    rows, _ = manifest.read(source)
+    import hashlib
+
+    blob = bytearray((source / "images.bin").read_bytes())
+    start, size = int(rows["offset"][7]), int(rows["bytes"][7])
+    blob[start : start + size] = b"x" * size
+    (source / "images.bin").write_bytes(blob)
+    with pytest.raises(DataError, match=r"images\.bin: damaged at image 7\.png"):
+        pack(source, tmp_path / "shards")
+    rows.loc[7, "sha256"] = hashlib.sha256(b"x" * size).hexdigest()  # as if ingest had let it pass
+    rows.to_parquet(source / "manifest.parquet", index=False)
+    with pytest.raises(DataError, match=r"7\.png: not a whole image"):
+        pack(source, tmp_path / "shards")
+
+
+@pytest.mark.parametrize("name", ["manifest.parquet", "dataset.json"])
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_damaged_raw_data_is_named(name: str, damage: str, tmp_path: Path) -> None:
+    path = raw(tmp_path / "raw", 20) / name
+    path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=rf"{name}: {damage}.*dvc repro ingest"):
+        manifest.read_info(path.parent), preparation.count(path.parent)
+
+
+def quarantine(folder: Path, *ids: str) -> None:
+    """What `validate` would leave."""
+    (folder / "data/validation").mkdir(parents=True, exist_ok=True)
+    lines = ["id,check,reason", *(f"{image_id},blurred,too blurred" for image_id in ids)]
+    (folder / "data/validation/quarantine.csv").write_text("\n".join(lines) + "\n")
+
+
+def project(folder: Path, count: int, recipe: str = "", **kinds: object) -> Path:
+    """A project in which `preprocess` can run."""
+    raw(folder / "data/raw", count, **kinds)
+    quarantine(folder)
+    for name in ("dvc.yaml", "params.yaml", "versions.yaml"):
+        shutil.copy(toys.REPOSITORY / name, folder)
+    text = (folder / "params.yaml").read_text()
+    for line in filter(None, recipe.split("; ")):
+        key, value = line.split(": ")
+        lines = [f"  {key}: {value}" if old.startswith(f"  {key}:") else old for old in text.splitlines()]
+        text = "\n".join(lines) + "\n"
+    (folder / "params.yaml").write_text(text)
+    return folder
+
+
+def start(folder: Path, **options: object) -> "subprocess.Popen[str]":
+    environment = {key: value for key, value in os.environ.items() if key != "DEEPCV_HOME"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "deepcv.stages.preprocess"], cwd=folder, text=True, stderr=subprocess.PIPE,
+        env=environment | {"PYTHONPATH": str(toys.REPOSITORY)}, **options,
+    )  # fmt: skip
+
+
+def test_a_killed_preparation_goes_on_where_it_was(tmp_path: Path) -> None:
+    slow = "height: 96; width: 96; denoise: nlmeans"
+    folder = project(tmp_path / "project", 900, slow)
+    process, deadline = start(folder), time.monotonic() + 120
+    while not (found := list(folder.glob(".deepcv/preprocess/*/finished"))):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "data/shards").exists()
+    done = int(found[0].read_text())
+    assert 0 < done < 900 // 64
+    marked = found[0].parent / "train_labels.npy"
+    labels = np.load(marked)
+    np.load(marked, mmap_mode="r+")[0] = 77  # work that is finished is not done again: this would be mended
+    process = start(folder)
+    assert process.wait(120) == 0, process.communicate()
+    resumed = np.load(folder / "data/shards/train_labels.npy")
+    assert resumed[0] == 77
+    assert not list(folder.glob(".deepcv/preprocess/*/"))
+    whole = content(pack(folder / "data/raw", tmp_path / "whole", recipe=ImageRecipe(96, 96, 1, denoise="nlmeans")))
+    resumed[0] = labels[0]
+    np.save(folder / "data/shards/train_labels.npy", resumed)
+    assert content(folder / "data/shards") == whole
+
+
+def test_quarantined_images_are_left_out(tmp_path: Path) -> None:
+    folder = project(tmp_path / "project", 40)
+    process = start(folder)
+    assert process.wait(120) == 0, process.communicate()
+    labels = {split: np.load(folder / f"data/shards/{split}_labels.npy") for split in SPLITS}
+    before = open_shards(folder / "data/shards")
+    quarantine(folder, "0.png", "1.png")  # the first of train and of test
+    process = start(folder)
+    assert process.wait(120) == 0, process.communicate()
+    after = open_shards(folder / "data/shards")
+    assert np.array_equal(after.train.images_nhwc, before.train.images_nhwc[1:])
+    assert np.array_equal(after.test.images_nhwc, before.test.images_nhwc[1:])
+    assert np.array_equal(after.val.labels, labels["val"])
+    assert after.test_digest != before.test_digest
+    quarantine(folder, *(f"{number}.png" for number in range(3, 40, 4)))
+    process = start(folder)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "nothing is left of split val after quarantine" in said
+
+
+def test_another_recipe_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepcv.stages.preprocess import working_folder
+
+    folder = project(tmp_path / "project", 20)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DEEPCV_HOME", str(tmp_path / "state"))
+    names = set()
+    for recipe in (ImageRecipe(8, 8, 1), ImageRecipe(8, 8, 1, clahe=2.0), ImageRecipe(8, 8, 1)):
+        with working_folder(recipe) as work:
+            names.add(work.name)
+    assert len(names) == 2
+
+
+def test_a_full_disk_is_one_clear_message_and_the_old_output_stays(tmp_path: Path) -> None:
+    folder = project(tmp_path / "project", 40)
+    process = start(folder)
+    assert process.wait(120) == 0, process.communicate()
+    old = content(folder / "data/shards")
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(
+        text.replace("  height: 8 ", "  height: 512 ").replace("  width: 8\n", "  width: 512\n")
+    )
+    limit = 2**20
+    process = start(folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "preprocess: no room for the prepared images" in said
+    assert "free space" in said
+    assert "Traceback" not in said
+    assert content(folder / "data/shards") == old
+    assert not list(folder.glob(".deepcv/preprocess/*/"))  # nor does it take up room
