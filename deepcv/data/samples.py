@@ -16,3 +16,4 @@ class Sample(NamedTuple):
     split: str | None
     label: str
     encoded: bytes
+    annotations: str = ""
