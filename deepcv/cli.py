@@ -53,11 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
 
     init = commands.add_parser(
-        "init", help="look at a folder (or tar) of images and write params.yaml",
-        description="Look at images in <class>/ or <split>/<class>/ folders, or a tar of them, and set params.yaml: "
+        "init", help="look at a folder (tar, zip) of images and write params.yaml",
+        description="Look at images in <class>/ or <split>/<class>/ folders, or a tar or zip of them, and set params.yaml: "
         "classes, size, split, a network, batch and epochs that fit this machine. Comments and other values are kept.",
     )  # fmt: skip
-    init.add_argument("folder", type=Path, help="folder or tar, or a YAML file of data/sources/")
+    init.add_argument("folder", type=Path, help="folder, tar or zip, or a YAML file of data/sources/")
     init.add_argument("--dataset", metavar="NAME", help="name of the dataset; the registered model is deepcv-NAME")
     init.add_argument("--force", action="store_true", help="also when params.yaml has changes that git does not know")
     init.set_defaults(run=_init)

@@ -122,7 +122,7 @@ def describe(findings: Findings) -> str:
 
 def dataset_name(path: str) -> str:
     """Turn a path into a name for the registered model: lower case letters, digits, dots, dashes, 100 at most."""
-    stem = re.sub(r"(\.tar)?(\.(gz|bz2|xz|tgz|tar|yaml|yml))?$", "", Path(path).name.lower())
+    stem = re.sub(r"(\.tar)?(\.(gz|bz2|xz|tgz|tar|zip|yaml|yml))?$", "", Path(path).name.lower())
     return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:100] or "images"
 
 

@@ -123,7 +123,6 @@ DISTRIBUTIONS = {
 }
 # Imported, but what comes out does not depend on it.
 WITHOUT_EFFECT = {
-    "ingest": {"torchvision"},  # downloads files that are held against their sha256
     "validate": {"opencv-python"},  # of the module that packs the manifest, which `validate` reads
     "train": {"mlflow"},  # tells what happens
     "evaluate": {"mlflow"},

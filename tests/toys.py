@@ -1,6 +1,7 @@
 """Tiny data sets, networks and trainings for tests."""
 
 import tarfile
+import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,14 @@ def write_tar(root: Path, tar: Path, mode: str = "w", prefix: str = "") -> Path:
         for path in sorted(root.iterdir()):
             archive.add(path, prefix + path.name)
     return tar
+
+
+def write_zip(root: Path, path: Path) -> Path:
+    """Pack what lies below `root`, folders included."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(root.rglob("*")):
+            archive.write(file, file.relative_to(root))
+    return path
 
 
 def labelled(count: int, channels: int = 1, classes: int = 2, seed: int = 0) -> tuple[NDArray[np.uint8], list[int]]:

@@ -5,7 +5,6 @@
 
 import hashlib
 import os
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from deepcv.data import manifest
 from deepcv.data.samples import DataError, Sample
-from deepcv.data.sources import is_litter, open_source
+from deepcv.data.sources import LayoutError, Tree, is_litter, open_source, open_tree
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Collection:
 
 
 def open_images(path: Path, downloads: Path) -> Collection:
-    """Open a folder of `ingest`, or whatever `open_source` opens, or a folder or tar of loose images.
+    """Open a folder of `ingest`, or whatever `open_source` opens, or a folder, tar or zip of loose images.
 
     Every file is read once here, for its digest (the packed folder's manifest has it already), and again by `contents`.
     Loose images have the name of their folder as class where every one lies in a folder, else none. Raises DataError.
@@ -58,13 +57,8 @@ def open_images(path: Path, downloads: Path) -> Collection:
     samples: Callable[[], Iterator[Sample]]
     try:
         samples = open_source(path, downloads).samples
-    except DataError as error:
-        if path.is_dir():
-            samples = partial(_loose_files, path)
-        elif error.__cause__ is None and tarfile.is_tarfile(path):  # a damaged tar has a cause, and stays an error
-            samples = partial(_loose_members, path)
-        else:
-            raise
+    except LayoutError as error:
+        samples = partial(_loose_files, path) if path.is_dir() else partial(_loose_members, open_tree(path))
         note = str(error)
     entries = tuple(
         Entry(_printable(s.id), _printable(s.label), hashlib.sha256(s.encoded).hexdigest()) for s in samples()
@@ -95,13 +89,9 @@ def _loose_files(root: Path) -> Iterator[Sample]:
                 yield Sample(str(place), None, place.parent.name, file.read_bytes())
 
 
-def _loose_members(tar: Path) -> Iterator[Sample]:
-    with tarfile.open(tar) as archive:
-        for member in archive:
-            place = PurePosixPath(member.name)
-            if member.isfile() and not any(map(is_litter, place.parts)):
-                stream = archive.extractfile(member)
-                yield Sample(str(place), None, place.parent.name, stream.read() if stream else b"")
+def _loose_members(archive: Tree) -> Iterator[Sample]:
+    for place, content in archive.contents(archive.files):
+        yield Sample(str(place), None, place.parent.name, content)
 
 
 def _printable(name: str) -> str:

@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from toys import REPOSITORY, write_images, write_tar
+from toys import REPOSITORY, write_images, write_tar, write_zip
 
 from deepcv.data import builtin
 from deepcv.data.samples import DataError
@@ -32,7 +32,7 @@ BAD_LAYOUTS = {
     "one class in splits": (["train/cat/1.png", "test/cat/2.png"], r"one class \(cat\)"),
     "differ in case": (["cat/1.png", "Cat/1.png", "dog/1.png"], "Cat and cat differ only in case"),
     "missing in a split": (["train/a/1.png", "train/b/1.png", "test/a/1.png"], "no image for class b in split test"),
-    "no train": (["val/a/1.png", "val/b/1.png", "test/a/1.png", "test/b/1.png"], "no train folder"),
+    "no train": (["val/a/1.png", "val/b/1.png", "test/a/1.png", "test/b/1.png"], "no train split"),
     "stray beside classes": (["cat/1.png", "dog/1.png", "readme.txt"], "1 files stand outside .* readme.txt"),
     "stray in a split": (["train/a/1.png", "train/b/1.png", "train/x.png"], "outside a class folder.*train/x.png"),
     "stray in the top folder": (["d/a/1.png", "d/b/1.png", "d/readme.md"], "outside a class folder.*d/readme.md"),
@@ -51,45 +51,52 @@ def contents(source: Source) -> dict[str, tuple[str | None, str, bytes]]:
     return {s.id: (s.split, s.label, s.encoded) for s in samples}
 
 
+def packed(root: Path, mode: str, target: Path) -> Path:
+    """The folder itself, or an archive of it."""
+    if mode == "folder":
+        return root
+    path = target / f"images.{mode}"
+    return write_zip(root, path) if mode == "zip" else write_tar(root, path, "w:gz" if mode == "tar.gz" else "w")
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("mode", ["folder", "tar", "tar.gz"])
+@pytest.mark.parametrize("mode", ["folder", "tar", "tar.gz", "zip"])
 def test_layouts(layout: str, mode: str, tmp_path: Path) -> None:
     names, places = LAYOUTS[layout]
     root = write_images(tmp_path / "images", names)
-    path = root if mode == "folder" else write_tar(root, tmp_path / f"i.{mode}", "w:gz" if mode == "tar.gz" else "w")
-    found = contents(opened(path))
+    found = contents(opened(packed(root, mode, tmp_path)))
     assert {(split, label) for split, label, _ in found.values()} == places
     assert {name: encoded for name, (_, _, encoded) in found.items()} == {n: (root / n).read_bytes() for n in names}
 
 
 @pytest.mark.parametrize("layout", BAD_LAYOUTS)
-@pytest.mark.parametrize("mode", ["folder", "tar"])
+@pytest.mark.parametrize("mode", ["folder", "tar", "zip"])
 def test_bad_layouts(layout: str, mode: str, tmp_path: Path) -> None:
     names, message = BAD_LAYOUTS[layout]
     root = write_images(tmp_path / "images", names)
-    path = root if mode == "folder" else write_tar(root, tmp_path / "images.tar")
+    path = packed(root, mode, tmp_path)
     with pytest.raises(DataError, match=message) as raised:
         opened(path)
     assert str(raised.value).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize("names", [["cat/1.png", "dog/1.png"], ["train/cat/1.png", "train/dog/1.png"]])
-@pytest.mark.parametrize("mode", ["folder", "tar"])
+@pytest.mark.parametrize("mode", ["folder", "tar", "zip"])
 def test_a_class_without_image_is_named(names: list[str], mode: str, tmp_path: Path) -> None:
     root = write_images(tmp_path / "images", names)
     (root / names[0]).parent.with_name("emu").mkdir()
     with pytest.raises(DataError, match="no image for class emu"):
-        opened(root if mode == "folder" else write_tar(root, tmp_path / "images.tar"))
+        opened(packed(root, mode, tmp_path))
 
 
-@pytest.mark.parametrize("mode", ["folder", "tar"])
+@pytest.mark.parametrize("mode", ["folder", "tar", "zip"])
 def test_hidden_files_and_litter_are_ignored(mode: str, tmp_path: Path) -> None:
     root = write_images(tmp_path / "images", ["cat/1.png", "dog/1.png"])
     for name in (".DS_Store", "cat/._1.png", "cat/Thumbs.db", ".git/config", "cat/.cache/1.png", "__MACOSX/._cat"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text("junk")
     (root / ".empty").mkdir()
-    found = contents(opened(root if mode == "folder" else write_tar(root, tmp_path / "images.tar")))
+    found = contents(opened(packed(root, mode, tmp_path)))
     assert set(found) == {"cat/1.png", "dog/1.png"}
 
 
@@ -182,8 +189,9 @@ def test_one_wrong_byte_of_a_compressed_tar_is_noticed(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("nothing", None, "there is no such file or folder"),
-        ("images.zip", b"PK", "expected a folder of images, a tar of one"),
-        ("a.yaml", b"source: cifar99\n", "expected `source: digits` or `source: fashion-mnist`, got 'cifar99'"),
+        ("images.zip", b"PK", "cannot be read as a zip"),
+        ("images.rar", b"Rar", "expected a folder of images, an archive of one"),
+        ("a.yaml", b"source: cifar99\n", "expected `source: digits` or .*, got 'cifar99'"),
         ("a.yaml", b"- digits\n", "got None"),
         ("a.yaml", b"source: [\n", "not valid YAML"),
         ("a.yaml", b"source: \xff\n", "not valid YAML"),
@@ -207,6 +215,20 @@ def test_an_empty_folder(folders: list[str], tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        ("s3://bucket/a/birds", "dvc import-url s3://bucket/a/birds data/birds"),
+        ("https://example.org/birds.tar", "dvc import-url https://example.org/birds.tar data/birds.tar"),
+        ("ssh://me@host/data/birds", "dvc import-url ssh://me@host/data/birds data/birds"),
+        ("me@host:/data/birds", "dvc import-url ssh://me@host/data/birds data/birds"),
+    ],
+)
+def test_a_url_names_the_command(path: str, command: str) -> None:
+    with pytest.raises(DataError, match=re.escape(f"`{command}`, then `ingest.path: data/birds")):
+        opened(Path(path))
+
+
 def test_digits() -> None:
     source = opened(REPOSITORY / "data/sources/digits.yaml")
     found = contents(source)
@@ -226,10 +248,10 @@ def test_fashion_mnist_is_read_as_it_was_published() -> None:
 
     name = "t10k-labels-idx1-ubyte"
     digests = yaml.safe_load((REPOSITORY / "data/sources/fashion-mnist.yaml").read_text())["sha256"]
-    labels = builtin._idx(name, digests, Path("/nonexistent"))
+    labels = builtin._idx("FashionMNIST", name, digests, Path("/nonexistent"))
     assert labels.shape == (10_000,)
     assert set(labels) == set(range(10))
-    images = builtin._idx("t10k-images-idx3-ubyte", digests, Path("/nonexistent"))
+    images = builtin._idx("FashionMNIST", "t10k-images-idx3-ubyte", digests, Path("/nonexistent"))
     assert images.shape == (10_000, 28, 28)
 
 

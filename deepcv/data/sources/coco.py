@@ -1,0 +1,93 @@
+"""COCO's JSON: `{source: coco, annotations: instances.json, images: folder}`, each a path or `{train: path, val: path}`."""
+
+import json
+from collections import Counter, defaultdict
+from pathlib import PurePosixPath
+from typing import Any
+
+from deepcv.data.samples import DataError
+from deepcv.data.sources.boxes import Box, Labelled
+from deepcv.data.sources.description import Description
+from deepcv.data.sources.source import Source, check_classes, source_of
+from deepcv.data.sources.tree import Tree
+
+
+def coco(tree: Tree, description: Description) -> Source:
+    """Read the images that the JSON names with their boxes; an image's class is `boxes.image_label`. Raises DataError."""
+    description.only("annotations", "images", "without_boxes")
+    files = description.places("annotations", "annotations.json")
+    folders = description.places("images", "images")
+    if None not in folders and set(folders) != set(files):
+        raise DataError(
+            f"{description.origin}: `annotations` has {_keys(files)} and `images` has {_keys(folders)}; "
+            "expected the same splits"
+        )
+    labelled = Labelled(description)
+    problems: dict[str, list[object]] = defaultdict(list)
+    classes: dict[int, str] = {}
+    for split, file in files.items():
+        content = _parse(tree.read(file), str(tree.origin / file))
+        classes |= _collect(content, tree, folders.get(split) or folders[None], split, labelled, problems)
+    plan = labelled.finish(problems)
+    check_classes(description.origin, plan.values(), every_split=False)
+    ordered = [classes[number] for number in sorted(classes)]
+    return source_of(tree, plan, dict.fromkeys([*ordered, *(place.label for place in plan.values())]))
+
+
+def _collect(
+    content: dict[str, Any], tree: Tree, folder: PurePosixPath, split: str | None,
+    labelled: Labelled, problems: dict[str, list[object]],
+) -> dict[int, str]:  # fmt: skip
+    """Add one file's images to `labelled`, return its classes by category id."""
+    origin = labelled.description.origin
+    try:
+        classes = {int(category["id"]): str(category["name"]) for category in content["categories"]}
+        names = {image["id"]: folder / str(image["file_name"]) for image in content["images"]}
+        found: defaultdict[Any, list[Box]] = defaultdict(list)
+        for number, annotation in enumerate(content["annotations"]):
+            where = f"annotation {annotation.get('id', number)}"
+            if annotation["image_id"] not in names:
+                problems["annotations of an image that is not listed"].append(where)
+            elif annotation["category_id"] not in classes:
+                problems["annotations of a category that is not listed"].append(where)
+            else:
+                left, top, width, height = map(float, annotation["bbox"])
+                flags = ("crowd",) if annotation.get("iscrowd") else ()
+                label = classes[annotation["category_id"]]
+                try:
+                    box = Box(label, (left, top, left + width, top + height), flags)
+                except ValueError as error:
+                    problems["bad boxes"].append(f"{where}: {error}")
+                else:
+                    found[annotation["image_id"]].append(box)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{origin}: the annotations are not COCO's (images with id and file_name, categories with id and name, "
+            f"annotations with image_id, category_id and bbox [x, y, width, height]): {type(error).__name__}: {error}"
+        ) from error
+    problems["categories of the same name"] += [c for c, times in Counter(classes.values()).items() if times > 1]
+    problems["images listed twice"] += [
+        str(name) for name, times in Counter(str(folder / str(i["file_name"])) for i in content["images"]).items()
+        if times > 1 or PurePosixPath(name) in labelled.plan
+    ]  # fmt: skip
+    files = set(tree.files)
+    for image, name in names.items():
+        if name in files:
+            labelled.add(name, split, found[image])
+        else:
+            problems[f"images that are not below {tree.origin}"].append(str(name))
+    return classes
+
+
+def _parse(content: bytes, origin: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{origin}: not valid JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise DataError(f"{origin}: expected COCO's JSON object, got a {type(parsed).__name__}")
+    return parsed
+
+
+def _keys(places: dict[str | None, PurePosixPath]) -> str:
+    return ", ".join(map(str, places))

@@ -1,0 +1,91 @@
+"""What every reader gives, a `Source`, and the checks that they share."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from deepcv.data.samples import DataError, Sample
+from deepcv.data.sources.tree import Tree
+
+SPLIT_OF_NAME = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset to read: class names in the order of their label numbers, and its samples, one at a time."""
+
+    classes: tuple[str, ...]
+    count: int
+    samples: Callable[[], Iterator[Sample]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image of a tree belongs; `annotations` as in `Sample`."""
+
+    split: str | None
+    label: str
+    annotations: str = ""
+
+
+def source_of(tree: Tree, plan: Mapping[PurePosixPath, Place], classes: Iterable[str] | None = None) -> Source:
+    """Give the planned images in the tree's order. Without `classes` they are sorted, numbers as numbers."""
+    labels = {place.label for place in plan.values()}
+    ordered = sorted(labels, key=natural) if classes is None else [name for name in classes if name in labels]
+
+    def samples() -> Iterator[Sample]:
+        for name, encoded in tree.contents(plan):
+            place = plan[name]
+            yield Sample(str(name), place.split, place.label, encoded, place.annotations)
+
+    return Source(tuple(ordered), len(plan), samples)
+
+
+def natural(name: str) -> tuple[int, int, str]:
+    """Sort names that are numbers as numbers: 0, 1, 2, 10, not 0, 1, 10, 2."""
+    return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)
+
+
+def split_named(name: str) -> str | None:
+    """Return train, val or test for a name of it in any case, else None."""
+    return SPLIT_OF_NAME.get(name.lower())
+
+
+def refuse(origin: object, problems: Mapping[str, Sequence[object]]) -> None:
+    """Raise one DataError that counts every kind of problem and shows the first of each; nothing where there is none."""
+    lines = [
+        f"  {len(found)} {what}: {', '.join(map(str, found[:_SHOWN]))}{', …' if len(found) > _SHOWN else ''}"
+        for what, found in problems.items()
+        if found
+    ]
+    if lines:
+        raise DataError(f"{origin}: repair these:\n" + "\n".join(lines))
+
+
+def check_classes(origin: object, places: Iterable[Place], *, every_split: bool = True) -> None:
+    """Raise DataError unless there are two classes, a train split where splits are named, and no spelling twice.
+
+    `every_split` asks for every class in every split, which boxes need not give.
+    """
+    splits_of: defaultdict[str, set[str | None]] = defaultdict(set)
+    for place in places:
+        splits_of[place.label].add(place.split)
+    spellings: defaultdict[str, list[str]] = defaultdict(list)
+    for label in splits_of:
+        spellings[label.casefold()].append(label)
+    for twins in spellings.values():
+        if len(twins) > 1:
+            raise DataError(
+                f"{origin}: classes {' and '.join(sorted(twins))} differ only in case; merge or rename them"
+            )
+    if len(splits_of) < 2:
+        found = f"one class ({next(iter(splits_of))})" if splits_of else "no image"
+        raise DataError(f"{origin}: found {found}; classification needs at least two classes")
+    splits = set().union(*splits_of.values())
+    if splits != {None} and "train" not in splits:
+        raise DataError(f"{origin}: found the splits {sorted(map(str, splits))} but no train split")
+    for label, present in splits_of.items():
+        if every_split and (missing := splits - present):
+            raise DataError(f"{origin}: no image for class {label} in split {', '.join(sorted(map(str, missing)))}")

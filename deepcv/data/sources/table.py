@@ -1,0 +1,70 @@
+"""A CSV or parquet file of paths and labels: `{source: table, path, images, image, label, split}`."""
+
+import io
+from collections import Counter
+
+import pandas as pd
+
+from deepcv.data.samples import DataError
+from deepcv.data.sources.description import Description
+from deepcv.data.sources.source import Place, Source, check_classes, refuse, source_of, split_named
+from deepcv.data.sources.tree import Tree
+
+
+def table(tree: Tree, description: Description) -> Source:
+    """Read the images that a table names, one row each; files that it does not name are left out.
+
+    Keys: `path` (labels.csv), `images` (the folder that the paths start from: the description's own), `image` and `label`
+    (the columns of that name), `split` (a column; without it DeepCV splits). Raises DataError that lists the first bad rows.
+    """
+    description.only("path", "images", "image", "label", "split")
+    file = description.place("path", "labels.csv")
+    origin = tree.origin / file
+    rows = _read(tree.read(file), str(origin))
+    columns = {key: description.text(key, key) for key in ("image", "label")}
+    if "split" in description.values:
+        columns["split"] = description.text("split")
+    if absent := sorted(set(columns.values()) - set(rows.columns)):
+        raise DataError(
+            f"{origin}: there is no column {', '.join(absent)}; it has {', '.join(map(str, rows.columns))}. "
+            f"Name them in {description.origin}: `image: <column>`, `label: <column>`"
+        )
+    images, labels = rows[columns["image"]], rows[columns["label"]]
+    splits = rows[columns["split"]] if "split" in columns else None
+    folder = description.place("images", ".")
+    names = [folder / name for name in images]
+    files = set(tree.files)
+    refuse(
+        origin,
+        {
+            "rows without image": [f"row {number}" for number, name in enumerate(images, 1) if not name],
+            "rows without label": [str(n) for n, label in zip(names, labels, strict=True) if not label],
+            "images with several rows": [str(name) for name, times in Counter(names).items() if times > 1],
+            f"images that are not below {tree.origin}": [
+                str(name) for name, given in zip(names, images, strict=True) if given and name not in files
+            ],
+            "rows whose split is none of train, val, test": []
+            if splits is None
+            else [f"{name} ({split!r})" for name, split in zip(names, splits, strict=True) if not split_named(split)],
+        },
+    )
+    plan = {
+        name: Place(None if splits is None else split_named(splits.iloc[row]), labels.iloc[row])
+        for row, name in enumerate(names)
+    }
+    check_classes(origin, plan.values())
+    return source_of(tree, plan)
+
+
+def _read(content: bytes, origin: str) -> pd.DataFrame:
+    """Return all cells as stripped text, what is missing as empty text."""
+    try:
+        if origin.lower().endswith((".parquet", ".pq")):
+            rows = pd.read_parquet(io.BytesIO(content))
+            rows = rows.astype(object).where(rows.notna(), "").map(str)
+        else:  # a class may be called NA or 007: nothing is converted
+            rows = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (ValueError, OSError) as error:  # pandas' and pyarrow's own errors are ValueErrors
+        raise DataError(f"{origin}: cannot be read as a table: {error}") from error
+    rows.columns = rows.columns.map(str)
+    return rows.map(str.strip)

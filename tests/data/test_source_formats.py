@@ -1,0 +1,365 @@
+"""Tables, boxes and WebDataset, on small generated data of the published layouts."""
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import toys
+
+from deepcv.data.readers import open_images
+from deepcv.data.samples import DataError, Sample
+from deepcv.data.sources import Source, open_source
+from deepcv.images import encode_png
+
+
+def opened(path: Path) -> Source:
+    return open_source(path, Path("/nonexistent"))
+
+
+def by_id(path: Path) -> dict[str, Sample]:
+    source = opened(path)
+    samples = list(source.samples())
+    assert len(samples) == source.count
+    assert {sample.label for sample in samples} == set(source.classes)
+    return {sample.id: sample for sample in samples}
+
+
+def boxes(sample: Sample) -> Any:
+    return json.loads(sample.annotations)["boxes"]
+
+
+def write(root: Path, texts: Mapping[str, str]) -> Path:
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+# Tables
+
+ODD = ["a b.png", "ä/日本.png", "line\nbreak.png", 'quo"te,comma.png']
+
+
+@pytest.mark.parametrize("file", ["labels.csv", "labels.parquet"])
+@pytest.mark.parametrize("mode", ["folder", "tar", "zip"])
+def test_a_table(file: str, mode: str, tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path / "birds", [f"img/{name}" for name in ODD] + ["img/not in the table.png"])
+    rows = pd.DataFrame({"file": ODD, "kind": ["NA", "007", "NA", "007"], "part": ["train", "Train", "valid", "valid"]})
+    rows.to_csv(root / file, index=False) if file.endswith("csv") else rows.to_parquet(root / file)
+    write(root, {"dataset.yaml": f"source: table\npath: {file}\nimages: img\nimage: file\nlabel: kind\nsplit: part\n"})
+    path = {"folder": lambda: root, "zip": lambda: toys.write_zip(root, tmp_path / "b.zip"),
+            "tar": lambda: toys.write_tar(tmp_path, tmp_path / "b.tar")}[mode]()  # fmt: skip
+    found = by_id(path)
+    top = "birds/img/" if mode == "tar" else "img/"
+    assert {name: (s.split, s.label) for name, s in found.items()} == {
+        top + ODD[0]: ("train", "NA"), top + ODD[1]: ("train", "007"),
+        top + ODD[2]: ("val", "NA"), top + ODD[3]: ("val", "007"),
+    }  # fmt: skip
+    assert opened(path).classes == ("007", "NA")
+    assert {s.encoded for s in found.values()} == {(root / "img" / name).read_bytes() for name in ODD}
+    assert open_images(path, tmp_path).labelled
+
+
+@pytest.mark.parametrize(
+    ("csv", "more", "message"),
+    [
+        ("image,label\n1.png,a\n2.png,\n", "", "1 rows without label: 2.png"),
+        ("image,label\n1.png,a\n1.png,b\n2.png,b\n", "", "1 images with several rows: 1.png"),
+        ("image,label\n1.png,a\n9.png,b\n", "", "1 images that are not below .*: 9.png"),
+        ("image,label\n1.png,a\n../1.png,b\n", "", r"not below .*: \.\./1.png"),
+        ("image,label\n1.png,a\n/etc/passwd,b\n", "", "not below .*: /etc/passwd"),
+        ("image,label\n,a\n2.png,b\n", "", "1 rows without image: row 1"),
+        ("image,label,s\n1.png,a,train\n2.png,b,dev\n", "split: s", r"none of train, val, test: 2.png \('dev'\)"),
+        ("image,label,s\n1.png,a,test\n2.png,b,test\n", "split: s", "no train split"),
+        ("image,kind\n1.png,a\n", "", r"there is no column label; it has image, kind"),
+        ("image,label\n1.png,a\n2.png,a\n", "", r"one class \(a\)"),
+        ("image,label\n1.png,a\n2.png,A\n", "", "differ only in case"),
+        ("image,label\n", "", "found no image"),
+        ("", "", "cannot be read as a table"),
+        ("image,label\n1.png,a,b,c\n", "", "cannot be read as a table|there is no column|not below"),
+        ("image,label\n1.png,a\n2.png,b\n", "images: ../other", "leads out of the dataset"),
+        ("image,label\n1.png,a\n2.png,b\n", "colour: red", "unknown keys colour; source table takes path, images"),
+        ("image,label\n1.png,a\n2.png,b\n", "path: none.csv", "there is no file none.csv"),
+        ("image,label\n1.png,a\n2.png,b\n", "path: 7", "expected `path: <text>`, got 7"),
+    ],
+)
+def test_a_bad_table(csv: str, more: str, message: str, tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path, ["1.png", "2.png"])
+    write(root, {"labels.csv": csv, "dataset.yaml": f"source: table\n{more}\n"})
+    with pytest.raises(DataError, match=message) as raised:
+        opened(root)
+    assert str(raised.value).startswith(str(root))
+
+
+def test_the_first_problems_are_listed_and_the_rest_counted(tmp_path: Path) -> None:
+    rows = "".join(f"{number}.png,\n" for number in range(9))
+    write(tmp_path, {"labels.csv": "image,label\n" + rows, "dataset.yaml": "source: table\n"})
+    with pytest.raises(DataError) as raised:
+        opened(tmp_path)
+    assert "9 rows without label: 0.png, 1.png, 2.png, 3.png, 4.png, …" in str(raised.value)
+    assert f"9 images that are not below {tmp_path}: 0.png" in str(raised.value)
+
+
+def test_a_description_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, {"birds.yaml": "source: table\npath: labels.csv\n", "d/dataset.yaml": "source: digits\n"})
+    with pytest.raises(DataError, match=r"Call it dataset.yaml, put it into the folder"):
+        opened(tmp_path / "birds.yaml")
+    with pytest.raises(DataError, match="expected `source:` with one of table, coco, voc, yolo"):
+        opened(tmp_path / "d")
+
+
+# Boxes
+
+
+def coco_json(**changes: object) -> str:
+    whole: dict[str, object] = {
+        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+        "images": [{"id": n, "file_name": f"{n}.png"} for n in (1, 2)],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "iscrowd": 0},
+            {"id": 2, "image_id": 1, "category_id": 7, "bbox": [0, 0, 6, 6.5], "iscrowd": 1},
+            {"id": 3, "image_id": 2, "category_id": 3, "bbox": [0, 0, 1, 1]},
+        ],
+    }
+    return json.dumps(whole | changes)
+
+
+def test_coco(tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path, ["images/1.png", "images/2.png"])
+    write(root, {"annotations.json": coco_json(), "dataset.yaml": "source: coco\n"})
+    found = by_id(root)
+    assert opened(root).classes == ("cat", "dog")
+    assert boxes(found["images/1.png"]) == [
+        {"label": "cat", "xyxy": [1, 2, 4, 6]},
+        {"label": "dog", "xyxy": [0, 0, 6, 6.5], "crowd": True},
+    ]
+    assert [sample.label for sample in found.values()] == ["dog", "cat"]  # of the largest box; the one that all share
+
+
+def test_coco_with_splits(tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path, [f"{split}/{n}.png" for split in ("train", "val") for n in (1, 2)])
+    description = "source: coco\nannotations: {train: t.json, val: v.json}\nimages: {train: train, val: val}\n"
+    write(root, {"t.json": coco_json(), "v.json": coco_json(), "dataset.yaml": description})
+    assert {name: s.split for name, s in by_id(root).items()} == {
+        "train/1.png": "train", "train/2.png": "train", "val/1.png": "val", "val/2.png": "val",
+    }  # fmt: skip
+
+
+BAD_COCO = {
+    "absent image": (coco_json(images=[{"id": n, "file_name": f"{n}.png"} for n in (1, 2, 3)]), "not below .*: images/3"),
+    "up": (coco_json(images=[{"id": n, "file_name": f"../{n}.png"} for n in (1, 2)]), r"not below .*: images/\.\./1"),
+    "twice": (coco_json(images=[{"id": n, "file_name": "1.png"} for n in (1, 2)]), "1 images listed twice: images/1.png"),
+    "no image of it": (coco_json(images=[{"id": 1, "file_name": "1.png"}]), "image that is not listed: annotation 3"),
+    "no category": (coco_json(categories=[{"id": 7, "name": "dog"}]), "category that is not listed: annotation 1, annot"),
+    "same name": (coco_json(categories=[{"id": 7, "name": "x"}, {"id": 3, "name": "x"}]), "categories of the same name: x"),
+    "no boxes": (coco_json(annotations=[]), r"2 images without boxes \(say `without_boxes: skip` or .*: images/1.png"),
+    "negative": (coco_json(annotations=[{"image_id": 1, "category_id": 3, "bbox": [5, 5, -1, 1]}]), "1 bad boxes: annot"),
+    "nan": (coco_json(annotations=[{"image_id": 1, "category_id": 3, "bbox": [float("nan")] * 4}]), "1 bad boxes"),
+    "three numbers": (coco_json(annotations=[{"image_id": 1, "category_id": 3, "bbox": [5, 5, 1]}]), "are not COCO's"),
+    "key": (coco_json(images=[{"id": 1}]), "are not COCO's .*KeyError: 'file_name'"),
+    "list": ("[]", "got a list"),
+    "no JSON": ("{", "not valid JSON"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_COCO)
+def test_bad_coco(case: str, tmp_path: Path) -> None:
+    content, message = BAD_COCO[case]
+    root = toys.write_images(tmp_path, ["images/1.png", "images/2.png"])
+    write(root, {"annotations.json": content, "dataset.yaml": "source: coco\n"})
+    with pytest.raises(DataError, match=message):
+        opened(root)
+
+
+def voc_xml(*objects: tuple[str, tuple[float, float, float, float]], extra: str = "") -> str:
+    parts = [
+        f"<object><name>{label}</name>{extra}<bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
+        for label, (a, b, c, d) in objects
+    ]
+    return f"<annotation><filename>x.jpg</filename>{''.join(parts)}</annotation>"
+
+
+CAT, DOG = ("cat", (1, 2, 4, 4)), ("dog", (3, 3, 8, 8))
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_voc(lists: bool, tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path, [f"JPEGImages/{n}.png" for n in ("1", "2", "3 ü")])
+    write(root, {"dataset.yaml": "source: voc\n", "Annotations/1.xml": voc_xml(CAT, DOG), "Annotations/3 ü.xml": voc_xml(DOG),
+                 "Annotations/2.xml": voc_xml(CAT, extra="<difficult>1</difficult>")})  # fmt: skip
+    if lists:
+        write(
+            root,
+            {f"ImageSets/Main/{name}.txt": text for name, text in {"train": "1\n2 1\n", "trainval": "1\n2\n"}.items()},
+        )
+    found = by_id(root)
+    first = found["JPEGImages/1.png"]
+    assert (first.label, first.split) == ("dog", "train" if lists else None)
+    assert boxes(first) == [{"label": "cat", "xyxy": [0, 1, 4, 4]}, {"label": "dog", "xyxy": [2, 2, 8, 8]}]
+    assert boxes(found["JPEGImages/2.png"]) == [{"label": "cat", "xyxy": [0, 1, 4, 4], "difficult": True}]
+    assert len(found) == (2 if lists else 3)
+
+
+BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>' + voc_xml(("&b;", (1, 1, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (
+            {"Annotations/2.xml": BOMB},
+            r"bad XML files: Annotations/2.xml \(a document type with its entities is refused",
+        ),
+        ({"Annotations/2.xml": "<annotation>"}, "bad XML files: Annotations/2.xml"),
+        ({"Annotations/2.xml": voc_xml(("", (1, 1, 2, 2)))}, "an object without name"),
+        ({"Annotations/2.xml": voc_xml(("cat", (9, 9, 2, 2)))}, "has no area"),
+        ({"Annotations/2.xml": voc_xml()}, "1 images without boxes .*: JPEGImages/2.png"),
+        ({"Annotations/9.xml": voc_xml(CAT)}, "XML files without image in JPEGImages: Annotations/9.xml"),
+        ({"ImageSets/Main/train.txt": "1\n2\n", "ImageSets/Main/val.txt": "2\n"}, "1 images in two splits: 2"),
+        ({"ImageSets/Main/train.txt": "1\n2\n7\n"}, "list without XML: 7"),
+        ({"dataset.yaml": "source: voc\nannotations: xml\n"}, "there is no XML file in xml"),
+    ],
+)
+def test_bad_voc(texts: dict[str, str], message: str, tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path, [f"JPEGImages/{n}.png" for n in (1, 2)])
+    whole = {"dataset.yaml": "source: voc\n", "Annotations/1.xml": voc_xml(CAT), "Annotations/2.xml": voc_xml(DOG)}
+    with pytest.raises(DataError, match=message):
+        opened(write(root, whole | texts))
+
+
+YOLO = "path: ../datasets/birds\ntrain: ../train/images\nval: valid/images\nnames: {0: cat, 1: dog}\n"
+YOLO_FILES = {
+    "data.yaml": YOLO,
+    "train/labels/1.txt": "0 0.5 0.5 0.5 0.25\n",
+    "train/labels/2.txt": "1 0.1 0.2 0.9 0.2 0.5 0.6\n\n",
+    "valid/labels/3.txt": "0 .5 .5 .1 .1\n1 0.5 0.5 1 1\n",
+}
+
+
+def yolo_images(root: Path) -> Path:
+    return toys.write_images(
+        root, ["train/images/1.png", "train/images/2.png", "valid/images/3.png"], height=8, width=16
+    )
+
+
+def test_yolo(tmp_path: Path) -> None:
+    found = by_id(write(yolo_images(tmp_path), YOLO_FILES))
+    assert {name: (s.split, s.label) for name, s in found.items()} == {
+        "train/images/1.png": ("train", "cat"), "train/images/2.png": ("train", "dog"), "valid/images/3.png": ("val", "dog"),
+    }  # fmt: skip
+    assert boxes(found["train/images/1.png"]) == [{"label": "cat", "xyxy": [4, 3, 12, 5]}]
+    assert boxes(found["train/images/2.png"]) == [{"label": "dog", "xyxy": [1.6, 1.6, 14.4, 4.8]}]
+
+
+def test_yolo_lists_and_images_without_boxes(tmp_path: Path) -> None:
+    lists = {"data.yaml": "train: [a.txt, b.txt]\nnames: [cat, dog]\n", "a.txt": "./train/images/1.png\n",
+             "b.txt": "train/images/2.png\nvalid/images/3.png\n", "valid/labels/3.txt": ""}  # fmt: skip
+    root = write(yolo_images(tmp_path), YOLO_FILES | lists)
+    with pytest.raises(DataError, match=r"1 images without boxes .*: valid/images/3.png"):
+        opened(root)
+    write(root, {"dataset.yaml": "source: yolo\nwithout_boxes: skip\n"})
+    assert set(by_id(root)) == {"train/images/1.png", "train/images/2.png"}
+    write(root, {"dataset.yaml": "source: yolo\nwithout_boxes: background\n"})
+    third = by_id(root)["valid/images/3.png"]
+    assert (third.label, boxes(third)) == ("background", [])
+    assert opened(root).classes == ("cat", "dog", "background")
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"train/labels/1.txt": "2 .5 .5 .1 .1\n"}, r"bad lines: train/labels/1.txt:1 \(class 2 of 2 names"),
+        ({"train/labels/1.txt": "0 .5 .5 .1\n"}, "expected class and 4 numbers, got 3"),
+        ({"train/labels/1.txt": "0 .5 .5 .1 x\n"}, "bad lines: train/labels/1.txt:1"),
+        ({"train/labels/1.txt": "0 .5 .5 -1 .1\n"}, "has no area"),
+        ({"data.yaml": "train: train/images\nnames: [a, a]\n"}, "expected `names:` with different class names"),
+        ({"data.yaml": "train: train/images\nnames: {1: a, 2: b}\n"}, "numbered from 0"),
+        ({"data.yaml": "train: nowhere\nnames: [a, b]\n"}, "train: there is no image below nowhere"),
+        ({"data.yaml": "val: valid/images\nnames: [a, b]\n"}, "expected `train:`"),
+        ({"data.yaml": "train: /data/images\nnames: [a, b]\n"}, "'/data/images' leads out of the dataset"),
+        (
+            {"data.yaml": "train: [train, valid]\nval: valid/images\nnames: [a, b]\n"},
+            "images in two splits: valid/images/3",
+        ),
+        (
+            {"data.yaml": "train: l.txt\nnames: [a, b]\n", "l.txt": "train/images/9.png\n"},
+            "not below .*: train/images/9",
+        ),
+    ],
+)
+def test_bad_yolo(texts: dict[str, str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        opened(write(yolo_images(tmp_path), YOLO_FILES | texts))
+
+
+# WebDataset
+
+
+def shard(path: Path, members: Mapping[str, str | int]) -> Path:
+    """A text is a file's content, a number the seed of a picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, value in members.items():
+            content = value.encode() if isinstance(value, str) else encode_png(toys.picture(value))
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({"cls": "0", "txt": "a caption"}, {"cls": "10\n"}),
+        ({"txt": "0"}, {"txt": " 10 "}),
+        ({"json": '{"label": 0}'}, {"json": '{"cls": "10", "width": 3}'}),
+    ],
+)
+def test_webdataset(one: dict[str, str], two: dict[str, str], tmp_path: Path) -> None:
+    members: dict[str, str | int] = {"a.png": 1, **{f"a.{kind}": text for kind, text in one.items()}, "b ü.PNG": 2}
+    found = by_id(shard(tmp_path / "w.tar", members | {f"b ü.{kind}": text for kind, text in two.items()}))
+    assert {name: (s.split, s.label) for name, s in found.items()} == {"a.png": (None, "0"), "b ü.PNG": (None, "10")}
+
+
+def test_webdataset_shards(tmp_path: Path) -> None:
+    for split, first in (("train", 0), ("val", 4)):
+        for part in range(2):
+            n = first + 2 * part
+            shard(tmp_path / f"birds-{split}-{part:06d}.tar", {"1.png": n, "1.cls": "2", "2.png": n + 1, "2.cls": "10"})
+    found = by_id(tmp_path)
+    assert len(found) == 8
+    assert {s.split for s in found.values()} == {"train", "val"}
+    assert found["birds-val-000001/2.png"].label == "10"
+    assert opened(tmp_path).classes == ("2", "10")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a.png": 1, "a.cls": "0", "b.png": 2}, r"1 keys without label \(.cls, .json, .txt\): b"),
+        ({"a.png": 1, "a.cls": "0", "b.cls": "1"}, "1 keys without image: b"),
+        ({"a.png": 1, "a.jpg": 1, "a.cls": "0"}, "1 keys with two images or two labels: a"),
+        ({"a.png": 1, "a.cls": "0", "b.png": 1, "b.cls": " "}, "label files without label .*: b.cls"),
+        ({"a.png": 1, "a.json": "{}", "b.png": 1, "b.json": "{"}, "2 label files without label .*: a.json, b.json"),
+        ({"a.png": 1, "a.cls": "0", "b.png": 1, "b.cls": "0"}, r"one class \(0\)"),
+        ({"../a.png": 1, "../a.cls": "0"}, "points outside"),
+    ],
+)
+def test_bad_webdataset(members: dict[str, str | int], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        opened(shard(tmp_path / "w.tar", members))
+
+
+@pytest.mark.parametrize(
+    ("description", "message"), [("source: tables", "got 'tables'"), ("source: table", r"one class \(a\)")]
+)
+def test_a_described_folder_is_not_looked_at_as_loose_images(description: str, message: str, tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path, ["1.png", "2.png"])
+    write(root, {"labels.csv": "image,label\n1.png,a\n", "dataset.yaml": description})
+    with pytest.raises(DataError, match=message):
+        open_images(root, tmp_path)
