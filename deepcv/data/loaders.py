@@ -7,27 +7,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepcv.data.augmentation import Augmentation, gather, permutation
+from deepcv.data.augmentation import Augmentation, Recipe, gather, mixing, permutation
+from deepcv.data.augmentation.recipe import mix, pictures
 from deepcv.data.shards import Split
+
+_NOTHING_MORE = Recipe()
 
 
 class Batch(NamedTuple):
-    """Images `(b, channels, height, width)`, uint8, channels last in memory, and their targets, int64 class numbers `(b,)`."""
+    """Images `(b, channels, height, width)`, uint8, channels last in memory, and their targets.
+
+    Targets are class numbers, int64 `(b,)`, or with MixUp or CutMix probabilities, float32 `(b, classes)`.
+    """
 
     images_nchw: Tensor
     targets: Tensor
 
 
 class TrainLoader:
-    """Shuffled, augmented batches of one epoch; set `epoch` before each pass. A last partial batch is left out."""
+    """Shuffled, augmented batches of one epoch; set `epoch` before each pass. A last partial batch is left out.
+
+    A `recipe` that mixes needs to know how many `classes` there are.
+    """
 
     def __init__(
-        self, split: Split, *, batch_size: int, augmentation: Augmentation, seed: int, device: torch.device
-    ) -> None:
+        self, split: Split, *, batch_size: int, augmentation: Augmentation, seed: int, device: torch.device,
+        recipe: Recipe = _NOTHING_MORE, classes: int = 0,
+    ) -> None:  # fmt: skip
+        if recipe.mixes and classes < 1:
+            raise ValueError("MixUp and CutMix need the number of classes")
         self.images_nhwc = torch.from_numpy(np.array(split.images_nhwc)).to(device)
         self.targets = torch.from_numpy(np.array(split.labels)).to(device)
         self.batch_size = min(batch_size, len(self.targets))
         self.augmentation = augmentation
+        self.recipe, self.classes = recipe, classes
+        self.policies = recipe.policies(*self.images_nhwc.shape[1:3])
         self.seed = seed
         self.epoch = 0
 
@@ -35,8 +49,32 @@ class TrainLoader:
         return len(self.targets) // self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        order = permutation(self.seed, self.epoch, len(self.targets), self.targets.device)
-        for number in range(len(self)):
-            index = order[number * self.batch_size : (number + 1) * self.batch_size]
+        order = self.order()
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            if self.policies or self.recipe.mixes:
+                yield self.at(order, torch.arange(start, start + self.batch_size, device=order.device))
+                continue
+            index = order[start : start + self.batch_size]
             images_nhwc = gather(self.images_nhwc, index, self.augmentation, self.seed, self.epoch)
             yield Batch(images_nhwc.permute(0, 3, 1, 2), self.targets[index])
+
+    def order(self) -> Tensor:
+        """Return the numbers of all samples in the order of this epoch, int64."""
+        return permutation(self.seed, self.epoch, len(self.targets), self.targets.device)
+
+    def at(self, order: Tensor, places: Tensor) -> Batch:
+        """Return the samples at `places` (b,) of the epoch's order; no other part of the batch has a say in them."""
+        index = order[places]
+        if not self.recipe.mixes:
+            return Batch(self._pictures(index), self.targets[index])
+        # The partner is the next of the order, so that one more picture than the batch has is enough.
+        partners = mixing.partners(order, places, shift=1)
+        samples, rows = torch.unique(torch.cat([index, partners]), return_inverse=True)
+        made = self._pictures(samples)
+        own, other = rows.split(len(index))
+        mixed = mix(self.recipe, made[own], made[other], index, self.seed, self.epoch)
+        targets = mixing.soft_targets(self.targets[index], self.targets[partners], mixed.own_share, self.classes)
+        return Batch(mixed.images_nchw, targets)
+
+    def _pictures(self, index: Tensor) -> Tensor:
+        return pictures(self.images_nhwc, index, self.augmentation, self.policies, self.seed, self.epoch)

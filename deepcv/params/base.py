@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from deepcv.params.document import Node, ParamsError, parse, read, report, show
 
 __all__ = [
+    "Group",
     "MisfitError",
     "ParamsError",
     "Section",
@@ -24,6 +25,7 @@ __all__ = [
 
 FILE = Path("params.yaml")
 Problem = tuple[int, str, str]
+Place = tuple[str | int, ...]
 Sections = Mapping[str, type["Section"]]
 AnySection = TypeVar("AnySection", bound="Section")
 
@@ -31,18 +33,23 @@ AnySection = TypeVar("AnySection", bound="Section")
 class MisfitError(ValueError):
     """Values that do not fit together, raised by a section's own checks: pairs of (path below the section, text)."""
 
-    def __init__(self, *problems: tuple[tuple[str | int, ...], str]) -> None:
+    def __init__(self, *problems: tuple[Place, str]) -> None:
         super().__init__("; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in problems))
         self.problems = problems
 
 
-class Section(BaseModel):
-    """One section of params.yaml: frozen, strict about types, and closed to unknown keys."""
+class Group(BaseModel):
+    """A mapping with named keys: frozen, strict about types, and closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
-    section: ClassVar[str]
     also_called: ClassVar[Mapping[str, str]] = {}  # names that other tools give a key -> the key
+
+
+class Section(Group):
+    """One section of params.yaml."""
+
+    section: ClassVar[str]
 
 
 def load_section(cls: type[AnySection], path: Path = FILE) -> AnySection:
@@ -124,7 +131,7 @@ def expected(field: FieldInfo) -> str:
         if getattr(mark, "min_length", None):
             text += " that is not empty"
         if (longest := getattr(mark, "max_length", None)) is not None:
-            text += f" of at most {longest} characters"
+            text += f" of at most {longest} {'entries' if text == 'a list' else 'characters'}"
     return f"{text}, such as {field.examples[0]}" if field.examples else text
 
 
@@ -142,7 +149,7 @@ def _kind(annotation: Any, limits: str) -> str:
         return _kind(inner, _limits(mark for info in marks for mark in info.metadata))
     if origin is Literal:
         return " or ".join(f"'{value}'" if isinstance(value, str) else str(value) for value in get_args(annotation))
-    if origin in (dict, Mapping):
+    if origin in (dict, Mapping) or (isinstance(annotation, type) and issubclass(annotation, Group)):
         return "a mapping"
     if origin in (list, tuple, Sequence):
         return "a list"
@@ -151,32 +158,48 @@ def _kind(annotation: Any, limits: str) -> str:
     return f"{word} {limits}" if limits and annotation in (int, float) else word
 
 
-def _texts(cls: type[Section], error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
+def _texts(cls: type[Section], error: ValidationError) -> list[tuple[Place, str]]:
     """Translate pydantic's errors into (path below the section, text), one per place."""
-    texts: dict[tuple[str | int, ...], str] = {}
-    misfits: list[tuple[tuple[str | int, ...], str]] = []
+    texts: dict[Place, str] = {}
+    misfits: list[tuple[Place, str]] = []
+    misspelt: set[Place] = set()
     for item in error.errors(include_url=False):
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, MisfitError):
-            misfits.extend(cause.problems)
+            misfits.extend(((*item["loc"], *path), text) for path, text in cause.problems)
             continue
-        path = item["loc"]
-        field = cls.model_fields.get(str(path[0])) if path else None
-        if field is None:
-            texts[path] = item["msg"]
-        elif item["type"] == "missing":
-            texts[path] = f"missing; it must be {expected(field)} ({field.description})"
+        place, owner, field, wanted = _place(cls, item["loc"])
+        if item["type"] == "extra_forbidden":
+            texts[place] = _unknown(str(place[-1]), owner, {})
+            misspelt |= {(*place[:-1], near) for near in closest(str(place[-1]), owner.model_fields, owner.also_called)}
+        elif item["type"] == "missing" and field is not None:
+            texts[place] = f"missing; it must be {wanted} ({field.description})"
+        elif not place:
+            texts[place] = item["msg"]
         else:
-            value = item["input"]
-            # Below a union, pydantic's path goes on with the kinds that it tried: keep the place alone.
-            place, kind = path[:1], field.annotation
-            for step in path[1:]:
-                if get_origin(kind) not in (dict, list):
-                    break
-                place, kind = (*place, step), get_args(kind)[-1]
-            wanted = expected(field) if len(place) == 1 else _kind(kind, "")
-            texts[place] = f"must be {wanted}, got {show(value)}{_advice(value, wanted)}"
-    return [*texts.items(), *misfits]
+            texts[place] = f"must be {wanted}, got {show(item['input'])}{_advice(item['input'], wanted)}"
+    missing = {place for place in misspelt if texts.get(place, "").startswith("missing")}
+    return [*((place, text) for place, text in texts.items() if place not in missing), *misfits]
+
+
+def _place(cls: type[Group], path: Place) -> tuple[Place, type[Group], FieldInfo | None, str]:
+    """Follow pydantic's path: the place in the file, the mapping it is a key of, its field there, and what it must be.
+
+    Below a union, pydantic's path goes on with the kinds that it tried: the place ends before them.
+    """
+    place: Place = ()
+    owner, field = cls, None
+    kind: Any = cls
+    for step in path:
+        if isinstance(kind, type) and issubclass(kind, Group):
+            owner, field = kind, kind.model_fields.get(str(step))
+            kind = field.annotation if field else None
+        elif get_origin(kind) in (dict, list):
+            field, kind = None, get_args(kind)[-1]
+        else:
+            break
+        place = (*place, step)
+    return place, owner, field, expected(field) if field else _kind(kind, "")
 
 
 def _advice(value: object, wanted: str) -> str:
@@ -195,16 +218,17 @@ def _advice(value: object, wanted: str) -> str:
     return ""
 
 
-def _unknown(key: str, cls: type[Section], sections: Sections) -> str:
+def _unknown(key: str, cls: type[Group], sections: Sections) -> str:
     near = closest(key, cls.model_fields, cls.also_called)
     hints = [f"the closest is {' or '.join(repr(name) for name in near)}"] if near else []
-    homes = [name for name, other in sections.items() if name != cls.section and key in other.model_fields]
+    homes = [name for name, other in sections.items() if other is not cls and key in other.model_fields]
     if homes:
         hints.append(f"there is {' and '.join(f'{name}.{key}' for name in homes)}")
     elif not near:
         found = ((name, closest(key, other.model_fields, other.also_called)) for name, other in sections.items())
         hints += [f"the closest is {name}.{keys[0]}" for name, keys in found if keys][:1]
-    return "unknown key; " + ", and ".join(hints or [f"the section has {', '.join(cls.model_fields)}"])
+    kind = "section" if issubclass(cls, Section) else "mapping"
+    return "unknown key; " + ", and ".join(hints or [f"the {kind} has {', '.join(cls.model_fields)}"])
 
 
 def _one_edit(word: str, key: str) -> bool:

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from deepcv.params.augmentation import AugmentationParams
 from deepcv.params.base import Section
 
 # What a network's parameter or a choice of the search may be; whole numbers fit 64 bits, as databases want them.
@@ -41,6 +42,10 @@ class TrainParams(Section):
     flip: bool = Field(False, description="mirror images left to right at random")
     shift: int = Field(1, ge=0, le=4096, description="largest random translation, in pixels")
     cutout: int = Field(0, ge=0, le=4096, description="side of the random square that is blanked, in pixels; 0: none")
+    augmentation: AugmentationParams = Field(
+        default_factory=lambda: AugmentationParams.model_validate({}),
+        description="what else happens to training images",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the weights, the order and the augmentation")
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
         1, description="CPU threads; another number, other last bits"

@@ -63,6 +63,6 @@ def _train(params: TrainParams, snapshot: Path, channel: Channel, run_id: str) -
     if shards.digest != sha256(snapshot / DATA):  # too large to be copied as the other inputs are
         raise SearchError(f"{SHARDS} has changed since the search began: a value would not compare with earlier ones")
     spec = load(network_copy(snapshot, params.network), params.network_parameters)
-    config = TrainConfig(**params.model_dump(exclude={"network", "network_parameters"}))
+    config = TrainConfig.of(params.model_dump(exclude={"network", "network_parameters"}))
     fit(spec, shards, config, on_epoch=report, progress=False)
     channel.report_final(records[-1].val_accuracy)

@@ -36,7 +36,7 @@ def main() -> Callable[[], None]:
     shards = open_shards(SHARDS)
     network = spec.load(Path(params.network), params.network_parameters)
     classifier.build_network(network, shards.input_shape, len(shards.classes))  # a misfit opens no run
-    config = TrainConfig(**params.model_dump(exclude={"network", "network_parameters"}))
+    config = TrainConfig.of(params.model_dump(exclude={"network", "network_parameters"}))
     hardware = resolve(config.device, config.precision, config.channels_last, config.threads)
     key = training_key(params, hardware, shards)
     folder = checkpoint_folder(key)

@@ -21,8 +21,12 @@ class RunningMetrics:
         self._sums.zero_()
 
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Count one batch: its mean loss () and logits (b, classes) against targets (b,)."""
-        correct = (logits.argmax(1) == targets).sum()
+        """Count one batch: its mean loss () and logits (b, classes) against targets (b,).
+
+        Of soft targets (b, classes) the likeliest class counts.
+        """
+        numbers = targets if targets.ndim == 1 else targets.argmax(1)
+        correct = (logits.argmax(1) == numbers).sum()
         self._sums += torch.stack(
             [loss.double() * len(targets), correct.double(), correct.new_tensor(len(targets)).double()]
         )

@@ -1,7 +1,7 @@
 """Train a network: from a spec and shards to a classifier with its learning curve."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import fx, nn
 
-from deepcv.data.augmentation import DROPOUT, Augmentation, hash32, permutation
+from deepcv.data.augmentation import DROPOUT, Augmentation, Recipe, hash32, permutation
 from deepcv.data.loaders import TrainLoader
 from deepcv.data.shards import Dataset
 from deepcv.errors import DeepcvError
@@ -49,6 +49,12 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]
     channels_last: Literal["auto"] | bool
+    augmentation: Recipe = field(default_factory=Recipe)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """Return the configuration of plain values, as params.yaml has them."""
+        return cls(**{**values, "augmentation": Recipe.of(values["augmentation"])})
 
 
 @dataclass(frozen=True)
@@ -113,8 +119,9 @@ def fit(
     classifier = create(spec.canonical(), info).to(device).to(memory_format=hardware.memory_format)
     augmentation = Augmentation(config.flip, config.shift, config.cutout)
     loader = TrainLoader(
-        shards.train, batch_size=config.batch_size, augmentation=augmentation, seed=config.seed, device=device
-    )
+        shards.train, batch_size=config.batch_size, augmentation=augmentation, seed=config.seed, device=device,
+        recipe=config.augmentation, classes=len(shards.classes),
+    )  # fmt: skip
     sample = permutation(config.seed, 0, len(shards.train.labels), device)[:_WHITENING_IMAGES]
     classifier.fit_whitening(loader.images_nhwc[sample].permute(0, 3, 1, 2))
     if loader.batch_size == 1:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deepcv.params.base import ParamsError, load_section
+from deepcv.params import augmentation
+from deepcv.params.base import Group, ParamsError, load_section
 from deepcv.params.ingest import IngestParams
 from deepcv.params.train import TrainParams
 from deepcv.params.whole import SECTIONS, load, loads
@@ -119,6 +120,51 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ("        - 8", "        - [4]", [(37, "search.space.train.epochs.choice.1", "got a list")]),
 ]
 
+AUGMENTATION = "  flip: false\n"
+BAD += [
+    (AUGMENTATION, f"{AUGMENTATION}  augmentation:\n    {entry}\n", [(25, f"train.augmentation{words[0]}", *words[1:])])
+    for entry, *words in [
+        ("polcy: augmix", ".polcy: unknown key; the closest is 'policy'"),
+        ("lr: 1", ".lr: unknown key; the mapping has policy, operations, order"),
+        ("policy: augmx", ".policy: must be 'none' or 'augmix' or", "got the text 'augmx'"),
+        ("order: 1", ".order: must be 'fixed' or 'random', got 1"),
+        ("depth: [1, 2]", ".depth: must be [least, most] with 0 <= least <= most <= 0, got [1, 2]", "listed"),
+        ("depth: some", ".depth: must be 'all' or a list, such as [1, 2], got the text 'some'"),
+        ("depth: [1.5, 2]", ".depth: must be 'all' or a list, such as [1, 2]"),
+        ("mixup: 0.2", ".mixup: must be a mapping, got 0.2"),
+        ("mixup: {alpha: 0}", ".mixup.alpha: must be a number > 0 and <= 100, got 0"),
+        ("mixup: {alhpa: 1}", ".mixup.alhpa: unknown key; the closest is 'alpha'"),
+        ("cutmix: {probability: 1.5}", ".cutmix.probability: must be a number >= 0 and <= 1, got 1.5"),
+        ("augmix: {chains: 2.0}", ".augmix.chains: must be a whole number >= 1 and <= 8, got 2.0; write 2"),
+        ("augmix: {depth: [3, 1]}", ".augmix.depth: must be [least, most] with 1 <= least", "got [3, 1]"),
+        ("randaugment: {num_ops: 2}", ".randaugment.num_ops: unknown key; the closest is 'count'"),
+        ("operations: rotate", ".operations: must be a list of at most 50 entries, got the text 'rotate'"),
+        ("operations: [rotate]", ".operations.0: must be a mapping, got the text 'rotate'"),
+        ("operations: [{}]", ".operations.0.name: missing; it must be text, such as rotate (operation)"),
+        ("operations: [{nam: flip}]", ".operations.0.nam: unknown key; the closest is 'name'"),
+        ("operations: [{name: rotat}]", ".operations.0.name: there is no operation 'rotat'; the closest is 'rotate'"),
+        ("operations: [{name: qqq}]", ".operations.0.name: there is no operation 'qqq'; there are autocontrast, "),
+        ("operations: [{name: rotate}]", ".operations.0.magnitude: rotate takes [lowest, highest] from -360 to 360"),
+        ("operations: [{name: rotate, magnitude: [9, 1]}]", ".operations.0.magnitude: rotate takes", "got [9.0, 1.0]"),
+        ("operations: [{name: rotate, magnitude: [0, 0]}]", ".operations.0.magnitude: one of the two must not be 0"),
+        ("operations: [{name: rotate, magnitude: [a, 1]}]", ".operations.0.magnitude.0: must be a number", "'a'"),
+        ("operations: [{name: flip, magnitude: [1, 2]}]", ".operations.0.magnitude: flip has no magnitude"),
+        ("operations: [{name: flip, p: 2}]", ".operations.0.p: unknown key; the closest is 'probability'"),
+    ]
+]
+BAD += [
+    ("  flip: false\n", "  flip: false\n  augmentation:\n    operations:\n      - {name: flip}\n      - name: noise\n"
+     "        magnitude: [1, 300]\n", [(28, "train.augmentation.operations.1.magnitude", "0 to 255 grey levels")]),
+    ("  flip: false\n", "  flip: false\n  augmentation:\n    mixup: {probability: 0.6}\n    cutmix:\n      probability: 0.6\n",
+     [(27, "train.augmentation.cutmix.probability", "must be <= 1, got 0.6 + 0.6")]),
+]  # fmt: skip
+
+
+def augmentation_groups() -> list[type[Group]]:
+    """The mappings of train.augmentation."""
+    return [cls for cls in vars(augmentation).values() if isinstance(cls, type) and issubclass(cls, Group)]
+
+
 EPOCHS = "train.epochs:\n      choice:\n        - 4\n        - 8\n"
 BAD += [
     (EPOCHS, f"{entry}\n", [(34, f"search.space.{entry.split(':')[0]}", words)])
@@ -214,9 +260,9 @@ def test_aliases_do_not_multiply() -> None:
 
 
 def test_every_field_has_a_description_and_every_default_is_valid() -> None:
-    for cls in SECTIONS.values():
+    for cls in [*SECTIONS.values(), *augmentation_groups()]:
         for name, field in cls.model_fields.items():
-            assert field.description, f"{cls.section}.{name}"
+            assert field.description, f"{cls.__name__}.{name}"
         assert set(cls.also_called.values()) <= set(cls.model_fields)
         assert not set(cls.also_called) & set(cls.model_fields)
     loads("{ingest: {dataset: d, path: p}, validate: {}, preprocess: {height: 1, width: 1, channels: 3},"

@@ -14,7 +14,8 @@ from params_text import TEXT
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from deepcv.params.base import ParamsError, Section, closest, load_section
+from deepcv.params.augmentation import MAGNITUDES, AugmentationParams
+from deepcv.params.base import Group, ParamsError, Section, closest, load_section
 from deepcv.params.document import parse
 from deepcv.params.edit import set_values, with_values
 from deepcv.params.whole import SECTIONS, loads
@@ -41,6 +42,8 @@ OTHERS: dict[str, st.SearchStrategy[Any]] = {
 
 def values_of(annotation: Any, marks: list[Any]) -> st.SearchStrategy[Any]:
     """Valid values of a field, from its annotation and its limits."""
+    if annotation is AugmentationParams:
+        return augmentations()
     args = get_args(annotation)
     if get_origin(annotation) is Annotated:
         return values_of(args[0], [mark for info in args[1:] for mark in info.metadata])
@@ -63,6 +66,41 @@ def values_of(annotation: Any, marks: list[Any]) -> st.SearchStrategy[Any]:
     if any(getattr(mark, "pattern", None) for mark in marks):
         return st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,20}\Z")
     return st.text(ONE_LINE, min_size=1, max_size=20)
+
+
+@st.composite
+def operations(draw: st.DrawFn) -> dict[str, Any]:
+    name = draw(st.sampled_from(sorted(MAGNITUDES)))
+    limits = MAGNITUDES[name]
+    ends = st.floats(*limits[:2]).filter(bool) if limits else st.nothing()
+    magnitude = sorted(draw(st.lists(ends, min_size=2, max_size=2))) if limits else []
+    return {"name": name, "magnitude": magnitude, "probability": draw(st.floats(0, 1))}
+
+
+def pairs(least: int, most: int) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(least, most), min_size=2, max_size=2).map(sorted)
+
+
+@st.composite
+def augmentations(draw: st.DrawFn) -> dict[str, Any]:
+    own = draw(st.lists(operations(), max_size=3))
+
+    def group(cls: type[Group], **known: st.SearchStrategy[Any]) -> dict[str, Any]:
+        return {
+            name: draw(known[name] if name in known else values_of(field.annotation, field.metadata))
+            for name, field in cls.model_fields.items()
+        }
+
+    kinds: dict[str, Any] = {name: field.annotation for name, field in AugmentationParams.model_fields.items()}
+    return group(
+        AugmentationParams,
+        operations=st.just(own),
+        depth=st.just("all") | pairs(0, len(own)),
+        mixup=st.just(group(kinds["mixup"], probability=st.floats(0, 0.5))),
+        cutmix=st.just(group(kinds["cutmix"], probability=st.floats(0, 0.5))),
+        augmix=st.just(group(kinds["augmix"], depth=pairs(1, 6))),
+        randaugment=st.just(group(kinds["randaugment"])),
+    )
 
 
 def sections(cls: type[Section]) -> st.SearchStrategy[Section]:
@@ -110,7 +148,7 @@ def test_a_set_value_is_read_back_and_no_other_line_changes(data: st.DataObject)
         misfits = ("must be < 1", "min_side", "must be < folds", "needs channels: 3")  # two keys that do not fit
         assert any(misfit in str(error) for misfit in misfits)  # noqa: PT017
         return
-    assert getattr(getattr(loads(edited), cls.section), name) == value
+    assert getattr(loads(edited), cls.section).model_dump()[name] == value
     before, after = text.splitlines(keepends=True), edited.splitlines(keepends=True)
     root = parse(text, "")
     if name in root.content[cls.section].content:

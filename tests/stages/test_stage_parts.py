@@ -13,6 +13,8 @@ from mlflow import MlflowClient
 
 from deepcv import lineage, registry, tracking
 from deepcv.data import manifest, packing
+from deepcv.data.augmentation import Recipe
+from deepcv.data.augmentation.policies import Operation
 from deepcv.data.shards import Dataset
 from deepcv.data.sources import open_source
 from deepcv.data.splits import SplitRule
@@ -25,7 +27,7 @@ from deepcv.serving import predictor
 from deepcv.serving.onnx_export import export
 from deepcv.serving.predictor import ExportInfo, Predictor
 from deepcv.stages import evaluate, register, train
-from deepcv.training.fit import EpochRecord
+from deepcv.training.fit import EpochRecord, TrainConfig
 from deepcv.training.hardware import Hardware
 
 
@@ -73,6 +75,17 @@ def test_the_training_key_holds_all_that_decides(tmp_path: Path, monkeypatch: py
     keys.append(key(train_params(), one))
     keys.append(key(train_params(), one, precision="bf16"))
     assert len(set(keys)) == 6
+
+
+def test_params_become_the_configuration_of_a_training() -> None:
+    values = {"policy": "augmix", "operations": [{"name": "flip", "probability": 0.5}], "mixup": {"probability": 0.2}}
+    params = train_params(lr=0.5, augmentation=values)
+    config = TrainConfig.of(params.model_dump(exclude={"network", "network_parameters"}))
+    assert config.lr == 0.5
+    assert config.augmentation.operations == (Operation("flip", probability=0.5),)
+    assert (config.augmentation.policy, config.augmentation.mixup.probability) == ("augmix", 0.2)
+    plain = TrainConfig.of(train_params().model_dump(exclude={"network", "network_parameters"}))
+    assert plain.augmentation == Recipe()
 
 
 def test_forgotten_checkpoints_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,16 +11,22 @@ import torch
 import toys
 from torch import nn
 
-from deepcv.data.augmentation import DROPOUT, Augmentation, gather, hash32, permutation
+from deepcv.data.augmentation import DROPOUT, Augmentation, Recipe, gather, hash32, permutation
+from deepcv.data.augmentation.policies import Operation
+from deepcv.data.augmentation.recipe import Mix
 from deepcv.data.shards import Dataset
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
 from deepcv.nn.classifier import ModelInfo, create, load, save
 from deepcv.nn.spec import NetworkSpec
+from deepcv.training.engine import RunningMetrics
 from deepcv.training.fit import EpochRecord, Fitted, create_optimizer, create_scheduler, fit
 
 CPU = torch.device("cpu")
+MIXED = Recipe(
+    "trivialaugment", (Operation("rotate", -9, 9),), mixup=Mix(0.4, 0.5), cutmix=Mix(1.0, 0.4)
+)  # soft targets
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +55,7 @@ def same(one: Fitted, two: Fitted) -> bool:
         {"optimizer": "sgd", "flip": True, "cutout": 2, "channels_last": False},
         {"optimizer": "muon", "channels_last": False},
         {"precision": "bf16"},
+        {"augmentation": MIXED},
     ],
 )
 def test_a_training_repeats_bit_for_bit(changes: dict[str, Any], network: NetworkSpec, shards: Dataset) -> None:
@@ -62,12 +69,12 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, {"augmentation": MIXED}])
 @pytest.mark.parametrize("killed_after", [1, 2])
 def test_a_killed_training_goes_on_bit_for_bit(
-    optimizer: str, killed_after: int, network: NetworkSpec, shards: Dataset, tmp_path: Path
+    changes: dict[str, Any], killed_after: int, network: NetworkSpec, shards: Dataset, tmp_path: Path
 ) -> None:
-    config = toys.config(optimizer=optimizer)
+    config = toys.config(**changes)
     whole = fit(network, shards, config)
 
     def kill(record: EpochRecord) -> None:
@@ -199,6 +206,19 @@ def test_a_training_that_diverges_is_told_and_leaves_no_checkpoint(
         fit(network, shards, config, checkpoints=tmp_path, on_epoch=told.append)
     assert not told
     assert not list(tmp_path.iterdir())
+
+
+def test_it_learns_from_mixed_images(network: NetworkSpec, shards: Dataset) -> None:
+    fitted = fit(network, shards, toys.config(epochs=8, shift=0, augmentation=Recipe(cutmix=Mix(1.0, 0.5))))
+    assert fitted.history[-1].val_accuracy == 1.0
+
+
+def test_soft_targets_count_by_their_likeliest_class() -> None:
+    hard, soft = RunningMetrics(CPU), RunningMetrics(CPU)
+    logits = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    hard.add(torch.tensor(0.5), logits, torch.tensor([0, 1, 0]))
+    soft.add(torch.tensor(0.5), logits, torch.tensor([[0.6, 0.4, 0], [0, 1, 0], [0.7, 0, 0.3]]))
+    assert hard.read() == soft.read() == (0.5, pytest.approx(2 / 3))
 
 
 def test_it_learns(network: NetworkSpec, shards: Dataset) -> None:

@@ -2,5 +2,6 @@
 
 from deepcv.data.augmentation.draws import DROPOUT, Draws, hash32, permutation
 from deepcv.data.augmentation.gather import Augmentation, gather
+from deepcv.data.augmentation.recipe import Recipe
 
-__all__ = ["DROPOUT", "Augmentation", "Draws", "gather", "hash32", "permutation"]
+__all__ = ["DROPOUT", "Augmentation", "Draws", "Recipe", "gather", "hash32", "permutation"]

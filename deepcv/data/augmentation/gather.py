@@ -30,8 +30,8 @@ def gather(images_nhwc: Tensor, index: Tensor, augmentation: Augmentation, seed:
     rows = torch.arange(height, device=index.device).expand(len(index), height)
     columns = torch.arange(width, device=index.device).expand(len(index), width)
     if augmentation.shift:
-        rows = _reflect(rows + _draw(seed, epoch, index, SHIFT_Y, augmentation.shift), height)
-        columns = _reflect(columns + _draw(seed, epoch, index, SHIFT_X, augmentation.shift), width)
+        rows = reflect(rows + _draw(seed, epoch, index, SHIFT_Y, augmentation.shift), height)
+        columns = reflect(columns + _draw(seed, epoch, index, SHIFT_X, augmentation.shift), width)
     if augmentation.flip:
         flipped = ((hash32(seed, 0, index, FLIP) >> 31) + epoch) % 2 == 1
         columns = torch.where(flipped[:, None], columns.flip(1), columns)
@@ -50,7 +50,7 @@ def _draw(seed: int, epoch: int, index: Tensor, operation: int, reach: int) -> T
     return (hash32(seed, epoch, index, operation) % (2 * reach + 1) - reach)[:, None]
 
 
-def _reflect(position: Tensor, size: int) -> Tensor:
+def reflect(position: Tensor, size: int) -> Tensor:
     """Mirror positions that leave 0 … size−1 back inside, without repeating the border pixel."""
     period = max(1, 2 * (size - 1))
     folded = position % period

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepcv.data.augmentation.colour import to_uint8
-from deepcv.data.augmentation.draws import mix32
+from deepcv.data.augmentation.draws import Draws, mix32
+from deepcv.data.augmentation.gather import reflect
 
 Border = Literal["zeros", "border", "reflection"]
 _CONTROLS = 4
@@ -58,6 +59,25 @@ def resized_crop(left: Tensor, top: Tensor, crop_width: Tensor, crop_height: Ten
         crop_width / width, zero, zero, crop_height / height,
         left + crop_width / 2 - width / 2, top + crop_height / 2 - height / 2,
     )  # fmt: skip
+
+
+def random_crop(kept: Tensor, keys: Tensor, height: int, width: int) -> Tensor:
+    """Enlarge a part at a random place, of this share `kept` (b,) of each side; `keys` (b,) decide the place."""
+    left, top = (Draws(0, 0, keys).uniform(0, 1) * (1 - kept)[:, None]).unbind(1)
+    return resized_crop(left * width, top * height, kept * width, kept * height, width, height)
+
+
+def shift(images_nchw: Tensor, reach: Tensor, keys: Tensor) -> Tensor:
+    """Move by up to `reach` (b,) whole pixels in x and y, filled by reflection; `keys` (b,) decide how far."""
+    height, width = images_nchw.shape[2:]
+    moves = ((Draws(0, 0, keys).bits(0, 1) * (2 * reach.long() + 1)[:, None]) >> 32) - reach.long()[:, None]
+    rows, columns = (
+        reflect(torch.arange(side, device=keys.device) + moves[:, axis, None], side)
+        for axis, side in enumerate((height, width))
+    )
+    shape = images_nchw.shape
+    moved = images_nchw.gather(2, rows[:, None, :, None].expand(shape))
+    return moved.gather(3, columns[:, None, None, :].expand(shape))
 
 
 def compose(first: Tensor, second: Tensor) -> Tensor:

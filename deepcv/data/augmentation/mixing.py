@@ -54,8 +54,13 @@ def erase(
 
     Its sides are up to `ratio` apart; one that would be longer than the image is cut to it.
     """
+    return fill(images_nchw, area[0] + (area[1] - area[0]) * draws.uniform(2)[:, 0], draws, ratio, value)
+
+
+def fill(images_nchw: Tensor, share: Tensor, draws: Draws, ratio: float = 3.3, value: int = 0) -> Tensor:
+    """Fill a rectangle at a random place inside the image, of this share (b,) of its pixels."""
     height, width = images_nchw.shape[2:]
-    pixels = (area[0] + (area[1] - area[0]) * draws.uniform(2)[:, 0]) * (height * width)
+    pixels = share * (height * width)
     stretch = (ratio ** (draws.uniform(3)[:, 0].double() - 0.5)).float()  # float32 powers depend on a value's place
     rows = _span(draws, 8, height, pixels.sqrt() * stretch)
     columns = _span(draws, 9, width, pixels.sqrt() / stretch)

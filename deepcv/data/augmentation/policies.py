@@ -11,16 +11,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from deepcv.data.augmentation import colour, geometry
+from deepcv.data.augmentation import colour, geometry, mixing
 from deepcv.data.augmentation.draws import STREAMS_PER_STEP, Draws
 
-_WARPS: dict[str, Callable[[Tensor, int, int], Tensor]] = {
-    "rotate": lambda value, _height, _width: geometry.rotate(value),
-    "scale": lambda value, _height, _width: geometry.scale(value),
-    "shear_x": lambda value, height, _width: geometry.shear_x(value, height),
-    "shear_y": lambda value, _height, width: geometry.shear_y(value, width),
-    "translate_x": lambda value, _height, _width: geometry.translate(value, torch.zeros_like(value)),
-    "translate_y": lambda value, _height, _width: geometry.translate(torch.zeros_like(value), value),
+_WARPS: dict[str, Callable[[Tensor, Tensor, int, int], Tensor]] = {
+    "crop": geometry.random_crop,
+    "rotate": lambda value, _keys, _height, _width: geometry.rotate(value),
+    "scale": lambda value, _keys, _height, _width: geometry.scale(value),
+    "shear_x": lambda value, _keys, height, _width: geometry.shear_x(value, height),
+    "shear_y": lambda value, _keys, _height, width: geometry.shear_y(value, width),
+    "translate_x": lambda value, _keys, _height, _width: geometry.translate(value, torch.zeros_like(value)),
+    "translate_y": lambda value, _keys, _height, _width: geometry.translate(torch.zeros_like(value), value),
 }
 _OTHERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "autocontrast": lambda images, _value, _keys: colour.autocontrast(images),
@@ -29,15 +30,18 @@ _OTHERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "contrast": lambda images, value, _keys: colour.contrast(images, value),
     "elastic": lambda images, value, keys: geometry.elastic(value, keys).images(images, "reflection"),
     "equalize": lambda images, _value, _keys: colour.equalize(images),
+    "erase": lambda images, value, keys: mixing.fill(images, value, Draws(0, 0, keys)),
+    "flip": lambda images, _value, _keys: images.flip(3),
     "gamma": lambda images, value, _keys: colour.gamma(images, value),
     "identity": lambda images, _value, _keys: images,
     "noise": colour.noise,
     "posterize": lambda images, value, _keys: colour.posterize(images, value),
     "sharpness": lambda images, value, _keys: colour.sharpness(images, value),
+    "shift": geometry.shift,
     "solarize": lambda images, value, _keys: colour.solarize(images, value),
 }
 NAMES = frozenset(_WARPS) | frozenset(_OTHERS)
-_WITHOUT_MAGNITUDE = {"autocontrast", "equalize", "identity"}
+_WITHOUT_MAGNITUDE = {"autocontrast", "equalize", "flip", "identity"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def apply(
         value = operation.magnitude(strength[own], keys[own] >= 2**31)
         if operation.name in _WARPS:
             first_warped = min(first_warped, own.start)
-            matrices.append(_WARPS[operation.name](value, height, width))
+            matrices.append(_WARPS[operation.name](value, keys[own], height, width))
         else:
             images[own] = _OTHERS[operation.name](images[own], value, keys[own])
     if matrices:
@@ -109,14 +113,15 @@ class Policy:
     """Random operations for each image: how many of which, one after the other, and how strong.
 
     An image gets `count` (least, most) operations, by `pick`: the first of the list as they stand, of a list shuffled for
-    each image, or drawn anew each time. Their strengths are drawn from `strength` (lowest, highest), evenly or from so
-    many `levels`. With `chains`, that is done as often to copies of the image, which are mixed with Dirichlet(`alpha`)
-    weights; the mixture's share in the result is Beta(`alpha`, `alpha`), the rest is the image.
+    each image, a random part of the list in its order ("subset"), or drawn anew each time. Their strengths are drawn from
+    `strength` (lowest, highest), evenly or from so many `levels`. With `chains`, that is done as often to copies of the
+    image, which are mixed with Dirichlet(`alpha`) weights; the mixture's share in the result is Beta(`alpha`, `alpha`), the
+    rest is the image.
     """
 
     operations: tuple[Operation, ...]
     count: tuple[int, int]
-    pick: Literal["listed", "shuffled", "anew"] = "anew"
+    pick: Literal["listed", "shuffled", "subset", "anew"] = "anew"
     strength: tuple[float, float] = (0.0, 1.0)
     levels: int | None = None
     chains: int = 0
@@ -146,9 +151,13 @@ class Policy:
         which = self._which(draws, copies, streams).view(batch, copies, most)
         strength = draws.uniform(*islice(streams, links)).view(which.shape)
         keys = draws.bits(*islice(streams, links)).view(which.shape)
-        applied = draws.uniform(*islice(streams, links)).view(which.shape) < self._probabilities(which)
+        chance = draws.uniform(*islice(streams, links)).view(which.shape)
         least = self.count[0]
         depth = least + draws.integers(most - least + 1, *islice(streams, copies))
+        if self.pick == "subset":
+            beyond = torch.arange(most, device=which.device) >= depth[:, :, None]
+            which = which.masked_fill(beyond, len(self.operations)).sort(2).values.clamp(max=len(self.operations) - 1)
+        applied = chance < self._probabilities(which)
         if self.levels:
             strength = (strength * self.levels).floor() / (self.levels - 1)
         strength = self.strength[0] + strength * (self.strength[1] - self.strength[0])
@@ -184,12 +193,19 @@ class Policy:
 
     def _streams(self) -> int:
         copies, most = max(1, self.chains), self.count[1]
-        picks = {"anew": copies * most, "listed": 0, "shuffled": copies * len(self.operations)}[self.pick]
+        picks = {"anew": copies * most, "listed": 0}.get(self.pick, copies * len(self.operations))
         return picks + 3 * copies * most + copies + copies
 
 
-def augmix(height: int, width: int, severity: float = 3.0) -> Policy:
-    """Three chains of one to three operations, mixed (Hendrycks et al. 2020, arXiv 1912.02781).
+def augmix(
+    height: int,
+    width: int,
+    severity: float = 3.0,
+    chains: int = 3,
+    depth: tuple[int, int] = (1, 3),
+    alpha: float = 1.0,
+) -> Policy:
+    """Chains of few operations, mixed; as they stand, those of the paper (Hendrycks et al. 2020, arXiv 1912.02781).
 
     The list leaves out what robustness is measured with. Strengths and ranges are those of the authors' program.
     """
@@ -204,7 +220,7 @@ def augmix(height: int, width: int, severity: float = 3.0) -> Policy:
         Operation("translate_x", 0, width / 3, signed=True, whole=True),
         Operation("translate_y", 0, height / 3, signed=True, whole=True),
     )
-    return Policy(operations, count=(1, 3), strength=(0.01, severity / 10), chains=3)
+    return Policy(operations, count=depth, strength=(0.01, severity / 10), chains=chains, alpha=alpha)
 
 
 def randaugment(height: int, width: int, count: int = 2, strength: float = 0.3) -> Policy:

@@ -1,0 +1,138 @@
+"""What happens to training images, put together from settings: own operations, a published policy, then mixing.
+
+All that an image gets, its partner included, is a function of (seed, epoch, sample): see `draws`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from deepcv.data.augmentation import mixing
+from deepcv.data.augmentation.draws import Draws
+from deepcv.data.augmentation.gather import Augmentation, gather
+from deepcv.data.augmentation.policies import Operation, Policy, augmix, randaugment, trivialaugment
+
+# Each part draws at a step of its own, so that switching one on changes nothing in the others.
+_OPERATIONS, _POLICY, _MIXING = range(3)
+_WHICH_MIXING = 16  # a stream that `mixing` leaves free
+
+
+@dataclass(frozen=True)
+class Mix:
+    """MixUp or CutMix: the share of the images that are mixed so, with shares drawn from Beta(`alpha`, `alpha`)."""
+
+    alpha: float = 1.0
+    probability: float = 0.0
+
+
+@dataclass(frozen=True)
+class AugMix:
+    """Settings of the policy of that name; `depth` is (least, most) operations of a chain."""
+
+    severity: float = 3.0
+    chains: int = 3
+    depth: tuple[int, int] = (1, 3)
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """Settings of the policy of that name; `strength` 0 … 1."""
+
+    count: int = 2
+    strength: float = 0.3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What happens to training images beyond flip, shift and cutout. Field names are those of `train.augmentation`.
+
+    Of the own `operations`, each image gets `depth` (least, most) random ones, or all, in the listed or in a random order.
+    """
+
+    policy: Literal["none", "augmix", "randaugment", "trivialaugment"] = "none"
+    operations: tuple[Operation, ...] = ()
+    order: Literal["fixed", "random"] = "fixed"
+    depth: tuple[int, int] | Literal["all"] = "all"
+    mixup: Mix = Mix()
+    cutmix: Mix = Mix()
+    augmix: AugMix = AugMix()
+    randaugment: RandAugment = RandAugment()
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Recipe":
+        """Return the recipe of plain values, as params.yaml has them: an operation's `magnitude` is [lowest, highest]."""
+        operations = []
+        for own in values["operations"]:
+            low, high = own["magnitude"] or (0.0, 0.0)
+            operations.append(Operation(own["name"], low, high, probability=own["probability"]))
+        depth, chains = values["depth"], values["augmix"]
+        return cls(
+            policy=values["policy"],
+            operations=tuple(operations),
+            order=values["order"],
+            depth=depth if depth == "all" else tuple(depth),
+            mixup=Mix(**values["mixup"]),
+            cutmix=Mix(**values["cutmix"]),
+            augmix=AugMix(**{**chains, "depth": tuple(chains["depth"])}),
+            randaugment=RandAugment(**values["randaugment"]),
+        )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether targets become probabilities."""
+        return self.mixup.probability + self.cutmix.probability > 0
+
+    def policies(self, height: int, width: int) -> dict[int, Policy]:
+        """Return what changes images of this size, by step, in their order."""
+        found = {}
+        if self.operations:
+            every = len(self.operations)
+            depth = (every, every) if self.depth == "all" else self.depth
+            found[_OPERATIONS] = Policy(self.operations, depth, "shuffled" if self.order == "random" else "subset")
+        match self.policy:
+            case "augmix":
+                own = self.augmix
+                found[_POLICY] = augmix(height, width, own.severity, own.chains, own.depth, own.alpha)
+            case "randaugment":
+                found[_POLICY] = randaugment(height, width, self.randaugment.count, self.randaugment.strength)
+            case "trivialaugment":
+                found[_POLICY] = trivialaugment()
+        return found
+
+
+def pictures(
+    images_nhwc: Tensor,
+    index: Tensor,
+    augmentation: Augmentation,
+    policies: Mapping[int, Policy],
+    seed: int,
+    epoch: int,
+) -> Tensor:
+    """Take and change images: uint8 (n, h, w, c) and (b,) to uint8 (b, c, h, w), channels last in memory."""
+    images = gather(images_nhwc, index, augmentation, seed, epoch).permute(0, 3, 1, 2).contiguous()
+    for step, policy in policies.items():
+        images = policy(images, Draws(seed, epoch, index, step))
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def mix(
+    recipe: Recipe, images_nchw: Tensor, partners_nchw: Tensor, samples: Tensor, seed: int, epoch: int
+) -> mixing.Mixed:
+    """Mix a random share of the images with their partners; `samples` (b,) are the images' numbers in the dataset."""
+    draws = Draws(seed, epoch, samples, _MIXING)
+    chance = draws.uniform(_WHICH_MIXING)[:, 0]
+    images, own_share = images_nchw.clone(), torch.ones_like(chance)
+    blended = chance < recipe.mixup.probability
+    pasted = ~blended & (chance < recipe.mixup.probability + recipe.cutmix.probability)
+    for how, alpha, chosen in (
+        (mixing.mixup, recipe.mixup.alpha, blended),
+        (mixing.cutmix, recipe.cutmix.alpha, pasted),
+    ):
+        where = chosen.nonzero()[:, 0]
+        mixed = how(images_nchw[where], partners_nchw[where], draws.of(where), alpha)
+        images[where], own_share[where] = mixed.images_nchw, mixed.own_share
+    return mixing.Mixed(images, own_share)
