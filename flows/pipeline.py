@@ -3,18 +3,21 @@
 import argparse
 import contextlib
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import yaml
 from dvc.exceptions import DvcException, ReproductionError
 from dvc.repo import Repo, lock_repo
-from prefect import flow, task
+from prefect import flow, get_client, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -32,6 +35,8 @@ from flows.locking import Patience
 from flows.logs import StageLog, dvc_messages_to_run_log
 from flows.report import markdown
 from flows.stages import CACHED, FAILED, Executor, Outcome, StageFailedError, UnknownStageError, check_targets
+
+_RECORDS_S = 20.0
 
 
 @task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
@@ -115,6 +120,17 @@ def _summary(outcomes: Sequence[Outcome]) -> str:
     return "stages: " + ", ".join(f"{count} {state.lower()}" for state, count in counts.items())
 
 
+def _wait_for_records(run: UUID) -> None:
+    """Wait until the server that ends with this process has noted how each task ended; it hears of it by events, late under load."""
+    wanted, deadline = FlowRunFilter(id=FlowRunFilterId(any_=[run])), time.monotonic() + _RECORDS_S
+    with get_client(sync_client=True) as client:
+        while time.monotonic() < deadline:
+            records = client.read_task_runs(flow_run_filter=wanted)
+            if all(record.state and record.state.is_final() for record in records):
+                return
+            time.sleep(0.05)
+
+
 def _override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not key or not equals:
@@ -142,6 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings[PREFECT_API_URL] = api
     with temporary_settings(settings):
         state = pipeline(options.targets, options.force, dict(options.overrides), return_state=True)
+        if not api and (run := state.state_details.flow_run_id):
+            _wait_for_records(run)
     return 0 if state.is_completed() else 1
 
 
