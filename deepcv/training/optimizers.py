@@ -56,15 +56,20 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     Every step multiplies by a polynomial of the gram matrix, which commutes with the next one, so that only the first and
     the last product are as long as the matrix: half the time of the iteration as it is written.
     """
-    a, b, c = _COEFFICIENTS
     wide: Tensor = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + 1e-7)
     gram = wide @ wide.T
-    product = torch.eye(len(gram)).to(gram)
-    for _ in range(_STEPS):
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
-        product = factor @ product
+    product = factor = _polynomial(gram)
+    for _ in range(_STEPS - 1):
         gram = factor @ gram @ factor
+        factor = _polynomial(gram)
+        product = factor @ product
     wide = product @ wide
     return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    a, b, c = _COEFFICIENTS
+    factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal().add_(a)
+    return factor

@@ -57,7 +57,7 @@ PAGE_FAULTS = """
 import resource, torch
 from torch import nn
 from deepcv.training.hardware import keep_freed_memory
-{call}
+keep_freed_memory()
 torch.set_num_threads(1)
 network = nn.Sequential(*[nn.Sequential(nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.GELU()) for _ in range(6)])
 images = torch.randn(64, 16, 32, 32)
@@ -72,10 +72,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def page_faults(call: str) -> int:
-    script = [sys.executable, "-c", PAGE_FAULTS.format(call=call)]
-    return int(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
-
-
 def test_a_step_gets_the_memory_that_the_last_one_freed() -> None:
-    assert page_faults("keep_freed_memory()") < page_faults("") / 4
+    script = [sys.executable, "-c", PAGE_FAULTS]
+    faults = int(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
+    assert (
+        faults < 3_000
+    )  # of some 70,000 pages that five steps write; what glibc does by itself varies from run to run
