@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from deepcv.data.augmentation import Augmentation, Recipe, gather, mixing, permutation
 from deepcv.data.augmentation.recipe import mix, pictures
@@ -27,7 +28,8 @@ class Batch(NamedTuple):
 class TrainLoader:
     """Shuffled, augmented batches of one epoch; set `epoch` before each pass. A last partial batch is left out.
 
-    A `recipe` that mixes needs to know how many `classes` there are.
+    A `recipe` that mixes needs to know how many `classes` there are. Where `size` (height, width) is set, the augmented
+    images are resized to it.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class TrainLoader:
         self.policies = recipe.policies(*self.images_nhwc.shape[1:3])
         self.seed = seed
         self.epoch = 0
+        self.size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.targets) // self.batch_size
@@ -52,11 +55,12 @@ class TrainLoader:
         order = self.order()
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             if self.policies or self.recipe.mixes:
-                yield self.at(order, torch.arange(start, start + self.batch_size, device=order.device))
-                continue
-            index = order[start : start + self.batch_size]
-            images_nhwc = gather(self.images_nhwc, index, self.augmentation, self.seed, self.epoch)
-            yield Batch(images_nhwc.permute(0, 3, 1, 2), self.targets[index])
+                batch = self.at(order, torch.arange(start, start + self.batch_size, device=order.device))
+            else:
+                index = order[start : start + self.batch_size]
+                images_nhwc = gather(self.images_nhwc, index, self.augmentation, self.seed, self.epoch)
+                batch = Batch(images_nhwc.permute(0, 3, 1, 2), self.targets[index])
+            yield batch if self.size is None else Batch(resized(batch.images_nchw, self.size), batch.targets)
 
     def order(self) -> Tensor:
         """Return the numbers of all samples in the order of this epoch, int64."""
@@ -78,3 +82,9 @@ class TrainLoader:
 
     def _pictures(self, index: Tensor) -> Tensor:
         return pictures(self.images_nhwc, index, self.augmentation, self.policies, self.seed, self.epoch)
+
+
+def resized(images_nchw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize uint8 images (b, c, h, w) to `size` (height, width), bilinear with antialiasing; channels last in memory."""
+    made = functional.interpolate(images_nchw.float(), size, mode="bilinear", antialias=True)
+    return made.round_().to(torch.uint8).contiguous(memory_format=torch.channels_last)

@@ -13,7 +13,8 @@ from deepcv.files import atomic, check_archive
 from deepcv.nn.layers import WhiteningConv2d
 from deepcv.nn.spec import NetworkSpec, build, from_canonical
 
-_FORMAT = 1
+_FORMAT = 2
+_READABLE = (1, 2)  # 1 knew no test_time_flip
 
 
 class ModelFileError(DeepcvError):
@@ -24,7 +25,8 @@ class ModelFileError(DeepcvError):
 class ModelInfo:
     """What a classifier must be given and what it answers; plain values, stored in the model file.
 
-    `recipe` is the image recipe (height, width, channels, resize); mean and std are per channel on the scale 0–1.
+    `recipe` is the image recipe (height, width, channels, resize); mean and std are per channel on the scale 0–1;
+    with `test_time_flip` the answer is the mean for an image and its mirror image.
     """
 
     dataset: str
@@ -32,6 +34,7 @@ class ModelInfo:
     recipe: Mapping[str, Any]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    test_time_flip: bool = False
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -48,13 +51,18 @@ class Classifier(nn.Module):
     def __init__(self, network: nn.Module, info: ModelInfo) -> None:
         super().__init__()
         self.network = network
+        self.test_time_flip = info.test_time_flip
         self.register_buffer("mean", torch.tensor(info.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(info.std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images_nchw: Tensor) -> dict[str, Tensor]:
-        """Normalise and run the network; the memory layout of the images is kept."""
-        outputs: dict[str, Tensor] = self.network(self.normalise(images_nchw))
-        return outputs
+        """Normalise and run the network; the memory layout of the images is kept. Only in eval mode images are mirrored."""
+        images = self.normalise(images_nchw)
+        outputs: dict[str, Tensor] = self.network(images)
+        if not self.test_time_flip or self.training:
+            return outputs
+        mirrored = self.network(images.flip(3))
+        return {name: (output + mirrored[name]) / 2 for name, output in outputs.items()}
 
     def normalise(self, images_nchw: Tensor) -> Tensor:
         """Scale uint8 images to zero mean and unit variance over the training images, float32."""
@@ -101,10 +109,13 @@ def load(path: Path) -> tuple[Classifier, ModelInfo]:
         raise ModelFileError(f"{path}: missing; run `dvc repro train`") from error
     except Exception as error:  # torch raises several kinds for a damaged archive
         raise ModelFileError(f"{path}: damaged or not a model file ({error}); run `dvc repro train`") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in _READABLE:
         raise ModelFileError(f"{path}: not a model file of format {_FORMAT}; train again with this version")
     raw = content["info"]
-    info = ModelInfo(raw["dataset"], tuple(raw["classes"]), raw["recipe"], tuple(raw["mean"]), tuple(raw["std"]))
+    info = ModelInfo(
+        raw["dataset"], tuple(raw["classes"]), raw["recipe"], tuple(raw["mean"]), tuple(raw["std"]),
+        raw.get("test_time_flip", False),
+    )  # fmt: skip
     classifier = create(content["spec"], info)
     classifier.network.load_state_dict(content["state_dict"])
     return classifier.eval(), info

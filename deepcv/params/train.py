@@ -6,10 +6,17 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from deepcv.params.augmentation import AugmentationParams
-from deepcv.params.base import Section
+from deepcv.params.base import Group, Section
 
 # What a network's parameter or a choice of the search may be; whole numbers fit 64 bits, as databases want them.
 Scalar = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | float | str | bool
+
+
+class ProgressiveResizeParams(Group):
+    """Smaller images in the first epochs: they cost less and teach almost as much."""
+
+    scale: float = Field(1.0, gt=0, le=1, description="side of the first images, as a share of the whole")
+    until: float = Field(0.0, ge=0, le=1, description="share of the epochs that see them; 0: none")
 
 
 class TrainParams(Section):
@@ -42,9 +49,16 @@ class TrainParams(Section):
     flip: bool = Field(False, description="mirror images left to right at random")
     shift: int = Field(1, ge=0, le=4096, description="largest random translation, in pixels")
     cutout: int = Field(0, ge=0, le=4096, description="side of the random square that is blanked, in pixels; 0: none")
+    progressive_resize: ProgressiveResizeParams = Field(
+        default_factory=lambda: ProgressiveResizeParams.model_validate({}),
+        description="smaller images in the first epochs",
+    )
     augmentation: AugmentationParams = Field(
         default_factory=lambda: AugmentationParams.model_validate({}),
         description="what else happens to training images",
+    )
+    test_time_flip: bool = Field(
+        False, description="the model answers the mean for an image and its mirror image, at twice the work"
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the weights, the order and the augmentation")
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(

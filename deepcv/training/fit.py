@@ -17,7 +17,7 @@ from deepcv.data.shards import Dataset
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
-from deepcv.nn.classifier import Classifier, ModelInfo, create
+from deepcv.nn.classifier import Classifier, ModelInfo, build_network, create
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training import checkpoints as checkpointing
 from deepcv.training.engine import RunningMetrics, create_trainer
@@ -27,6 +27,22 @@ from deepcv.training.optimizers import Muon
 _EVALUATION_BATCH = 500
 _WHITENING_IMAGES = 5_000
 _PROGRESS_STEPS = 100  # redraws of the progress bar per epoch, at most
+
+
+@dataclass(frozen=True)
+class ProgressiveResize:
+    """Images of `scale` times the side in the first `until` (a share) of the epochs."""
+
+    scale: float = 1.0
+    until: float = 0.0
+
+    def epochs(self, total: int) -> int:
+        """How many of `total` epochs see smaller images."""
+        return round(self.until * total) if self.scale < 1 else 0
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the smaller images."""
+        return max(1, round(self.scale * height)), max(1, round(self.scale * width))
 
 
 @dataclass(frozen=True)
@@ -49,12 +65,15 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]
     channels_last: Literal["auto"] | bool
+    test_time_flip: bool = False
+    progressive_resize: ProgressiveResize = field(default_factory=ProgressiveResize)
     augmentation: Recipe = field(default_factory=Recipe)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "TrainConfig":
         """Return the configuration of plain values, as params.yaml has them."""
-        return cls(**{**values, "augmentation": Recipe.of(values["augmentation"])})
+        resize, augmentation = ProgressiveResize(**values["progressive_resize"]), Recipe.of(values["augmentation"])
+        return cls(**{**values, "progressive_resize": resize, "augmentation": augmentation})
 
 
 @dataclass(frozen=True)
@@ -115,13 +134,17 @@ def fit(
     keep_freed_memory()
     torch.manual_seed(config.seed)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # else a GPU picks by timing
-    info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std)
+    info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std, config.test_time_flip)
     classifier = create(spec.canonical(), info).to(device).to(memory_format=hardware.memory_format)
     augmentation = Augmentation(config.flip, config.shift, config.cutout)
     loader = TrainLoader(
         shards.train, batch_size=config.batch_size, augmentation=augmentation, seed=config.seed, device=device,
         recipe=config.augmentation, classes=len(shards.classes),
     )  # fmt: skip
+    small_epochs = config.progressive_resize.epochs(config.epochs)
+    small = config.progressive_resize.size(*shards.input_shape[1:])
+    if small_epochs:
+        check_size(classifier, spec, shards, small)
     sample = permutation(config.seed, 0, len(shards.train.labels), device)[:_WHITENING_IMAGES]
     classifier.fit_whitening(loader.images_nhwc[sample].permute(0, 3, 1, 2))
     if loader.batch_size == 1:
@@ -135,6 +158,7 @@ def fit(
 
     def seed_epoch(engine: Engine) -> None:
         loader.epoch = engine.state.epoch - 1
+        loader.size = small if loader.epoch < small_epochs else None
         drawn = hash32(config.seed, loader.epoch, torch.zeros(1, dtype=torch.int64), DROPOUT)
         torch.manual_seed(int(drawn))  # dropout repeats after a resume without its generator being stored
 
@@ -175,6 +199,20 @@ def fit(
     if done < config.epochs:
         trainer.run(loader, max_epochs=config.epochs, epoch_length=len(loader))
     return Fitted(classifier.cpu(), info, tuple(history.records), hardware)
+
+
+def check_size(classifier: Classifier, spec: NetworkSpec, shards: Dataset, size: tuple[int, int]) -> None:
+    """Raise DeepcvError where the network would have other parameters for images of `size` (height, width)."""
+    what = f"train.progressive_resize makes images of {size[0]}×{size[1]}, which the network does not take"
+    hint = "one that ends in a global pool takes most sizes; or set train.progressive_resize.until to 0"
+    try:
+        smaller = build_network(spec, (shards.input_shape[0], *size), len(shards.classes)).state_dict()
+    except DeepcvError as error:
+        raise DeepcvError(f"{what}: {error}; {hint}") from error
+    for name, value in classifier.network.state_dict().items():
+        if value.shape != smaller[name].shape:
+            shapes = f"{tuple(smaller[name].shape)} instead of {tuple(value.shape)}"
+            raise DeepcvError(f"{what}: {name} would be {shapes}; {hint}")
 
 
 def check_norms(network: nn.Module) -> None:

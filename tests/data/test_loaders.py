@@ -46,6 +46,19 @@ def test_epochs_differ_and_repeat() -> None:
     assert orders[0] == [10 * n for n in permutation(3, 0, 10, torch.device("cpu")).tolist()][:8]
 
 
+def test_batches_are_resized_after_they_are_augmented() -> None:
+    one, whole = loader(augmentation=Augmentation(flip=True, shift=1)), loader(augmentation=Augmentation(True, 1))
+    one.images_nhwc = whole.images_nhwc = torch.arange(10 * 4 * 5 * 3, dtype=torch.int64).view(10, 4, 5, 3).byte()
+    one.size = (2, 5)
+    for (images, targets), (expected, whole_targets) in zip(one, whole, strict=True):
+        assert images.shape == (4, 3, 2, 5)
+        assert images.dtype == torch.uint8
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(targets, whole_targets)
+        near = torch.nn.functional.interpolate(expected.float(), (2, 5), mode="bilinear", antialias=True)
+        assert (images - near).abs().max() <= 0.5
+
+
 def test_batches_are_augmented_with_the_draws_of_their_samples() -> None:
     augmentation = Augmentation(flip=True, shift=1, cutout=2)
     one = loader(augmentation=augmentation)

@@ -44,6 +44,9 @@ def values_of(annotation: Any, marks: list[Any]) -> st.SearchStrategy[Any]:
     """Valid values of a field, from its annotation and its limits."""
     if annotation is AugmentationParams:
         return augmentations()
+    if isinstance(annotation, type) and issubclass(annotation, Group):
+        fields = annotation.model_fields.items()
+        return st.fixed_dictionaries({name: values_of(field.annotation, field.metadata) for name, field in fields})
     args = get_args(annotation)
     if get_origin(annotation) is Annotated:
         return values_of(args[0], [mark for info in args[1:] for mark in info.metadata])

@@ -23,11 +23,11 @@ from deepcv.serving.predictor import ExportInfo, Predictor
 RECIPES = {"grey": ImageRecipe(8, 8, 1, "stretch"), "colour": ImageRecipe(6, 10, 3, "pad")}
 
 
-def classifier(folder: Path, recipe: ImageRecipe) -> Classifier:
+def classifier(folder: Path, recipe: ImageRecipe, *, test_time_flip: bool = False) -> Classifier:
     """With batch norm statistics that are not the initial ones."""
     torch.manual_seed(0)
     mean, std = (0.3, 0.4, 0.5)[: recipe.channels], (0.2, 0.3, 0.4)[: recipe.channels]
-    info = ModelInfo("toy", ("a", "b", "ü"), vars(recipe), mean, std)
+    info = ModelInfo("toy", ("a", "b", "ü"), vars(recipe), mean, std, test_time_flip)
     model = create(toys.network(folder).canonical(), info)
     model(torch.randint(0, 256, (32, recipe.channels, recipe.height, recipe.width), dtype=torch.uint8))
     return model.eval()
@@ -54,6 +54,17 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_onnxruntime_computes_what_torch_does(exported: Exported) -> None:
     error = check(exported.classifier, exported.path, images(exported.recipe, 33), 1e-4)
     assert 0 <= error <= 1e-4
+
+
+def test_the_test_time_flip_is_in_the_file(tmp_path: Path) -> None:
+    recipe = RECIPES["colour"]
+    model = classifier(tmp_path, recipe, test_time_flip=True)
+    export(model, ExportInfo("toy", ("a", "b", "ü"), recipe, "f" * 64), tmp_path / "model.onnx")
+    pictures = images(recipe, 7)
+    assert check(model, tmp_path / "model.onnx", pictures, 1e-4) <= 1e-4
+    predictor = Predictor(tmp_path / "model.onnx")
+    mirrored = predictor.run(np.ascontiguousarray(pictures[:, :, ::-1]))["logits"]
+    assert np.allclose(predictor.run(pictures)["logits"], mirrored, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])

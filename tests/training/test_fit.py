@@ -18,15 +18,16 @@ from deepcv.data.shards import Dataset
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
-from deepcv.nn.classifier import ModelInfo, create, load, save
+from deepcv.nn.classifier import ModelFileError, ModelInfo, create, load, save
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training.engine import RunningMetrics
-from deepcv.training.fit import EpochRecord, Fitted, create_optimizer, create_scheduler, fit
+from deepcv.training.fit import EpochRecord, Fitted, ProgressiveResize, create_optimizer, create_scheduler, fit
 
 CPU = torch.device("cpu")
 MIXED = Recipe(
     "trivialaugment", (Operation("rotate", -9, 9),), mixup=Mix(0.4, 0.5), cutmix=Mix(1.0, 0.4)
 )  # soft targets
+SMALL_FIRST = ProgressiveResize(scale=0.6, until=0.5)  # 5×5 of 8×8, in two of three epochs
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,7 @@ def same(one: Fitted, two: Fitted) -> bool:
         {"optimizer": "muon", "channels_last": False},
         {"precision": "bf16"},
         {"augmentation": MIXED},
+        {"progressive_resize": SMALL_FIRST, "test_time_flip": True},
     ],
 )
 def test_a_training_repeats_bit_for_bit(changes: dict[str, Any], network: NetworkSpec, shards: Dataset) -> None:
@@ -242,10 +244,12 @@ def test_a_batch_of_one_image_has_no_norm_of_flat_features(shards: Dataset, tmp_
     assert len(fit(toys.network(tmp_path), shards, toys.config(batch_size=1, epochs=1)).history) == 1
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_the_engine_computes_what_a_plain_loop_does(optimizer: str, network: NetworkSpec, shards: Dataset) -> None:
+@pytest.mark.parametrize("changes", [{"optimizer": "adamw", "progressive_resize": SMALL_FIRST}, {"optimizer": "sgd"}])
+def test_the_engine_computes_what_a_plain_loop_does(
+    changes: dict[str, Any], network: NetworkSpec, shards: Dataset
+) -> None:
     """Ignite's engine, the loader and the metrics against a loop written out in torch, bit for bit."""
-    config = toys.config(optimizer=optimizer, flip=True)
+    config = toys.config(flip=True, **changes)
     fitted = fit(network, shards, config)
 
     torch.manual_seed(config.seed)
@@ -265,6 +269,8 @@ def test_the_engine_computes_what_a_plain_loop_does(optimizer: str, network: Net
         losses, hits = 0.0, 0
         for index in permutation(config.seed, epoch, 24, CPU).split(8):
             batch = gather(images, index, Augmentation(flip=True, shift=1), config.seed, epoch).permute(0, 3, 1, 2)
+            if "progressive_resize" in changes and epoch < 2:
+                batch = nn.functional.interpolate(batch.float(), (5, 5), mode="bilinear", antialias=True).round().byte()
             logits = model(batch)["logits"]
             loss = loss_fn(logits, labels[index])
             opt.zero_grad()
@@ -281,8 +287,48 @@ def test_the_engine_computes_what_a_plain_loop_does(optimizer: str, network: Net
         assert torch.equal(value, fitted.classifier.state_dict()[key]), key
 
 
-def test_the_model_file_gives_the_classifier_back(network: NetworkSpec, shards: Dataset, tmp_path: Path) -> None:
+def test_a_network_of_one_size_gets_no_smaller_images(shards: Dataset, tmp_path: Path) -> None:
+    flat = """\
+nodes:
+  - {id: flat, op: flatten}
+  - {id: head, op: linear, features: $classes}
+outputs: {logits: head}
+"""
+    with pytest.raises(DeepcvError, match=r"progressive_resize makes images of 5×5, .* head\.weight would be .* 25"):
+        fit(toys.network(tmp_path, flat), shards, toys.config(progressive_resize=SMALL_FIRST))
+
+
+def test_with_a_test_time_flip_the_answer_is_the_mean_of_both_sides(network: NetworkSpec, shards: Dataset) -> None:
+    both, plain = (fit(network, shards, toys.config(test_time_flip=flip)) for flip in (True, False))
+    assert bits(both) == bits(plain)
+    assert [record.train_loss for record in both.history] == [record.train_loss for record in plain.history]
+    assert [record.val_loss for record in both.history] != [record.val_loss for record in plain.history]
+    images = torch.from_numpy(shards.test.images_nhwc.copy()).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        one, other, mean = (
+            model.classifier.eval()(batch)["logits"]
+            for model, batch in ((plain, images), (plain, images.flip(3)), (both, images))
+        )
+    assert torch.equal(mean, (one + other) / 2)
+    assert not torch.equal(mean, one)
+
+
+def test_a_model_file_of_before_the_test_time_flip_is_read(
+    network: NetworkSpec, shards: Dataset, tmp_path: Path
+) -> None:
     fitted = fit(network, shards, toys.config(epochs=1))
+    save(tmp_path / "new", fitted.classifier, network.canonical(), fitted.info)
+    content = torch.load(tmp_path / "new", weights_only=True)
+    del content["info"]["test_time_flip"]
+    torch.save(content | {"format": 1}, tmp_path / "old")
+    assert load(tmp_path / "old")[1] == fitted.info
+    torch.save(content | {"format": 3}, tmp_path / "newer")
+    with pytest.raises(ModelFileError, match="not a model file of format 2"):
+        load(tmp_path / "newer")
+
+
+def test_the_model_file_gives_the_classifier_back(network: NetworkSpec, shards: Dataset, tmp_path: Path) -> None:
+    fitted = fit(network, shards, toys.config(epochs=1, test_time_flip=True))
     for name in ("one", "two"):
         save(tmp_path / name, fitted.classifier, network.canonical(), fitted.info)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
@@ -296,8 +342,6 @@ def test_the_model_file_gives_the_classifier_back(network: NetworkSpec, shards: 
 
 @pytest.mark.parametrize("damage", ["missing", *DAMAGE])
 def test_a_damaged_model_file_is_refused(damage: str, network: NetworkSpec, shards: Dataset, tmp_path: Path) -> None:
-    from deepcv.nn.classifier import ModelFileError
-
     path = tmp_path / "model.pt"
     if damage != "missing":
         info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std)
