@@ -71,7 +71,7 @@ def judge(
         *(_tagged(_own(number, entry), "own", entry.severity) for number, entry in enumerate(own)),
     ]
     on_dataset = [
-        _tagged(item, check, severities.get(check, "fail"))
+        _tagged(item, check, severities.get(check, "fail"), dataset=True)
         for check, item in _on_dataset(limits)
         if item.column in findings.numbers
     ]
@@ -142,9 +142,9 @@ def _on_dataset(limits: Limits) -> list[tuple[str, Any]]:
     ]
 
 
-def _tagged(expectation: Any, check: str, severity: str) -> Any:
+def _tagged(expectation: Any, check: str, severity: str, *, dataset: bool = False) -> Any:
     """Note with an expectation what its result means: Great Expectations returns results in an order of its own."""
-    expectation.meta = {**(expectation.meta or {}), "check": check, "severity": severity}
+    expectation.meta = {**(expectation.meta or {}), "check": check, "severity": severity, "dataset": dataset}
     return expectation
 
 
@@ -190,6 +190,10 @@ def _explain(result: Any) -> str:
         return f"{config.type} on {config.kwargs.get('column')}: {result.exception_info.get('exception_message')}"
     found = result.result.get("partial_unexpected_list", [])[:5]
     number, total = result.result.get("unexpected_count"), result.result.get("element_count")
+    if config.meta["dataset"] and len(found) == 1:  # the dataset's numbers are one row
+        words = {"min_value": "at least", "max_value": "at most"}
+        expected = " and ".join(f"{words[key]} {bounds[key]:g}" for key in words if key in bounds)
+        return f"{config.kwargs.get('column')} is {found[0]:.6g}, expected {expected}"
     limits = ", ".join(f"{key} {value}" for key, value in bounds.items())
     return f"{config.kwargs.get('column')}: {config.type}({limits}) fails for {number} of {total}, for example {found}"
 

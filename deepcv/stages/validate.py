@@ -41,8 +41,8 @@ def main() -> None:
     out = out.sort_values(["position", "check"], kind="stable")[["id", "check", "reason"]]
     for warning in verdict.warnings:
         print(f"warning: {warning}")
-    for check, why in found.skipped.items():
-        print(f"not checked: {check}: {why}")
+    for why in dict.fromkeys(found.skipped.values()):
+        print(f"not checked: {', '.join(check for check, reason in found.skipped.items() if reason == why)}: {why}")
     if not verdict.success:
         raise DeepcvError(
             f"the data fails {len(verdict.failures)} expectations (section validate of params.yaml; report: {DATA_DOCS})\n  "

@@ -32,9 +32,9 @@ def with_values(column: str, *values: object) -> pd.DataFrame:
 
 
 ALONE = {
-    "too few images": (table(4, 4), "images: .*min_value 10"),
-    "unbalanced": (table(30, 8), "class_ratio: .*max_value 2"),
-    "duplicates": (table().assign(sha256="0" * 64), "duplicate_share: .*max_value 0.1"),
+    "too few images": (table(4, 4), "images is 8, expected at least 10"),
+    "unbalanced": (table(30, 8), r"class_ratio is 3\.75, expected at most 2"),
+    "duplicates": (table().assign(sha256="0" * 64), "duplicate_share is 0.9375, expected at most 0.1"),
     "sides": (with_values("width", 3, 101), r"width: .*min_value 4.0, max_value 100.0.* fails for 2 of 16.*\[3, 101\]"),
     "doubled id": (with_values("id", "0.png"), "id: expect_column_values_to_be_unique.* for example .*0.png"),
 }
@@ -68,7 +68,7 @@ def test_every_violated_limit_is_named() -> None:
         r"channels: .*value_set \[1, 3\].* for example \[4\]",
         r"split: .*value_set \['train', 'val', 'test'\].* for example \['dev'\]",
         "label: expect_column_values_to_not_be_null",
-        "smallest_class: .*min_value 3",
+        "smallest_class is 1, expected at least 3",
     ):
         assert any(re.match(message, failure) for failure in verdict.failures), (message, verdict.failures)
 

@@ -55,7 +55,7 @@ CASES = {
     ),
     "failed expectation": Case(
         "validate", replace("params.yaml", "min_images: 10", "min_images: 1000"),
-        r"validate: the data fails 1 expectations.*\n  images: .*min_value 1000",
+        r"validate: the data fails 1 expectations.*\n  images is 16, expected at least 1000",
     ),
     "damaged raw data": Case("preprocess", truncate("data/raw/images.bin"), r"preprocess: data/raw/images\.bin: damaged at"),
     "network misfit": Case(
