@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
 from deepcv import tracking
-from deepcv.data.diff import visible
+from deepcv.data.markup import visible
 from deepcv.data.revisions import RAW, SHARDS, WORKSPACE
 from deepcv.data.sightings import Found, Recorded, Sighting
 from deepcv.errors import DeepcvError

@@ -1,18 +1,21 @@
-"""What a person sees of a stage in Prefect while it runs: its output in the run's log, its progress as an artifact."""
+"""What a person sees of a stage in Prefect: its output in the run's log, its progress and its pictures as artifacts."""
 
+import base64
 import logging
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.artifacts import Artifact, create_image_artifact, create_progress_artifact, update_progress_artifact
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 PROGRESS_PERIOD_S = 2.0
+MAX_PICTURE_BYTES = 4 * 2**20  # they are rows of Prefect's database
 _PERCENT = re.compile(r"(\d{1,3})%\|")  # tqdm: `train:  40%|████      | 4/10 [00:02<00:03]`
 
 
@@ -25,15 +28,16 @@ class StageLog:
         self._commands = max(1, commands)
         self._started = 0
         self._artifact: UUID | None = None
+        self._answers = True
         self._progress_at = -PROGRESS_PERIOD_S
 
     def command(self) -> None:
         """A command of the stage starts; the first one opens the progress artifact."""
         self._started += 1
         if self._started == 1:
-            key = re.sub(r"[^a-z0-9]+", "-", self._stage.lower()).strip("-")
             with self._tolerant():
-                self._artifact = cast(UUID, create_progress_artifact(0.0, key=f"stage-{key}", description=self._stage))
+                key = f"stage-{_slug(self._stage)}"
+                self._artifact = cast(UUID, create_progress_artifact(0.0, key=key, description=self._stage))
 
     def line(self, text: str) -> None:
         """Log a line."""
@@ -53,6 +57,20 @@ class StageLog:
         """The stage came to a good end."""
         self._set_percent(100.0)
 
+    def picture(self, path: Path, *, name: str, again: bool) -> None:
+        """Show a PNG with the current task run; one that is shown already only where it is to be shown `again`.
+
+        The artifact holds the picture itself: a browser opens no file for a page from a server.
+        """
+        if not self._answers or path.stat().st_size > MAX_PICTURE_BYTES:
+            return
+        with self._tolerant():
+            key = f"stage-{_slug(self._stage)}-{_slug(path.stem)}"
+            data = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+            newest = None if again else cast(Artifact | None, Artifact.get(key))
+            if newest is None or newest.data != data:
+                create_image_artifact(data, key=key, description=name)
+
     def _set_percent(self, percent: float) -> None:
         if self._artifact is not None:
             with self._tolerant():
@@ -64,8 +82,12 @@ class StageLog:
         try:
             yield
         except Exception as error:  # whatever Prefect's client makes of a server that is not there
-            self._artifact = None
+            self._artifact, self._answers = None, False  # each attempt of Prefect's client takes a minute
             self._logger.warning("%s: progress is no longer shown: %s", self._stage, error)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 class _RunLogHandler(logging.Handler):

@@ -98,6 +98,9 @@ def _reproduce(repo: Repo, executor: Executor, targets: list[str] | None, force:
             outcome = executor.reproduce(stage, log, **kwargs)
             if outcome.state != FAILED:
                 log.ran()
+                for out in stage.outs:
+                    if (path := Path(out.fs_path)).suffix == ".png" and path.is_file():
+                        log.picture(path, name=str(out), again=outcome.state != CACHED)
             outcomes.append(outcome)
             return outcome
 

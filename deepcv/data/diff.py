@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deepcv.data.manifest import SPLITS
+from deepcv.data.markup import visible
 from deepcv.data.revisions import Snapshot
 from deepcv.data.samples import DataError
 
@@ -164,11 +165,6 @@ def caption(key: str, row: Any) -> str:
     if key == "renamed":
         return f"{visible(row.id_before)} -> {visible(row.id_after)}"
     return visible(row.id_after)
-
-
-def visible(text: str) -> str:
-    """Return a name as it is where it prints on one line, else with its line breaks and control characters escaped."""
-    return text if text.isprintable() else repr(text)
 
 
 def _images(diff: Diff) -> Iterator[str]:

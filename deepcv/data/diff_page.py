@@ -1,6 +1,5 @@
 """A diff of two datasets as one HTML page with pictures that needs no other file and no network."""
 
-import base64
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -8,14 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from deepcv.data.diff import Report, caption, headline, judged, visible
+from deepcv.data.diff import Report, caption, headline, judged
+from deepcv.data.markup import picture, thumbnail, visible
 from deepcv.data.revisions import Snapshot
 from deepcv.data.samples import DataError
 from deepcv.files import write_text
-from deepcv.images import DecodeError, ImageRecipe, decode, encode_png, fit
+from deepcv.images import DecodeError, decode
 
 _IMAGES_PER_SECTION = 48
-_SIDE = 96  # px, of a thumbnail's longer side
 
 # The policy forbids what the escaping should already prevent: a script or an address from an image's or a class's name.
 _HEAD = """\
@@ -91,11 +90,8 @@ def _image(word: str, snapshot: Snapshot, offset: int, size: int) -> str:
         raise DataError(
             f"{snapshot.files['images.bin']}: damaged ({error}); remove it from DVC's cache and run `dvc fetch` or `dvc repro`"
         ) from error
-    height, width, channels = image_hwc.shape
-    scale = min(1.0, _SIDE / max(height, width))
-    recipe = ImageRecipe(max(1, round(height * scale)), max(1, round(width * scale)), 3 if channels == 3 else 1)
-    inlined = base64.b64encode(encode_png(fit(image_hwc, recipe))).decode()
-    return f'<img src="data:image/png;base64,{inlined}" alt="{word}" title="{word}: {width}×{height}">'
+    height, width = image_hwc.shape[:2]
+    return picture(thumbnail(image_hwc), title=f"{word}: {width}×{height}", alt=word)
 
 
 def _shares(balance: pd.DataFrame) -> Iterator[str]:

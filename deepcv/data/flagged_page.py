@@ -1,6 +1,5 @@
 """What the checks flagged, as one HTML page of thumbnails that needs no other file and no network."""
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -8,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 
 from deepcv.data.manifest import encoded_images
+from deepcv.data.markup import picture, thumbnail
 from deepcv.files import write_text
-from deepcv.images import DecodeError, ImageRecipe, decode, encode_png, fit
+from deepcv.images import DecodeError, decode
 
 _IMAGES_PER_CHECK = 48
-_SIDE = 96
 _HEAD = """<!doctype html>
 <html lang="en">
 <head>
@@ -90,8 +89,5 @@ def _image(encoded: bytes) -> str:
         image_hwc = decode(encoded)
     except DecodeError:
         return '<img alt="unreadable">'
-    height, width, channels = image_hwc.shape
-    scale = min(1.0, _SIDE / max(height, width))
-    recipe = ImageRecipe(max(1, round(height * scale)), max(1, round(width * scale)), 3 if channels == 3 else 1)
-    inlined = base64.b64encode(encode_png(fit(image_hwc, recipe))).decode()
-    return f'<img src="data:image/png;base64,{inlined}" alt="" title="{width}×{height}">'
+    height, width = image_hwc.shape[:2]
+    return picture(thumbnail(image_hwc), title=f"{width}×{height}")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +28,8 @@ QUARANTINE = Path("data/validation/quarantine.csv")
 MODEL = Path("data/model")
 EVALUATION = Path("data/evaluation")
 ONNX_FILE = Path("data/export/model.onnx")
+PICTURE = Path("reports/data/gallery.png")
+PICTURE_TAG = "deepcv.gallery_sha256"
 _SERVING_LIBRARIES = ("numpy", "onnxruntime", "opencv-python", "pandas")
 
 
@@ -45,6 +49,7 @@ def register(params: RegisterParams) -> dict[str, str]:
     """Find or create the version and give it its alias; `dvc exp run` moves no alias."""
     info = manifest.read_info(RAW)
     run_id = lineage.write_evaluation(MODEL, EVALUATION)
+    write_picture(run_id)
     candidate = Candidate(
         name=tracking.experiment_of(info.name),
         run_id=run_id,
@@ -69,6 +74,18 @@ def register(params: RegisterParams) -> dict[str, str]:
         )
         print(f"{candidate.name} version {version} is {alias}: {reason}")
     return receipt
+
+
+def write_picture(run_id: str) -> None:
+    """Write the gallery's picture to the model's run, once per content; `train` would train again where it changes."""
+    digest = sha256(PICTURE)
+    if not tracking.has_tag(run_id, PICTURE_TAG, digest):
+        with (
+            tempfile.TemporaryDirectory() as folder
+        ):  # what is logged is a folder, and this one's has other reports too
+            shutil.copy(PICTURE, folder)
+            tracking.log_artifacts(run_id, Path(folder), "data")
+        tracking.set_tags(run_id, {PICTURE_TAG: digest})
 
 
 def judge_on_current_test_images(model_uri: str) -> Mapping[str, float]:

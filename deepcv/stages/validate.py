@@ -4,7 +4,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from deepcv.data import findings, flagged_page, manifest
+from deepcv.data import findings, flagged_page, gallery, gallery_page, gallery_picture, manifest
 from deepcv.data.expectations import Own, judge
 from deepcv.data.inspection import inspect
 from deepcv.errors import DeepcvError
@@ -20,6 +20,8 @@ FLAGGED = OUT / "flagged.html"
 QUARANTINE = OUT / "quarantine.csv"
 CANDIDATE = OUT / "candidate.parquet"
 VERDICT = OUT / "verdict.json"
+GALLERY = Path("reports/data/index.html")
+PICTURE = Path("reports/data/gallery.png")
 
 
 def main() -> None:
@@ -37,6 +39,9 @@ def main() -> None:
     flagged_page.write(
         FLAGGED, RAW, rows, found.flagged, params.severities, outcomes, found.skipped, name=info.name
     )  # fmt: skip
+    shown = gallery.collect(RAW, rows, info, verdict.quarantined["position"].to_numpy("int64"))
+    gallery_page.write(GALLERY, shown)
+    gallery_picture.write(PICTURE, shown)
     out = verdict.quarantined.assign(id=rows["id"].to_numpy()[verdict.quarantined["position"].astype("int64")])
     out = out.sort_values(["position", "check"], kind="stable")[["id", "check", "reason"]]
     for warning in verdict.warnings:
@@ -52,7 +57,7 @@ def main() -> None:
     write_text(VERDICT, json.dumps({"success": True}) + "\n")
     print(
         f"{info.name}: {len(rows)} images hold to every expectation of severity fail, {out['id'].nunique()} are quarantined; "
-        f"report: {DATA_DOCS}, what was flagged: {FLAGGED}, to accept as reference: {CANDIDATE}"
+        f"gallery: {GALLERY}, report: {DATA_DOCS}, what was flagged: {FLAGGED}, to accept as reference: {CANDIDATE}"
     )
 
 

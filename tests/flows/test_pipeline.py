@@ -1,3 +1,4 @@
+import base64
 import signal
 import subprocess
 import sys
@@ -69,6 +70,33 @@ def test_output_and_artifacts_reach_prefect(run: Flow) -> None:
 @pytest.mark.usefixtures("done")
 def test_a_cached_stage_has_no_progress(run: Flow) -> None:
     assert list(artifacts(run())) == ["pipeline-report"]
+
+
+def test_a_stages_picture_is_shown_once_per_content(fresh: Path, run: Flow) -> None:
+    (fresh / "draw.py").write_text(
+        "import sys; open('data/dot.png', 'wb').write(b'PNG of ' + open('source.txt', 'rb').read())"
+    )
+    with (fresh / "dvc.yaml").open("a") as file:
+        file.write("  draw it:\n    cmd: python draw.py\n    deps: [source.txt, data/raw]\n    outs: [data/dot.png]\n")
+    tiny.command(fresh, "dvc", "repro")
+
+    def shown(one: Run) -> object:
+        return artifacts(one).get("stage-draw-it-dot")
+
+    def holding(content: bytes) -> str:
+        return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+    first = run()
+    assert first.stages["draw it"] == "Cached"
+    assert shown(first) == holding(b"PNG of one\n")  # no run has shown it yet
+    assert shown(run()) is None
+    (fresh / "source.txt").write_text("two\n")
+    assert shown(run()) == holding(b"PNG of two\n")
+    assert shown(run()) is None
+    (fresh / "source.txt").write_text("one\n")
+    restored = run()
+    assert restored.stages["draw it"] == "Restored"
+    assert shown(restored) == holding(b"PNG of one\n")
 
 
 def test_an_earlier_state_is_restored_without_running(done: Path, run: Flow) -> None:

@@ -43,7 +43,10 @@ def remove(folder: str) -> Callable[[Path], None]:
 
 
 # Of a failed validation: what to look at, and nothing that `preprocess` waits for.
-REPORTS = {"validation/candidate.parquet", "validation/data_docs.html", "validation/flagged.html"}
+REPORTS = {
+    "data/validation/candidate.parquet", "data/validation/data_docs.html", "data/validation/flagged.html",
+    "reports/data/gallery.png", "reports/data/index.html",
+}  # fmt: skip
 
 CASES = {
     "path not there": Case("ingest", remove("pets"), r"ingest: pets: there is no such file or folder \(ingest\.path"),
@@ -95,8 +98,8 @@ def create(project: Path, store: Path) -> None:
 
 
 def snapshot(project: Path) -> dict[str, bytes]:
-    data = project / "data"
-    return {str(p.relative_to(data)): p.read_bytes() for p in data.rglob("*") if p.is_file()} if data.exists() else {}
+    files = [path for top in ("data", "reports") for path in (project / top).rglob("*") if path.is_file()]
+    return {str(path.relative_to(project)): path.read_bytes() for path in files}
 
 
 class Outcome(NamedTuple):

@@ -153,6 +153,8 @@ def outputs(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     )  # fmt: skip
     register.QUARANTINE.parent.mkdir()
     register.QUARANTINE.write_text("id,check,reason\n")
+    register.PICTURE.parent.mkdir(parents=True)
+    register.PICTURE.write_bytes(b"PNG")
     register.MODEL.mkdir()
     (register.MODEL / "model.pt").write_bytes(b"weights")
     (register.MODEL / "history.csv").write_text("epoch,val_accuracy\n1,0.5\n2,0.75\n")
@@ -180,6 +182,22 @@ def test_an_evaluation_is_logged_once_per_content(outputs: Path) -> None:
     (register.EVALUATION / "metrics.json").write_text(json.dumps({"accuracy": 0.75}))
     lineage.write_evaluation(register.MODEL, register.EVALUATION)
     assert MlflowClient().get_run(run_id).data.metrics["test_accuracy"] == 0.75
+
+
+def test_the_gallerys_picture_is_logged_once_per_content(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (outputs / "reports/data/drift.json").write_text("{}")  # of another command: stays where it is
+    logged: list[str] = []
+    log_artifacts = tracking.log_artifacts
+    monkeypatch.setattr(tracking, "log_artifacts", lambda *given: (logged.append(given[2]), log_artifacts(*given)))
+    run_id = lineage.run_of(register.MODEL)
+    register.write_picture(run_id)
+    register.write_picture(run_id)
+    assert logged == ["data"]
+    assert [a.path for a in MlflowClient().list_artifacts(run_id, "data")] == ["data/gallery.png"]
+    register.PICTURE.write_bytes(b"another PNG")
+    register.write_picture(run_id)
+    assert logged == ["data", "data"]
+    assert Path(MlflowClient().download_artifacts(run_id, "data/gallery.png")).read_bytes() == b"another PNG"
 
 
 def test_register_leaves_a_receipt_of_content(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
