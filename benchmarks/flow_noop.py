@@ -6,11 +6,13 @@ Needs `make ui` (or `python -m flows.servers ui`) and `make deploy` to run, and 
 """
 
 import argparse
+import http
 import json
 import statistics
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -18,14 +20,22 @@ from benchmarks.result import emit
 from flows.addresses import running_server
 
 _TIMEOUT_S = 180
+_BUSY_S = 10
 
 
 def call(method: str, url: str, body: dict[str, Any] | None = None) -> Any:
-    """One request to Prefect's API."""
+    """One request to Prefect's API; on 503 it asks to be asked again, as Prefect's own clients do."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=30) as reply:
-        return json.load(reply)
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return json.load(reply)
+        except urllib.error.HTTPError as error:
+            if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def run_deployment(api: str) -> tuple[float, list[str]]:
