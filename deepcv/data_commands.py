@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deepcv.errors import DeepcvError
 
-TITLE = "Compare datasets, and find out which models saw an image. Nothing is changed."
+TITLE = "Compare datasets, find out which models saw an image, and leave one out."
 _DRIFT_DESCRIPTION = """\
 Compare two collections of images: brightness, contrast, sharpness and the like, image sizes (Kolmogorov-Smirnov), class
 shares (chi-square), and what a registered model sees in them (MMD). Each is a folder, a tar, a YAML file as ingest.path
@@ -60,11 +60,13 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     who_saw.set_defaults(run=_who_saw)
 
     forget = commands.add_parser(
-        "forget", help="print the plan to forget an image",
-        description="Print which images to remove from the source, which runs and registered models were trained on it, "
-        "and the commands that train again. Nothing is changed.",
+        "forget", help="leave an image out, and what that takes",
+        description="Print where the image lies, which runs and registered models were trained on it, and the commands that "
+        "train again. Nothing is changed, but with --apply the image is listed in data/exclusions.txt: `ingest` leaves "
+        "out what stands there, under any name.",
     )  # fmt: skip
     forget.add_argument("image", metavar="SHA256|FILE", help=image)
+    forget.add_argument("--apply", action="store_true", help="list the image in data/exclusions.txt")
     forget.set_defaults(run=_forget)
 
     drift = commands.add_parser(
@@ -144,7 +146,7 @@ def _who_saw(options: argparse.Namespace) -> None:
 
 
 def _forget(options: argparse.Namespace) -> None:
-    from deepcv.data import sightings
+    from deepcv.data import exclusions, sightings
     from deepcv.home import project_dir
     from deepcv.params.base import load_section
     from deepcv.params.ingest import IngestParams
@@ -155,7 +157,11 @@ def _forget(options: argparse.Namespace) -> None:
 
     from deepcv import provenance
 
-    print(provenance.forgetting(found, provenance.witnesses(found), source))
+    seen = provenance.witnesses(found)
+    listed = found.sha256 in exclusions.read(project / exclusions.FILE)
+    if options.apply and not listed:
+        exclusions.add(project / exclusions.FILE, found.sha256)
+    print(provenance.forgetting(found, seen, source, is_listed=listed or options.apply))
 
 
 def _drift(options: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
 from deepcv import tracking
+from deepcv.data.exclusions import FILE as EXCLUSIONS
 from deepcv.data.markup import visible
 from deepcv.data.revisions import RAW, SHARDS, WORKSPACE
 from deepcv.data.sightings import Found, Recorded, Sighting
@@ -154,22 +155,26 @@ def _caveats(found: Found) -> Iterator[str]:
         yield f"There is no MLflow database ({database_file()}): no run is known here."
 
 
-def forgetting(found: Found, seen: list[Witness], source: Path) -> str:
-    """Return the plan to forget the image: what to remove from `source` (ingest.path), what saw it, what retrains."""
+def forgetting(found: Found, seen: list[Witness], source: Path, *, is_listed: bool) -> str:
+    """Return the plan to forget the image: how to leave it out, where it lies in `source` (ingest.path), what saw it,
+    what retrains. `is_listed` says whether the exclusion list has it.
+    """
     ids = {place.id for w in seen if WORKSPACE in w.sighting.dataset.by for place in w.sighting.places}
     trained = {t.run_id: t for w in seen if w.trained for t in w.trainings}
     judged = {t.run_id for w in seen for t in w.trainings} - trained.keys()
     versions = sorted({v for t in trained.values() for v in t.versions}, key=lambda v: (v.name, int(v.number)))
     return "\n".join(
         [
-            f"Plan to forget sha256 {found.sha256}; nothing is changed by this command.", "",
+            f"Plan to forget sha256 {found.sha256}" + ("" if is_listed else "; nothing is changed without --apply."), "",
+            f"1. {EXCLUSIONS} lists it: `ingest` leaves it out, under any name" if is_listed else
+            f"1. `deepcv data forget {found.sha256[:12]} --apply` lists it in {EXCLUSIONS}: `ingest` leaves it out, under any name",
             *_removal(source, sorted(ids), is_known=not any(WORKSPACE in dataset.by for dataset in found.unread)), "",
-            f"2. What trained on it: registered versions: {len(versions)}, runs: {len(trained)}",
+            f"3. What trained on it: registered versions: {len(versions)}, runs: {len(trained)}",
             *(f"   {version}" for version in versions),
             *(f"   run {run_id} ({training.started}, {training.status})" for run_id, training in trained.items()),
             *([f"   not trained on it, with it in val or test only: runs: {len(judged)}"] if judged else []), "",
             *_retraining(bool(ids), versions), "",
-            "4. Older commits, DVC's cache and remotes keep their datasets, this image among them.",
+            "5. Older commits, DVC's cache and remotes keep their datasets, this image among them.",
             *_caveats(found),
         ]
     )  # fmt: skip
@@ -177,17 +182,17 @@ def forgetting(found: Found, seen: list[Witness], source: Path) -> str:
 
 def _removal(source: Path, ids: list[str], *, is_known: bool = True) -> Iterator[str]:
     if not is_known:
-        yield f"1. The workspace's dataset is not in DVC's cache: run `dvc fetch {RAW}` or `dvc repro`, then this again"
+        yield f"2. The workspace's dataset is not in DVC's cache: run `dvc fetch {RAW}` or `dvc repro`, then this again"
         return
     if not ids:
-        yield f"1. {visible(str(source))} (ingest.path): nothing to remove, the workspace's dataset does not hold it"
+        yield f"2. {visible(str(source))} (ingest.path): nothing to remove, the workspace's dataset does not hold it"
         return
     how = {
-        "folder": "delete these files (their names at the last ingest)",
-        "tar": "pack it again without these members",
-        "described": "it is a packaged dataset, whole or not at all; use a folder or tar without these images",
+        "folder": "to be rid of the image itself, delete these files (their names at the last ingest)",
+        "tar": "to be rid of the image itself, pack it again without these members",
+        "described": "a packaged dataset keeps the image itself; it lies there as",
     }[_kind(source)]
-    yield f"1. {visible(str(source))} (ingest.path): {how}"
+    yield f"2. {visible(str(source))} (ingest.path): {how}"
     yield from (f"   {visible(name)}" for name in ids)
 
 
@@ -199,9 +204,9 @@ def _kind(source: Path) -> str:
 
 def _retraining(must_remove: bool, versions: list[Version]) -> Iterator[str]:
     if not must_remove and not versions:
-        yield "3. Nothing has to be trained again"
+        yield "4. Nothing has to be trained again"
         return
-    yield f"3. Train {'then' if must_remove else 'on the dataset of the workspace, which is'} without it"
+    yield f"4. Train {'then' if must_remove else 'on the dataset of the workspace, which is'} without it"
     yield "   dvc repro"
     if used := [str(version) for version in versions if version.aliases]:
         yield "   An alias moves only to a model that is not worse. Until then these stay in use:"

@@ -9,7 +9,7 @@ from toys import picture
 
 from deepcv import provenance, tracking
 from deepcv.cli import main
-from deepcv.data import sightings
+from deepcv.data import exclusions, sightings
 from deepcv.images import encode_png
 
 NAME = "deepcv-pets"
@@ -64,10 +64,13 @@ def test_who_saw(history: History, capsys: pytest.CaptureFixture[str]) -> None:
 
     plan = told(capsys, "forget", image)
     row = history.manifest().reset_index().set_index("sha256").loc[image]
-    assert f"images (ingest.path): delete these files (their names at the last ingest)\n   {row['id']}\n" in plan
+    assert (
+        f"images (ingest.path): to be rid of the image itself, delete these files (their names at the last ingest)\n   {row['id']}\n"
+        in plan
+    )
     assert "registered versions: 2, runs: 2\n" in plan
     assert f"   {NAME} version 2 @champion\n" in plan
-    assert "3. Train then without it\n   dvc repro\n" in plan
+    assert "4. Train then without it\n   dvc repro\n" in plan
     assert f"these stay in use:\n     {NAME} version 2 @champion\n" in plan
 
     plan = told(capsys, "forget", image_in(history, "test"))
@@ -88,7 +91,7 @@ def test_an_image_of_former_datasets(capsys: pytest.CaptureFixture[str], tmp_pat
     assert re.search(r"recorded by commit [0-9a-f]+ dataset one\n  \w+: dog/18.png, label dog\n", text)
     plan = told(capsys, "forget", str(former))
     assert "nothing to remove, the workspace's dataset does not hold it" in plan
-    assert "3. Nothing has to be trained again" in plan
+    assert "4. Nothing has to be trained again" in plan
 
 
 def test_without_a_database(history: History, capsys: pytest.CaptureFixture[str], store: Path) -> None:
@@ -117,8 +120,22 @@ def test_an_unknown_image(command: str) -> None:
         assert expected in str(exited.value.code)
 
 
+def test_forget_lists_the_image_only_where_it_is_told_to(history: History, capsys: pytest.CaptureFixture[str]) -> None:
+    image, listed = image_in(history, "train"), history.root / "data/exclusions.txt"
+    try:
+        assert f"1. `deepcv data forget {image[:12]} --apply` lists it" in told(capsys, "forget", image)
+        assert not listed.exists()
+        for _ in range(2):
+            assert "1. data/exclusions.txt lists it" in told(capsys, "forget", image[:16], "--apply")
+            assert exclusions.read(listed) == {image}
+            assert listed.read_text().count(image) == 1
+        assert "1. data/exclusions.txt lists it" in told(capsys, "forget", image)
+    finally:
+        listed.unlink(missing_ok=True)  # the project is shared
+
+
 def test_how_images_leave_each_kind_of_source(tmp_path: Path) -> None:
     assert "delete these files" in "".join(provenance._removal(tmp_path, ["a"]))
     assert "pack it again" in "".join(provenance._removal(tmp_path / "images.tar.gz", ["a"]))
     assert "not in DVC's cache" in "".join(provenance._removal(tmp_path, [], is_known=False))
-    assert "whole or not at all" in "".join(provenance._removal(tmp_path / "digits.yaml", ["a"]))
+    assert "keeps the image itself" in "".join(provenance._removal(tmp_path / "digits.yaml", ["a"]))

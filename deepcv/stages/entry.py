@@ -1,5 +1,6 @@
 """What every stage does before and after its own work."""
 
+import errno
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from deepcv.errors import DeepcvError
 from deepcv.home import quiet_environment
 
 _REFERENCE = re.compile(r"\$\{(\w+)\.(\w+)\}")
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
@@ -38,6 +40,14 @@ def run(main: Callable[[], Callable[[], None] | None]) -> None:
             clean_up()
     except DeepcvError as error:
         sys.exit(f"{stage}: {error}")
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        sys.exit(
+            f"{stage}: no room left on the disk{where} ({os.strerror(error.errno)}); what was there before is whole. "
+            "Free space (`dvc gc -w` drops data of other versions), then run `dvc repro` again"
+        )
     except KeyboardInterrupt:
         print(f"{stage}: interrupted; the next `dvc repro` goes on from here", file=sys.stderr)
         sys.exit(_INTERRUPTED)

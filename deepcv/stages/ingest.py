@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from deepcv.data import packing
+from deepcv.data import exclusions, packing
 from deepcv.data.samples import DataError
 from deepcv.data.sources import open_source
 from deepcv.data.splits import SplitRule
@@ -27,15 +27,20 @@ def main() -> None:
     rule = SplitRule(
         params.val_fraction, params.test_fraction, params.seed, params.split, params.group_by, params.folds, params.fold
     )
+    listed = exclusions.read(exclusions.FILE)
     with _alone():
         source = open_source(Path(params.path), state_dir() / "downloads")
-        samples = tqdm(source.samples(), total=source.count, desc="ingest", unit="image", mininterval=0.5)
+        kept = exclusions.Kept(
+            tqdm(source.samples(), total=source.count, desc="ingest", unit="image", mininterval=0.5), listed
+        )
         with atomic_folder(RAW) as folder:
             images = packing.pack(
-                samples, source.classes, folder, name=params.dataset, source=Path(params.path).name, rule=rule,
+                kept, source.classes, folder, name=params.dataset, source=Path(params.path).name, rule=rule,
                 threads=len(os.sched_getaffinity(0)),
             )  # fmt: skip
     counts = ", ".join(f"{count} {split}" for split, count in sorted(images.items(), key=lambda item: -item[1]))
+    if kept.left_out:
+        print(f"{exclusions.FILE}: {kept.left_out} images left out")
     print(f"{params.dataset}: {sum(images.values())} images of {len(source.classes)} classes: {counts}")
 
 

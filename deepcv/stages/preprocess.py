@@ -1,6 +1,5 @@
 """Stage `preprocess`: decode and prepare with OpenCV into memory-mapped shards; statistics of the train split."""
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -29,7 +28,6 @@ RAW = Path("data/raw")
 QUARANTINE = Path("data/validation/quarantine.csv")
 SHARDS = Path("data/shards")
 _FORGOTTEN_S = 30 * 24 * 3600
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> Callable[[], None]:
@@ -58,7 +56,7 @@ def main() -> Callable[[], None]:
                     recipe=recipe.stored(),
                 )  # fmt: skip
         except OSError as error:
-            if error.errno not in _NO_SPACE:
+            if error.errno not in entry.NO_SPACE:
                 raise
             shutil.rmtree(work, ignore_errors=True)
             raise DeepcvError(

@@ -1,4 +1,5 @@
 import json
+import resource
 from pathlib import Path
 
 import cv2
@@ -50,6 +51,19 @@ def test_a_bad_image_is_named_and_the_old_folder_stays(tmp_path: Path) -> None:
     folder = packed(tmp_path)
     with pytest.raises(DecodeError, match="image 1: not a whole image"):
         write(folder, [(FILES[0], 0), (FILES[1][:-40], 1)], ("cat", "dog"))
+    assert PackedImages(folder)[9] == FILES[9]
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+
+
+def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
+    folder = packed(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write(folder, [(FILES[0], 0)] * 9, ("cat", "dog"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert PackedImages(folder)[9] == FILES[9]
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
 

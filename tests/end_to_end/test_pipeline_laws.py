@@ -99,6 +99,7 @@ def edits() -> list[tuple[str, str, Callable[[Project], None]]]:
         cases.append((stage, "its module", append(f"deepcv/stages/{stage}.py")))
         cases.append((stage, "its params schema", append(f"deepcv/params/{stage}.py")))
     cases.append(("ingest", "a byte of the dataset's file", append("data/sources/digits.yaml")))
+    cases.append(("ingest", "the list of excluded images", append("data/exclusions.txt")))
     cases.append(("train", "a byte of the network's file", append("networks/digits.yaml")))
     return cases
 
@@ -108,7 +109,7 @@ def test_a_change_concerns_one_stage(made: Project, stage: str, what: str, edit:
     before = {
         path: path.read_bytes()
         for path in made.root.rglob("*")
-        if path.suffix in {".py", ".yaml"} and ".deepcv" not in path.parts
+        if path.suffix in {".py", ".yaml", ".txt"} and ".deepcv" not in path.parts
     }
     try:
         edit(made)

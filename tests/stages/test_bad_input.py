@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from typing import NamedTuple
 import pytest
 import toys
 
-from deepcv.data import packing
+from deepcv.data import exclusions, manifest, packing
 from deepcv.data.sources import open_source
 from deepcv.data.splits import SplitRule
+from deepcv.files import sha256
 
 
 class Case(NamedTuple):
@@ -150,31 +152,60 @@ def test_bad_input_changes_no_output(name: str, outcomes: dict[str, Outcome]) ->
     assert set(found.before) <= set(found.after)
 
 
-def test_a_second_ingest_is_refused_and_damages_nothing(tmp_path: Path) -> None:
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """A project whose dataset is a folder of 16 images."""
     project = tmp_path / "project"
-    names = [f"{c}/{n}.png" for c in ("cat", "dog") for n in range(8)]
-    toys.write_images(project / "pets", names)
+    toys.write_images(project / "pets", [f"{c}/{n}.png" for c in ("cat", "dog") for n in range(8)])
     for name in ("dvc.yaml", "params.yaml", "versions.yaml"):
         shutil.copy(toys.REPOSITORY / name, project)
     replace("params.yaml", "data/sources/digits.yaml", "pets")(project)
-    (project / "data/.raw.tmp").mkdir(parents=True)
-    (project / "data/.raw.tmp/images.bin").write_bytes(b"of the first")
-    holder = os.open(project / "data", os.O_RDONLY)  # as the first one does while it works
+    (project / "data").mkdir()
+    return project
+
+
+def ingest(project: Path, preexec_fn: Callable[[], None] | None = None) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "deepcv.stages.ingest"],
+        cwd=project, capture_output=True, text=True, timeout=120, check=False, preexec_fn=preexec_fn,
+    )  # fmt: skip
+
+
+def test_a_second_ingest_is_refused_and_damages_nothing(pets: Path) -> None:
+    (pets / "data/.raw.tmp").mkdir()
+    (pets / "data/.raw.tmp/images.bin").write_bytes(b"of the first")
+    holder = os.open(pets / "data", os.O_RDONLY)  # as the first one does while it works
     fcntl.flock(holder, fcntl.LOCK_EX)
-
-    def ingest() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "deepcv.stages.ingest"],
-            cwd=project, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-
     try:
-        done = ingest()
+        done = ingest(pets)
     finally:
         os.close(holder)
     assert (done.returncode, done.stdout) == (1, "")
     assert "ingest: another ingest writes data/raw of this project; wait until it has ended" in done.stderr
     assert "Traceback" not in done.stderr
-    assert (project / "data/.raw.tmp/images.bin").read_bytes() == b"of the first"
-    assert ingest().returncode == 0
-    assert {path.name for path in (project / "data").iterdir()} == {"raw"}
+    assert (pets / "data/.raw.tmp/images.bin").read_bytes() == b"of the first"
+    assert ingest(pets).returncode == 0
+    assert {path.name for path in (pets / "data").iterdir()} == {"raw"}
+
+
+def test_a_full_disk_is_one_message_and_the_old_dataset_stays(pets: Path) -> None:
+    assert ingest(pets).returncode == 0
+    before = snapshot(pets)
+    limit = 200  # bytes of a file, as on a disk with so much room; one picture takes some 80
+    done = ingest(pets, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert done.returncode == 1
+    assert "ingest: no room left on the disk" in done.stderr
+    assert "what was there before is whole" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert snapshot(pets) == before
+
+
+def test_excluded_images_are_left_out_under_every_name(pets: Path) -> None:
+    shutil.copy(pets / "pets/cat/3.png", pets / "pets/cat/again.png")
+    exclusions.add(pets / exclusions.FILE, sha256(pets / "pets/cat/3.png"))
+    done = ingest(pets)
+    assert done.returncode == 0, done.stderr
+    assert "data/exclusions.txt: 2 images left out\n" in done.stdout
+    ids = set(manifest.read(pets / "data/raw")[0]["id"])
+    assert len(ids) == 15
+    assert not ids & {"cat/3.png", "cat/again.png"}
