@@ -95,7 +95,7 @@ def _check(options: argparse.Namespace) -> None:
     whole.load(options.file)
     with contextlib.suppress(NoProjectError):  # a params file may be checked anywhere
         receipts.drop_orphan()
-        if told := recovery.set_aside_damaged_lock():
+        for told in recovery.mend():
             print(told, file=sys.stderr)
     print(f"{options.file}: valid")
 

@@ -1,5 +1,6 @@
-"""What a killed DVC leaves behind: it writes dvc.lock in place, and refuses a half-written one."""
+"""What a killed DVC leaves behind: it writes dvc.lock and .dvc/tmp/rwlock in place, and refuses half-written ones."""
 
+import json
 import re
 import shutil
 import time
@@ -10,6 +11,11 @@ import yaml
 from deepcv.home import project_dir, state_dir
 
 _WRITING_S = 2.0  # a DVC that is alive has written its lock file long before
+
+
+def mend() -> list[str]:
+    """Mend both; return a sentence for each that needed it."""
+    return [told for told in (set_aside_damaged_lock(), remove_damaged_rwlock()) if told]
 
 
 def set_aside_damaged_lock() -> str:
@@ -29,6 +35,31 @@ def set_aside_damaged_lock() -> str:
         f"dvc.lock was half-written, as by a killed DVC; it is now {kept}. `dvc repro` makes it anew and takes what was "
         "computed from DVC's cache"
     )
+
+
+def remove_damaged_rwlock() -> str:
+    """Remove a half-written list of the files that DVC's processes use and return a sentence that says so, else "".
+
+    It concerns processes that run only; a whole one with killed processes in it DVC mends by itself.
+    """
+    rwlock = project_dir() / ".dvc/tmp/rwlock"
+    if _is_whole_json(rwlock):
+        return ""
+    time.sleep(_WRITING_S)
+    if _is_whole_json(rwlock):
+        return ""
+    rwlock.unlink(missing_ok=True)
+    return f"{rwlock} was half-written, as by a killed DVC; it is removed, nothing depends on it"
+
+
+def _is_whole_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return True
+    except ValueError:
+        return False
+    return True
 
 
 def _is_damaged(lock: Path) -> bool:

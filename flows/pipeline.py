@@ -23,13 +23,13 @@ from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed, Failed
 
+from deepcv import recovery
 from deepcv.home import project_dir
 from deepcv.params.base import ParamsError
 from deepcv.params.document import read
 from deepcv.params.edit import set_values, with_values
 from deepcv.params.whole import load
 from deepcv.receipts import drop_orphan
-from deepcv.recovery import set_aside_damaged_lock
 from flows.addresses import running_server
 from flows.locking import Patience
 from flows.logs import StageLog, dvc_messages_to_run_log
@@ -64,7 +64,7 @@ def pipeline(
             They are written once no stage of another DVC process reads the file.
         lock_timeout_s: How long to wait for another DVC process that works in this project.
     """
-    if told := set_aside_damaged_lock():
+    for told in recovery.mend():
         get_run_logger().warning(told)
     with contextlib.chdir(project_dir()), Repo() as repo, dvc_messages_to_run_log():
         try:

@@ -51,3 +51,27 @@ def test_a_lock_that_is_being_written_is_left_alone(lock: Path, monkeypatch: pyt
     monkeypatch.setattr(recovery.time, "sleep", lambda _: lock.write_text("schema: '2.0'\n"))
     assert recovery.set_aside_damaged_lock() == ""
     assert lock.read_text() == "schema: '2.0'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "stays"), [("", False), ('{"write": {', False), ("\x00", False), ('{"read": {}}', True)]
+)
+def test_a_half_written_list_of_used_files_is_removed(lock: Path, text: str, stays: bool) -> None:
+    rwlock = lock.parent / ".dvc/tmp/rwlock"
+    assert recovery.mend() == []
+    rwlock.parent.mkdir(parents=True)
+    rwlock.write_text(text)
+    told = recovery.mend()
+    assert rwlock.exists() == stays
+    assert told == (
+        [] if stays else [f"{rwlock} was half-written, as by a killed DVC; it is removed, nothing depends on it"]
+    )
+
+
+def test_a_list_that_is_being_written_is_left_alone(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rwlock = lock.parent / ".dvc/tmp/rwlock"
+    rwlock.parent.mkdir(parents=True)
+    rwlock.write_text("")
+    monkeypatch.setattr(recovery.time, "sleep", lambda _: rwlock.write_text("{}"))
+    assert recovery.mend() == []
+    assert rwlock.read_text() == "{}"

@@ -73,7 +73,7 @@ def test_kill_9_in_a_stage_loses_nothing(project: Project, stage: str) -> None:
     time.sleep(1.0)  # into its imports or its work
     kill(dvc)
     wait(lambda: not processes_of(project), timeout_s=10)
-    project.run("deepcv", "check")  # as `make run` and the flow do: the kill may have hit DVC as it wrote dvc.lock
+    project.run("deepcv", "check")  # as `make run` and the flow do: the kill may have hit DVC as it wrote its locks
     project.repro()
     assert project.lock() == lock
     assert not [path for path in (project.root / "data").rglob(".*") if path.name.endswith(".tmp")]
@@ -87,6 +87,13 @@ def test_a_half_written_dvc_lock_costs_no_training(project: Project, kept: float
     assert kept or "dvc.lock was half-written" in told  # cut between two stages it is whole, with fewer of them
     assert project.repro() == ["register"]  # all others come out of DVC's run cache
     assert project.lock() == lock
+
+
+def test_a_half_written_rwlock_does_not_stop_the_next_run(project: Project) -> None:
+    (project.root / ".dvc/tmp/rwlock").write_text("")
+    assert project.run("dvc", "repro", check=False).returncode != 0  # why it has to be mended
+    assert "rwlock was half-written" in project.run("deepcv", "check").stderr
+    assert project.repro() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
