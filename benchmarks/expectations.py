@@ -1,6 +1,6 @@
 """Does `validate` find faults put into CIFAR-10, leave the clean images alone, and what does it cost?
 
-    python -m benchmarks.expectations [--path cifar10-jpeg.tar.gz] [--quick]
+    python -m benchmarks.expectations --path cifar10-jpeg.tar.gz [--quick]
 
 The clean images are packed and accepted as reference once; a fault changes rows and appends images to the same packed file.
 A fault is found where an expectation that holds for the clean images fails, whatever its severity. Then a synthetic manifest of
@@ -143,7 +143,7 @@ def million(count: int) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--path", type=Path, default=Path("/work/shared/data/cifar10-jpeg.tar.gz"))
+    parser.add_argument("--path", type=Path, required=True, help="a tar of images")
     parser.add_argument("--quick", action="store_true", help="16,000 images, 100,000 rows")
     options = parser.parse_args()
     source = open_source(options.path, Path())

@@ -1,6 +1,6 @@
 """Stage `preprocess` on CIFAR-10-JPEG: images per second, and memory that must not grow with the number of images.
 
-    python -m benchmarks.pack [--quick] [--tar FILE]
+    python -m benchmarks.pack --path cifar10-jpeg.tar.gz [--quick]
 
 The 60,000 images and ten times as many (the same ones, repeated in the manifest) go through `python -m deepcv.stages.preprocess`
 in a project of their own; `value` and `baseline` are the peaks of anonymous resident memory (RssAnon, looked at every 10 ms)
@@ -23,7 +23,6 @@ from deepcv.data import manifest, packing
 from deepcv.data.sources import open_source
 from deepcv.data.splits import SplitRule
 
-TAR = ROOT.parent / "shared/data/cifar10-jpeg.tar.gz"
 TARGET = 1.2
 
 
@@ -71,11 +70,11 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the images, within 60 s")
-    parser.add_argument("--tar", type=Path, default=TAR)
+    parser.add_argument("--path", type=Path, required=True, help="a tar of images")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
         raw = Path(folder, "raw")
-        rows = write_raw(options.tar, raw)
+        rows = write_raw(options.path, raw)
         if options.quick:
             rows = rows.iloc[::10]
         repeated = pd.concat([rows.assign(id=f"{number}/" + rows["id"]) for number in range(10)], ignore_index=True)
