@@ -158,10 +158,10 @@ def _forget(options: argparse.Namespace) -> None:
     from deepcv import provenance
 
     seen = provenance.witnesses(found)
-    listed = found.sha256 in exclusions.read(project / exclusions.FILE)
-    if options.apply and not listed:
+    if options.apply:
         exclusions.add(project / exclusions.FILE, found.sha256)
-    print(provenance.forgetting(found, seen, source, is_listed=listed or options.apply))
+    is_listed = found.sha256 in exclusions.read(project / exclusions.FILE)
+    print(provenance.forgetting(found, seen, source, is_listed=is_listed))
 
 
 def _drift(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -24,10 +25,7 @@ def set_aside_damaged_lock() -> str:
     DVC then restores every stage from its run cache.
     """
     lock = project_dir() / "dvc.lock"
-    if not _is_damaged(lock):
-        return ""
-    time.sleep(_WRITING_S)
-    if not _is_damaged(lock):
+    if not _stays(_is_damaged, lock):
         return ""
     kept = state_dir() / "dvc.lock.damaged"
     shutil.move(lock, kept)
@@ -43,23 +41,28 @@ def remove_damaged_rwlock() -> str:
     It concerns processes that run only; a whole one with killed processes in it DVC mends by itself.
     """
     rwlock = project_dir() / ".dvc/tmp/rwlock"
-    if _is_whole_json(rwlock):
-        return ""
-    time.sleep(_WRITING_S)
-    if _is_whole_json(rwlock):
+    if not _stays(_is_no_json, rwlock):
         return ""
     rwlock.unlink(missing_ok=True)
     return f"{rwlock} was half-written, as by a killed DVC; it is removed, nothing depends on it"
 
 
-def _is_whole_json(path: Path) -> bool:
+def _stays(is_damaged: Callable[[Path], bool], path: Path) -> bool:
+    """Whether a file is damaged, and still is when whoever was writing it must have ended."""
+    if not is_damaged(path):
+        return False
+    time.sleep(_WRITING_S)
+    return is_damaged(path)
+
+
+def _is_no_json(path: Path) -> bool:
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return True
-    except ValueError:
         return False
-    return True
+    except ValueError:
+        return True
+    return False
 
 
 def _is_damaged(lock: Path) -> bool:
