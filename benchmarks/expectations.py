@@ -12,7 +12,6 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -68,7 +67,7 @@ class Raw:
 
 def measured(rows: pd.DataFrame, images: list[UInt8Array]) -> pd.DataFrame:
     """Add the fields of Measures, where `ingest` does not."""
-    table = pd.DataFrame([asdict(measure(image)) for image in images], index=rows.index)
+    table = pd.DataFrame([measure(image)._asdict() for image in images], index=rows.index)
     table = table.astype({name: "uint64" if name == "phash" else "float32" for name in table})
     return rows.drop(columns=[name for name in table if name in rows]).join(table)
 

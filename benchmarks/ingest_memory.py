@@ -57,22 +57,22 @@ def repeated(tar: Path, count: int) -> Iterator[Sample]:
         yield sample._replace(id=f"{number:06d}/{sample.id}", split=None, encoded=encoded)
 
 
-def measure(tar: Path, count: int, threads: int, parent: Path) -> None:
+def measure(tar: Path, count: int, processes: int, parent: Path) -> None:
     """Pack and print the peak; the source is opened here too, so that its memory is part of it."""
     peak = Peak()
     classes = open_source(tar, tar.parent).classes
     before, start = cpu_s(), time.perf_counter()
     packing.pack(
-        repeated(tar, count), classes, parent, name="repeated", source=tar.name, threads=threads,
+        repeated(tar, count), classes, parent, name="repeated", source=tar.name, processes=processes,
         rule=SplitRule(0.1, 0.2, 0),
     )  # fmt: skip
     print(json.dumps({"rss_anon": peak.bytes, "wall_s": time.perf_counter() - start, "pack_cpu_s": cpu_s() - before}))
 
 
-def packed(tar: Path, count: int, threads: int) -> dict[str, float]:
+def packed(tar: Path, count: int, processes: int) -> dict[str, float]:
     """Measure in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "benchmarks.ingest_memory", "--path", str(tar), "--threads", str(threads)]
+        command = [sys.executable, "-m", "benchmarks.ingest_memory", "--path", str(tar), "--processes", str(processes)]
         command += ["--images", str(count), "--folder", folder]
         done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout)
@@ -83,17 +83,17 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", type=Path, required=True, help="a tar of images")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="6,000 and 60,000 images")
     parser.add_argument("--images", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     tar = options.path.resolve()
     if options.images:
-        measure(tar, options.images, options.threads, options.folder)
+        measure(tar, options.images, options.processes, options.folder)
         return
     fewer = _IMAGES // 10 if options.quick else _IMAGES
-    few, many = (packed(tar, count, options.threads) for count in (fewer, 10 * fewer))
+    few, many = (packed(tar, count, options.processes) for count in (fewer, 10 * fewer))
     ratio = many["rss_anon"] / few["rss_anon"]
     emit(
         "ingest-memory", value=round(ratio, 3), baseline=None, target=f"<= {_LIMIT:g}", holds=ratio <= _LIMIT, n=1,

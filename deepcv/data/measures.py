@@ -3,8 +3,8 @@
 Luma is that of ITU-R BT.601 (OpenCV's RGB2GRAY), on the scale 0–1. A grey image and the same image as RGB measure the same.
 """
 
-from dataclasses import dataclass
 from math import log2, pi, sqrt
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,8 +20,7 @@ _NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)  # bli
 _FLAT = 1e-3  # DCT coefficients of luma 0–255 below this are rounding: a flat image has one hash, not a random one
 
 
-@dataclass(frozen=True)
-class Measures:
+class Measures(NamedTuple):
     """Numbers about one image; none depends on how the file was encoded, as long as the pixels are the same.
 
     brightness      mean luma, 0–1

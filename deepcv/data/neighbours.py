@@ -1,6 +1,8 @@
 """Do the labels of similar images agree? Cheap features, nearest neighbours, one statistical test; no model is trained."""
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -102,13 +104,15 @@ def _nearest(features_nf: FloatArray) -> NDArray[np.int64]:
     """Positions of the 10 nearest neighbours, (n, 10), in no order; n > 10."""
     centred = features_nf - features_nf.mean(axis=0)
     centred /= np.maximum(1e-6, np.linalg.norm(centred, axis=1, keepdims=True))
-    nearest = np.empty((len(centred), NEIGHBOURS), np.int64)
-    for start in range(0, len(centred), _AT_ONCE):
+
+    def of_rows(start: int) -> NDArray[np.int64]:
         likeness = centred[start : start + _AT_ONCE] @ centred.T
         rows = np.arange(len(likeness))
         likeness[rows, start + rows] = -2  # an image is not its own neighbour
-        nearest[start : start + _AT_ONCE] = np.argpartition(likeness, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:]
-    return nearest
+        return np.argpartition(likeness, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:]
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # numpy sorts without Python's lock
+        return np.concatenate(list(pool.map(of_rows, range(0, len(centred), _AT_ONCE))))
 
 
 def _luma(image: UInt8Array) -> FloatArray:

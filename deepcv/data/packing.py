@@ -7,13 +7,12 @@ their splits, to the manifest. Both are written by row groups of a fixed size, s
 import hashlib
 import json
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, astuple, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +22,7 @@ from deepcv.data.measures import Measures, measure
 from deepcv.data.samples import DataError, Sample
 from deepcv.data.splits import DIGEST_BYTES, OPEN, TEST, SplitRule, assign, check_not_empty
 from deepcv.images import DecodeError, decode
+from deepcv.parallel import in_order
 
 _KINDS = {"phash": pa.uint64(), **dict.fromkeys(("width", "height", "channels", "bytes", "offset"), pa.int64())}
 _TEXTS = ("id", "split", "label", "sha256", "source", "annotations")
@@ -31,15 +31,13 @@ SCHEMA = pa.schema(
 )  # Measures are float32 but for the hash.
 _REPEATING = ["split", "label", "source", "annotations"]  # a dictionary of the others would be as long as the column
 _ROWS = 8192  # of a row group
-_CHUNK_IMAGES, _CHUNK_BYTES = 64, 2**22  # what a thread takes at a time
-_PAYS_BYTES = 2**13  # mean size of a file; below, threads wait for Python's lock and take longer than one
+_CHUNK_IMAGES, _CHUNK_BYTES = 64, 2**22  # what a process takes at a time
 _SHOWN_PROBLEMS = 10
 
 
 class _Looked(NamedTuple):
     """What one sample's bytes told; `problem` where they are no image."""
 
-    sample: Sample
     sha256: bytes
     shape: tuple[int, ...]
     measures: Measures | None
@@ -59,14 +57,14 @@ class _Kept:
 
 def pack(
     samples: Iterable[Sample], classes: tuple[str, ...], folder: Path, *, name: str, source: str, rule: SplitRule,
-    threads: int = 1,
+    processes: int = 1,
 ) -> dict[str, int]:  # fmt: skip
     """Write `folder` from samples, in their order, and return how many images each split has.
 
-    The files do not depend on `threads`. Raises DataError that names every bad file.
+    The files do not depend on `processes`. Raises DataError that names every bad file.
     """
     aside = folder / "rows.tmp"
-    kept = _write_rows(samples, folder, aside, source, rule, threads)
+    kept = _write_rows(samples, folder, aside, source, rule, processes)
     rows = pq.ParquetFile(aside)
 
     def image_id(position: int) -> str:
@@ -99,7 +97,7 @@ def pack(
 
 
 def _write_rows(
-    samples: Iterable[Sample], folder: Path, aside: Path, source: str, rule: SplitRule, threads: int
+    samples: Iterable[Sample], folder: Path, aside: Path, source: str, rule: SplitRule, processes: int
 ) -> _Kept:
     """Write images.bin and, to `aside`, the rows without their splits."""
     kept = _Kept()
@@ -110,8 +108,8 @@ def _write_rows(
         (folder / "images.bin").open("wb") as blob,
         pq.ParquetWriter(aside, SCHEMA, use_dictionary=_REPEATING) as writer,
     ):
-        for looked in _in_order(_look, _chunks(samples), threads):
-            for sample, sha256, shape, measures, problem in looked:
+        for chunk, found in in_order(_look, _chunks(samples), processes):
+            for sample, (sha256, shape, measures, problem) in zip(chunk, found, strict=True):
                 unit = rule.unit(sample.id, sha256.hex())
                 if measures is None:
                     bad.add(f"{sample.id}: {problem}")
@@ -123,7 +121,7 @@ def _write_rows(
                     rows.append(
                         (
                             sample.id, sample.split, sample.label, sha256.hex(), width, height, channels,
-                            len(sample.encoded), offset, source, *astuple(measures), sample.annotations,
+                            len(sample.encoded), offset, source, *measures, sample.annotations,
                         )
                     )  # fmt: skip
                     offset += len(sample.encoded)
@@ -148,16 +146,17 @@ def _table(rows: list[tuple[object, ...]]) -> pa.Table:
 
 
 def _look(samples: list[Sample]) -> list[_Looked]:
-    """Decode, hash and measure; most of it without Python's lock."""
+    """Decode, hash and measure."""
+    cv2.setNumThreads(1)  # chunks are what runs in parallel
     looked = []
     for sample in samples:
         try:
             image_hwc = decode(sample.encoded)
         except DecodeError as error:
-            looked.append(_Looked(sample, b"", (), None, str(error)))
+            looked.append(_Looked(b"", (), None, str(error)))
             continue
         digest = hashlib.sha256(sample.encoded).digest()
-        looked.append(_Looked(sample, digest, image_hwc.shape, measure(image_hwc), ""))
+        looked.append(_Looked(digest, image_hwc.shape, measure(image_hwc), ""))
     return looked
 
 
@@ -172,31 +171,6 @@ def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def _in_order(
-    work: Callable[[list[Sample]], list[_Looked]], chunks: Iterable[list[Sample]], threads: int
-) -> Iterator[list[_Looked]]:
-    """Map chunks over threads, results in the chunks' order; no more than a few chunks are read ahead."""
-    if threads == 1:
-        yield from map(work, chunks)
-        return
-    waiting: deque[Future[list[_Looked]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for chunk in chunks:
-                if sum(len(sample.encoded) for sample in chunk) < _PAYS_BYTES * len(chunk):
-                    waiting.append(Future())
-                    waiting[-1].set_result(work(chunk))
-                else:
-                    waiting.append(pool.submit(work, chunk))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 class _Problems:

@@ -4,15 +4,15 @@ Rows of the manifest come batch by batch and pixels go straight into files, so t
 """
 
 import hashlib
-import os
+import itertools
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from deepcv.data.samples import DataError
 from deepcv.data.shards import SPLITS, create_array
 from deepcv.files import write_text
-from deepcv.images import DecodeError, ImageRecipe, prepare
+from deepcv.images import DecodeError, ImageRecipe, UInt8Array, prepare
+from deepcv.parallel import in_order
 
 FINISHED = "finished"  # the file that says how many tasks are
 _BATCH = 64  # images of one task
@@ -29,12 +30,15 @@ _COLUMNS = ["id", "split", "label", "sha256", "bytes", "offset"]
 _RECORD_S = 1.0  # between two records of the progress
 
 
-@dataclass(frozen=True)
-class _Task:
-    """Some rows of the manifest, and where each one's pixels and label go: its split and position there."""
+class _Task(NamedTuple):
+    """Some rows of the manifest, column by column."""
 
-    rows: pa.RecordBatch
-    places: list[tuple[str, int]]
+    ids: list[str]
+    splits: list[str]
+    labels: list[str]
+    digests: list[str]
+    sizes: list[int]
+    offsets: list[int]
 
 
 def prepare_all(
@@ -44,13 +48,13 @@ def prepare_all(
     classes: tuple[str, ...],
     leave_out: frozenset[str] = frozenset(),
     *,
-    threads: int,
+    processes: int,
     done: Callable[[int], object],
 ) -> None:
     """Write `<split>_images.npy` and `<split>_labels.npy` of all splits to `folder`; `done` hears of images as they finish.
 
     A folder that holds the work of a killed run with the same arguments is completed: the caller sees to it that they are
-    the same. Images whose id is in `leave_out` are left out. The result does not depend on `threads`. Raises DataError, and
+    the same. Images whose id is in `leave_out` are left out. The result does not depend on `processes`. Raises DataError, and
     OSError where the disk is full.
     """
     counts: Counter[str] = Counter()
@@ -59,33 +63,24 @@ def prepare_all(
     finished = _progress(folder)
     arrays = {split: _open(folder, split, counts[split], recipe, resume=finished > 0) for split in SPLITS}
     number_of = {label: number for number, label in enumerate(classes)}
+    places: Counter[str] = Counter()
     recorded = time.monotonic()
-    with (raw / "images.bin").open("rb") as blob, ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[Future[None], int]] = deque()
-
-        def take() -> None:
-            nonlocal finished, recorded
-            future, size = waiting.popleft()
-            future.result()
-            finished += 1
-            done(size)
-            if time.monotonic() - recorded > _RECORD_S:
-                _save(folder, arrays, finished)
-                recorded = time.monotonic()
-
-        try:
-            for number, task in enumerate(_tasks(raw, leave_out)):
-                if number < finished:
-                    done(len(task.places))
-                    continue
-                waiting.append((pool.submit(_work, blob, task, arrays, number_of, recipe), len(task.places)))
-                if len(waiting) > 2 * threads:
-                    take()
-            while waiting:
-                take()
-        finally:
-            pool.shutdown(cancel_futures=True)
-        _save(folder, arrays, finished)
+    tasks = _tasks(raw, leave_out)
+    for task in itertools.islice(tasks, finished):
+        places.update(task.splits)
+        done(len(task.ids))
+    for task, images_nhwc in in_order(partial(_prepare, raw / "images.bin", recipe), tasks, processes):
+        for split, label, image_hwc in zip(task.splits, task.labels, images_nhwc, strict=True):
+            pixels, numbers = arrays[split]
+            pixels[places[split]] = image_hwc
+            numbers[places[split]] = number_of[label]
+            places[split] += 1
+        finished += 1
+        done(len(task.ids))
+        if time.monotonic() - recorded > _RECORD_S:
+            _save(folder, arrays, finished)
+            recorded = time.monotonic()
+    _save(folder, arrays, finished)
 
 
 def count(raw: Path, leave_out: frozenset[str] = frozenset()) -> Counter[tuple[str, str]]:
@@ -96,34 +91,29 @@ def count(raw: Path, leave_out: frozenset[str] = frozenset()) -> Counter[tuple[s
     return counts
 
 
-def _work(
-    blob: BinaryIO, task: _Task, arrays: dict[str, tuple[NDArray[Any], NDArray[Any]]], number_of: dict[str, int],
-    recipe: ImageRecipe,
-) -> None:  # fmt: skip
-    rows = task.rows.to_pydict()
-    for (split, place), image_id, label, digest, size, offset in zip(
-        task.places, *(rows[name] for name in ("id", "label", "sha256", "bytes", "offset")), strict=True
-    ):
-        encoded = os.pread(blob.fileno(), size, offset)
-        if hashlib.sha256(encoded).hexdigest() != digest:
-            raise DataError(f"{blob.name}: damaged at image {image_id}; run `dvc repro ingest`")
-        images, labels = arrays[split]
-        try:
-            images[place] = prepare(encoded, recipe)
-        except DecodeError as error:
-            raise DataError(f"{image_id}: {error}") from error
-        labels[place] = number_of[label]
+def _prepare(blob: Path, recipe: ImageRecipe, task: _Task) -> UInt8Array:
+    """Images of one task, (n, recipe.height, recipe.width, recipe.channels)."""
+    cv2.setNumThreads(1)  # tasks are what runs in parallel
+    images_nhwc = np.empty((len(task.ids), recipe.height, recipe.width, recipe.channels), np.uint8)
+    with blob.open("rb") as file:
+        for place, (image_id, digest, size, offset) in enumerate(
+            zip(task.ids, task.digests, task.sizes, task.offsets, strict=True)
+        ):
+            file.seek(offset)
+            encoded = file.read(size)
+            if hashlib.sha256(encoded).hexdigest() != digest:
+                raise DataError(f"{blob}: damaged at image {image_id}; run `dvc repro ingest`")
+            try:
+                images_nhwc[place] = prepare(encoded, recipe)
+            except DecodeError as error:
+                raise DataError(f"{image_id}: {error}") from error
+    return images_nhwc
 
 
 def _tasks(raw: Path, leave_out: frozenset[str]) -> Iterator[_Task]:
     """Yield the manifest's rows in their order; never more than a page of it is in memory."""
-    places: Counter[str] = Counter()
     for rows in _batches(raw, _COLUMNS, leave_out):
-        here = []
-        for split in rows["split"].to_pylist():
-            here.append((split, places[split]))
-            places[split] += 1
-        yield _Task(rows, here)
+        yield _Task(*(rows[name].to_pylist() for name in _COLUMNS))
 
 
 def _batches(raw: Path, columns: list[str], leave_out: frozenset[str]) -> Iterator[pa.RecordBatch]:

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -97,5 +97,7 @@ def _measure(
 def statistics_of(image_hwc: UInt8Array) -> dict[str, float]:
     """Return what is compared between two collections: the measures, but for the hash, and the image's size and shape."""
     height, width = image_hwc.shape[:2]
-    measured = {name.replace("_", " "): value for name, value in asdict(measure(image_hwc)).items() if name != "phash"}
+    measured = {
+        name.replace("_", " "): value for name, value in measure(image_hwc)._asdict().items() if name != "phash"
+    }
     return {**measured, "side": float(height * width) ** 0.5, "aspect": width / height}

@@ -36,7 +36,7 @@ def main() -> None:
         with atomic_folder(RAW) as folder:
             images = packing.pack(
                 kept, source.classes, folder, name=params.dataset, source=Path(params.path).name, rule=rule,
-                threads=len(os.sched_getaffinity(0)),
+                processes=len(os.sched_getaffinity(0)),
             )  # fmt: skip
     counts = ", ".join(f"{count} {split}" for split, count in sorted(images.items(), key=lambda item: -item[1]))
     if kept.left_out:

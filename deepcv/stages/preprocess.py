@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import cv2
 from tqdm import tqdm
 
 from deepcv.data import manifest, preparation, quarantine, shards
@@ -38,13 +37,12 @@ def main() -> Callable[[], None]:
     counts = preparation.count(RAW, left_out)
     if left_out:
         quarantine.check_enough_is_left(preparation.count(RAW), counts)
-    cv2.setNumThreads(1)  # images are what runs in parallel
     with working_folder(recipe) as work:
         try:
             with tqdm(total=counts.total(), desc="preprocess", unit="image", mininterval=0.5) as bar:
                 preparation.prepare_all(
                     RAW, work, recipe, info.classes, left_out,
-                    threads=len(os.sched_getaffinity(0)), done=lambda n: bar.update(n),
+                    processes=len(os.sched_getaffinity(0)), done=lambda n: bar.update(n),
                 )  # fmt: skip
             with atomic_folder(SHARDS) as folder:
                 (work / preparation.FINISHED).unlink()  # from here on a killed run starts anew

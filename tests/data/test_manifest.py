@@ -1,7 +1,6 @@
 import hashlib
 import re
 import tarfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pandas as pd
 import pytest
 from toys import picture, write_images
 
+from deepcv import parallel
 from deepcv.data import diff, manifest, packing
 from deepcv.data.measures import Measures, measure
 from deepcv.data.readers import open_images
@@ -25,11 +25,11 @@ def samples(count: int = 12, split: str | None = None, side: int = 5) -> list[Sa
 
 
 def pack(
-    given: list[Sample], folder: Path, classes: tuple[str, ...] = ("a", "b"), threads: int = 1, **rule: Any
+    given: list[Sample], folder: Path, classes: tuple[str, ...] = ("a", "b"), processes: int = 1, **rule: Any
 ) -> dict[str, int]:
     folder.mkdir(exist_ok=True)
     chosen = SplitRule(0.2, 0.2, 0, **rule)
-    return packing.pack(given, classes, folder, name="toy", source="images", rule=chosen, threads=threads)
+    return packing.pack(given, classes, folder, name="toy", source="images", rule=chosen, processes=processes)
 
 
 def digest_of(rows: pd.DataFrame) -> str:
@@ -108,19 +108,19 @@ def test_the_measures_are_those_of_the_image(tmp_path: Path) -> None:
     given = samples()
     pack(given, tmp_path)
     read, _ = manifest.read(tmp_path)
-    for name in Measures.__dataclass_fields__:
+    for name in Measures._fields:
         assert read[name].dtype == (np.uint64 if name == "phash" else np.float32)
-        expected = [asdict(measure(decode(sample.encoded)))[name] for sample in given]
+        expected = [getattr(measure(decode(sample.encoded)), name) for sample in given]
         assert list(read[name]) == list(np.array(expected, read[name].dtype))
 
 
-@pytest.mark.parametrize("side", [5, 2000])  # threads look at large files alone
-def test_threads_change_no_byte(side: int, tmp_path: Path) -> None:
-    given = samples(70 if side == 5 else 12, side=side)
-    for threads in (1, 2, 5):
-        pack(given, tmp_path / str(threads), threads=threads)
+def test_processes_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_ALONE_S", -1.0)
+    given = samples(2000)
+    for processes in (1, 3):
+        pack(given, tmp_path / str(processes), processes=processes)
     for file in ("manifest.parquet", "images.bin", "dataset.json"):
-        assert len({(tmp_path / str(threads) / file).read_bytes() for threads in (1, 2, 5)}) == 1
+        assert len({(tmp_path / str(processes) / file).read_bytes() for processes in (1, 3)}) == 1
 
 
 def test_rows_are_written_by_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,13 +134,13 @@ def test_rows_are_written_by_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {path.name for path in (tmp_path / "two").iterdir()} == {"manifest.parquet", "images.bin", "dataset.json"}
 
 
-def test_an_error_of_the_source_comes_through_the_threads(tmp_path: Path) -> None:
+def test_an_error_of_the_source_comes_through_the_processes(tmp_path: Path) -> None:
     def broken() -> Any:
         yield from samples(200)
         raise DataError("the disk is gone")
 
     with pytest.raises(DataError, match="the disk is gone"):
-        pack(broken(), tmp_path, threads=2)
+        pack(broken(), tmp_path, processes=2)
 
 
 def test_an_image_outside_of_all_groups_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,3 @@
-from dataclasses import asdict
-
 import cv2
 import numpy as np
 import pytest
@@ -30,7 +28,7 @@ def jpeg(image: UInt8Array, quality: int) -> UInt8Array:
 def test_ranges(height: int, width: int, channels: int, seed: int, ceiling: int) -> None:
     image = toys.picture(seed, height, width, channels)
     for picture in (image, np.minimum(image, ceiling), (image > ceiling).astype(np.uint8) * 255):
-        found = asdict(measure(picture))
+        found = measure(picture)._asdict()
         assert found.keys() == LIMITS.keys()
         for name, (low, high) in LIMITS.items():
             assert low <= found[name] <= high, name

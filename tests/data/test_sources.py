@@ -142,7 +142,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
         ([member("/etc/1.png")], "'/etc/1.png' points outside"),
         ([member("a/1.png", tarfile.SYMTYPE, "/etc/passwd")], "'a/1.png' is a link"),
         ([member("a/1.png"), member("a/2.png", tarfile.LNKTYPE, "a/1.png")], "'a/2.png' is a link"),
-        ([member("a/fifo", tarfile.FIFOTYPE)], "link or a device"),
+        ([member("a/fifo", tarfile.FIFOTYPE)], "is a link, a device or a sparse file"),
         ([member("a/1.png"), member("b/1.png"), member("./a/1.png")], "1 names stand in it more than once: a/1.png"),
     ],
 )

@@ -37,10 +37,10 @@ def raw(folder: Path, count: int, **kinds: object) -> Path:
     return folder
 
 
-def pack(source: Path, folder: Path, threads: int = 2, recipe: ImageRecipe | None = None) -> Path:
+def pack(source: Path, folder: Path, processes: int = 2, recipe: ImageRecipe | None = None) -> Path:
     folder.mkdir(exist_ok=True)
     preparation.prepare_all(
-        source, folder, recipe or ImageRecipe(8, 8, 1), ("cat", "dog"), threads=threads, done=lambda _count: None
+        source, folder, recipe or ImageRecipe(8, 8, 1), ("cat", "dog"), processes=processes, done=lambda _count: None
     )
     return folder
 
@@ -52,7 +52,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_the_result_is_that_of_one_image_after_the_other(tmp_path: Path) -> None:
     source = raw(tmp_path / "raw", 300)
     rows, info = manifest.read(source)
-    one, many = pack(source, tmp_path / "one", threads=1), pack(source, tmp_path / "many", threads=5)
+    one, many = pack(source, tmp_path / "one", processes=1), pack(source, tmp_path / "many", processes=3)
     assert content(one) == content(many)
     assert preparation.count(source).total() == 300
     assert manifest.read_info(source) == info

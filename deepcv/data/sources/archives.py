@@ -37,23 +37,27 @@ class _Members:
     def __post_init__(self) -> None:
         self.limit = max(ALWAYS_ALLOWED, MAX_RATIO * self.path.stat().st_size)
 
-    def add(self, raw_name: str, kind: str, size: int) -> None:
-        """Take a member of kind file, folder or other. Raises DataError where it could mislead."""
+    def add(self, raw_name: str, kind: str, size: int) -> bool:
+        """Take a member of kind file, folder or other; return whether it is one to read. Raises DataError where it could mislead."""
         name = PurePosixPath(raw_name)
         if name.is_absolute() or ".." in name.parts:
             raise DataError(
                 f"{self.path}: member {raw_name!r} points outside the archive; such a {_kind(self.path)} is refused"
             )
         if kind == "other":
-            raise DataError(f"{self.path}: member {raw_name!r} is a link or a device; expected files and folders only")
+            raise DataError(
+                f"{self.path}: member {raw_name!r} is a link, a device or a sparse file; expected plain files and folders"
+            )
         self.unpacked += size
         if self.unpacked > self.limit:
             raise DataError(
                 f"{self.path}: would unpack to more than {self.limit:,} bytes ({MAX_RATIO} times its size); "
                 "refused as a bomb. Pack the images anew if they are what you mean"
             )
-        if not any(is_litter(part) for part in name.parts):
-            (self.folders if kind == "folder" else self.files).append(name)
+        if any(is_litter(part) for part in name.parts):
+            return False
+        (self.folders if kind == "folder" else self.files).append(name)
+        return kind == "file"
 
     def checked(self) -> tuple[tuple[PurePosixPath, ...], tuple[PurePosixPath, ...]]:
         """Return files and folders. Raises DataError where a name stands twice."""
@@ -84,19 +88,26 @@ def _kind(path: Path) -> str:
 
 def _tar(path: Path) -> Tree:
     members = _Members(path)
+    places: list[tuple[int, int]] = []  # of each file to read: where its bytes begin, and how many they are
     with _damage_named(path), tarfile.open(path) as packed:
         for member in packed:
-            kind = "file" if member.isfile() else "folder" if member.isdir() else "other"
-            members.add(member.name, kind, member.size)
+            plain = member.isfile() and not member.issparse()
+            kind = "file" if plain else "folder" if member.isdir() else "other"
+            if members.add(member.name, kind, member.size):
+                places.append((member.offset_data, member.size))
+            packed.members = []  # type: ignore[attr-defined]  # which would keep a kilobyte of each; as WebDataset does
         _read_to_the_end(packed)
     files, folders = members.checked()
 
     def contents(wanted: Container[PurePosixPath]) -> Iterator[tuple[PurePosixPath, bytes]]:
         with _damage_named(path), tarfile.open(path) as packed:
-            for member in packed:
-                name = PurePosixPath(member.name)
-                if member.isfile() and name in wanted and (stream := packed.extractfile(member)) is not None:
-                    yield name, stream.read()
+            for name, (start, size) in zip(files, places, strict=True):
+                if name in wanted and (stream := packed.fileobj) is not None:
+                    stream.seek(start)
+                    content = stream.read(size)
+                    if len(content) < size:
+                        raise EOFError(f"it ends within {name}")
+                    yield name, content
 
     return Tree(path, files, folders, contents)
 

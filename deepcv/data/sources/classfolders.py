@@ -33,9 +33,13 @@ def _plan(origin: Path, files: Sequence[PurePosixPath], folders: Sequence[PurePo
             f"{origin}: {len(stray)} files stand outside a class folder, the first is {stray[0]}; "
             "expected <class>/<image> or <split>/<class>/<image>"
         )
-    plan = {
-        name: Place(split_named(name.parts[depth]) if has_splits else None, name.parts[class_level]) for name in files
-    }
+    kinds: dict[tuple[str, ...], Place] = {}  # shared: there may be millions of files
+    plan = {}
+    for file in files:
+        kind = file.parts[depth : class_level + 1]
+        if kind not in kinds:
+            kinds[kind] = Place(split_named(kind[0]) if has_splits else None, kind[-1])
+        plan[file] = kinds[kind]
     empty = {f.parts[class_level] for f in folders if len(f.parts) == class_level + 1} - {
         place.label for place in plan.values()
     }
