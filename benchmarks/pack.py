@@ -4,8 +4,9 @@
 
 DeepCV: the stages ingest, validate and preprocess, a process each, as `dvc repro` starts them. Peer: `tar` unpacks, and
 torchvision's ImageFolder (Pillow) behind a DataLoader with two workers fills one .npy of uint8 per split. Both from start to end of
-their processes, in turn; `value` and `baseline` are images per second, medians. `read_only` is the peer's rate without unpacking and
-imports. `noop_s`: `dvc repro preprocess` when nothing changed. Quick: every tenth image, once.
+their processes, in turn; `value` and `baseline` are images per second, medians. `tar` is not in the baseline: on one machine it wrote
+the 60,000 files in 2 s and in 35 s (`unpack_s`, `ratio_with_tar`). `read_only` is the peer's rate without its imports too.
+`noop_s`: `dvc repro preprocess` when nothing changed. Quick: every tenth image, once.
 """
 
 import argparse
@@ -72,15 +73,15 @@ def run(words: list[str], folder: Path) -> tuple[float, float, str]:
     return time.perf_counter() - started, cpu_s() - spent, done.stdout
 
 
-def torchvision_side(tar: Path, parent: Path) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds, images per second of the reading alone."""
+def torchvision_side(tar: Path, parent: Path) -> tuple[float, float, float, float]:
+    """Wall and CPU seconds without unpacking, images per second of the reading alone, wall seconds of unpacking."""
     folder = parent / "unpacked"
     folder.mkdir()
-    unpack_s, unpack_cpu_s, _ = run(["tar", "xf", str(tar), "-C", str(folder)], ROOT)
+    unpack_s, _, _ = run(["tar", "xf", str(tar), "-C", str(folder)], ROOT)
     (top,) = [folder] if (folder / "train").is_dir() else list(folder.iterdir())
     read_s, read_cpu_s, told = run([sys.executable, "-m", "benchmarks.pack", "--peer", str(top)], ROOT)
     shutil.rmtree(folder)
-    return unpack_s + read_s, unpack_cpu_s + read_cpu_s, json.loads(told)["images_per_s"]
+    return read_s, read_cpu_s, json.loads(told)["images_per_s"], unpack_s
 
 
 def main() -> None:
@@ -115,12 +116,14 @@ def main() -> None:
         run(["dvc", "repro", "preprocess"], project)
         noop_s = statistics.median(run(["dvc", "repro", "preprocess"], project)[0] for _ in range(3))
     wall = [statistics.median(side[0] for side in sides) for sides in (ours, theirs)]
+    unpack_s = statistics.median(side[3] for side in theirs)
     emit(
         "pack", value=round(images / wall[0]), baseline=round(images / wall[1]), n=len(ours),
-        target=f">= {TARGET} x images/s of tar, ImageFolder and Pillow with 2 workers; no-op <= {NOOP_S:g} s",
+        target=f">= {TARGET} x images/s of ImageFolder and Pillow with 2 workers; no-op <= {NOOP_S:g} s",
         holds=wall[1] / wall[0] >= TARGET and noop_s <= NOOP_S, images=images, wall_s=[round(s, 2) for s in wall],
         side_cpu_s=[round(statistics.median(side[1] for side in sides), 2) for sides in (ours, theirs)],
-        stages_s=by_stage, read_only=round(statistics.median(rate for _, _, rate in theirs)), noop_s=round(noop_s, 2),
+        stages_s=by_stage, read_only=round(statistics.median(side[2] for side in theirs)), unpack_s=round(unpack_s, 2),
+        ratio_with_tar=round((wall[1] + unpack_s) / wall[0], 2), noop_s=round(noop_s, 2),
     )  # fmt: skip
 
 
