@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import nni_node
@@ -104,7 +105,8 @@ def test_an_experiment_ends_by_itself_listens_on_loopback_only_and_leaves_nothin
         ended.append(result)
         for process in set(started_by(os.getpid())).difference(others):
             seen[process.pid] = process
-            addresses.update(c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN)
+            with suppress(psutil.NoSuchProcess):  # a trial may end while it is looked at
+                addresses.update(c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN)
 
     results = run_experiment(
         {"x": {"_type": "uniform", "_value": [0.0, 1.0]}},
