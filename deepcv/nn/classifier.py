@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from deepcv.errors import DeepcvError
 from deepcv.files import atomic, check_archive
-from deepcv.nn.layers import WhiteningConv2d
+from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.spec import NetworkSpec, build, from_canonical
 
 _FORMAT = 2

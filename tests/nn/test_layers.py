@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from deepcv.nn.layers import DiracConv2d, WhiteningConv2d
+from deepcv.nn.init import start
+from deepcv.nn.layers.whitening import WhiteningConv2d
 
 
 @pytest.mark.parametrize(("channels", "kernel"), [(1, 2), (3, 2), (3, 3)])
@@ -33,8 +35,8 @@ def test_a_constant_direction_is_not_blown_up() -> None:
 
 def test_dirac_convolution_starts_as_the_identity() -> None:
     torch.manual_seed(0)
-    layer = DiracConv2d(4, 6, 3, padding=1, bias=False)
-    layer.init_identity()
+    layer = nn.Conv2d(4, 6, 3, padding=1, bias=False)
+    start("dirac")(layer)
     images = torch.randn(2, 4, 5, 5)
     with torch.no_grad():
         out = layer(images)

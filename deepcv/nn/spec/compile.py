@@ -4,7 +4,7 @@ import torch
 from torch import fx, nn
 
 from deepcv.nn.emitter import Emitter, FitError, Value
-from deepcv.nn.layers import DiracConv2d
+from deepcv.nn.init import reset
 from deepcv.nn.spec.errors import SpecError
 from deepcv.nn.spec.model import INPUT, NetworkSpec
 
@@ -24,33 +24,32 @@ def build(spec: NetworkSpec, input_shape: tuple[int, int, int], classes: int) ->
     with torch.device("meta"):
         values[INPUT] = emitter.input(INPUT, tuple(input_shape))
         for node in spec.nodes:
-            emitter.node_id = node.id
             inputs = [values[source] for source in node.sources]
             try:
-                values[node.id] = node.bind(classes).emit(emitter, *inputs)
+                with emitter.node(node.id):
+                    values[node.id] = node.bind(classes).emit(emitter, *inputs)
             except FitError as error:
                 raise node.error(f"{node.op} {error}") from None
     emitter.graph.output({name: values[source].node for name, source in spec.outputs})
-    for module in emitter.root.modules():
-        _initialise(module)
+    _initialise(emitter)
     return fx.GraphModule(emitter.root, emitter.graph, class_name="Network")
 
 
-def _initialise(module: nn.Module) -> None:
-    """Give a meta module storage and values: He's for convolutions, torch's own for the rest."""
-    if next(module.children(), None) is not None:
-        return
-    # Not module.to_empty: it runs an operation on meta tensors, see Emitter.
-    for name, parameter in module.named_parameters(recurse=False):
-        values = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
-        setattr(module, name, nn.Parameter(values, requires_grad=parameter.requires_grad))
-    for name, buffer in module.named_buffers(recurse=False):
-        setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu"))
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-        if isinstance(module, DiracConv2d):
-            module.init_identity()
-    elif isinstance(module, nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
-        module.reset_parameters()
+def _initialise(emitter: Emitter) -> None:
+    """Give the modules storage and first values, in the order of the file."""
+    for module in emitter.root.modules():
+        parameters = dict(module.named_parameters(recurse=False))
+        buffers = dict(module.named_buffers(recurse=False))
+        tensors = [*parameters.values(), *buffers.values()]
+        # Not module.to_empty: it runs an operation on meta tensors, see Emitter.
+        for name, parameter in parameters.items():
+            if parameter.is_meta:
+                values = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                setattr(module, name, nn.Parameter(values, requires_grad=parameter.requires_grad))
+        for name, buffer in buffers.items():
+            if buffer.is_meta:
+                setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu"))
+        if any(tensor.is_meta for tensor in tensors):  # others came with values, e.g. timm's
+            reset(module)
+        if module in emitter.starts:
+            emitter.starts[module](module)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from deepcv.nn.blocks import OPS, Op
+from deepcv.nn.ops import OPS, Op
 from deepcv.nn.spec import options
 from deepcv.nn.spec.errors import SpecError, Where, closest
 from deepcv.nn.spec.formula import CLASSES, Formula, FormulaError, Value, evaluate

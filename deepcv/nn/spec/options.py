@@ -1,4 +1,4 @@
-"""The keys of an op: from plain values to the field types of its dataclass in `blocks`."""
+"""The keys of an op: from plain values to the field types of its dataclass in `ops`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from deepcv.nn.blocks import OPS, Op, Range
+from deepcv.nn.ops import OPS, Op, Range
 from deepcv.nn.spec.errors import closest
 from deepcv.nn.spec.formula import Formula, Value
 

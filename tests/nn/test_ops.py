@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepcv.nn.blocks import OPS
+from deepcv.nn.ops import OPS
 from deepcv.nn.spec import build, from_canonical
 
 SHAPE = (4, 6, 8)

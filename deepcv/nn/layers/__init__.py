@@ -1,0 +1,1 @@
+"""Layers that torch does not have, one module each."""

@@ -1,0 +1,33 @@
+"""The ops of a network file, by name. A new op is a dataclass in a module here and a line in `OPS`.
+
+`emit` checks the shapes that reach it and writes the op into the graph.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from deepcv.nn.ops import activation, convolution, joins, linear, norms, pooling, regularisation, tensors
+from deepcv.nn.ops.op import Op, Range
+
+__all__ = ["OPS", "Op", "Range"]
+
+OPS: Mapping[str, type[Op]] = MappingProxyType(
+    {
+        "conv": convolution.Conv,
+        "whiten": convolution.Whiten,
+        "linear": linear.Linear,
+        "max_pool": pooling.MaxPool,
+        "avg_pool": pooling.AvgPool,
+        "global_avg_pool": pooling.GlobalAvgPool,
+        "global_max_pool": pooling.GlobalMaxPool,
+        "flatten": tensors.Flatten,
+        "activation": activation.ActivationOp,
+        "batch_norm": norms.BatchNorm,
+        "dropout": regularisation.Dropout,
+        "sum": joins.Sum,
+        "concat": joins.Concat,
+        "pixel_unshuffle": tensors.PixelUnshuffle,
+        "scale": tensors.Scale,
+        "identity": tensors.Identity,
+    }
+)

@@ -1,0 +1,18 @@
+"""Non-linearities by themselves."""
+
+from dataclasses import dataclass
+
+from deepcv.nn.emitter import Emitter, Value
+from deepcv.nn.ops.op import Activation, Op, activate
+
+
+@dataclass(frozen=True)
+class ActivationOp(Op):
+    """A non-linearity by itself."""
+
+    kind: Activation
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """Any shape, kept."""
+        (x,) = inputs
+        return activate(emitter, emitter.value(x.node, x.shape), self.kind)
