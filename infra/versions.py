@@ -8,7 +8,7 @@ from pathlib import Path
 
 LIBRARIES = (
     "great-expectations", "matplotlib", "mlflow", "numpy", "onnx", "onnxruntime", "onnxscript", "opencv-python",
-    "pandas", "pyarrow", "pytorch-ignite", "scikit-learn", "scipy", "torch", "torchvision",
+    "pandas", "pyarrow", "pytorch-ignite", "scikit-learn", "scipy", "timm", "torch", "torchvision",
 )  # fmt: skip
 _HEADER = """\
 # Library versions that can change a result, taken from requirements.lock by `make lock`.
