@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from deepcv.nn.ops import activation, convolution, joins, linear, norms, pooling, regularisation, tensors
+from deepcv.nn.ops import activation, convolution, hcgnet, hrnet, joins, linear, norms, pooling, regularisation, tensors
 from deepcv.nn.ops.op import Op, Range
 
 __all__ = ["OPS", "Op", "Range"]
@@ -26,6 +26,10 @@ OPS: Mapping[str, type[Op]] = MappingProxyType(
         "dropout": regularisation.Dropout,
         "sum": joins.Sum,
         "concat": joins.Concat,
+        "fuse": hrnet.Fuse,
+        "upsample_concat": hrnet.UpsampleConcat,
+        "forget_gate": hcgnet.ForgetGateOp,
+        "update_gate": hcgnet.UpdateGateOp,
         "pixel_unshuffle": tensors.PixelUnshuffle,
         "scale": tensors.Scale,
         "identity": tensors.Identity,
