@@ -79,8 +79,16 @@ CASES: dict[str, tuple[dict[str, object], tuple[str, ...], Callable[[nn.Module],
 }
 
 
+ELSEWHERE = {
+    "choice",
+    "timm",
+    "torchvision",
+    "feature",
+}  # test_parts, test_libraries: they take more than one input shape
+
+
 def test_every_op_has_a_case() -> None:
-    assert {str(options.get("op", name)) for name, (options, _, _) in CASES.items()} == set(OPS)
+    assert {str(options.get("op", name)) for name, (options, _, _) in CASES.items()} == set(OPS) - ELSEWHERE
 
 
 @pytest.mark.parametrize("name", CASES)

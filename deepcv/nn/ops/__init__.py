@@ -6,7 +6,18 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from deepcv.nn.ops import activation, convolution, joins, linear, norms, pooling, regularisation, tensors
+from deepcv.nn.ops import (
+    activation,
+    choice,
+    convolution,
+    joins,
+    libraries,
+    linear,
+    norms,
+    pooling,
+    regularisation,
+    tensors,
+)
 from deepcv.nn.ops.op import Op, Range
 
 __all__ = ["OPS", "Op", "Range"]
@@ -26,6 +37,10 @@ OPS: Mapping[str, type[Op]] = MappingProxyType(
         "dropout": regularisation.Dropout,
         "sum": joins.Sum,
         "concat": joins.Concat,
+        "choice": choice.Choice,
+        "timm": libraries.Timm,
+        "torchvision": libraries.Torchvision,
+        "feature": libraries.Feature,
         "pixel_unshuffle": tensors.PixelUnshuffle,
         "scale": tensors.Scale,
         "identity": tensors.Identity,
