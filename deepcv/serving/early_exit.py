@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx
 
-from deepcv.nn.parts import split_at
+from deepcv.nn.subgraphs import split_at
 
 
 class Exited(NamedTuple):

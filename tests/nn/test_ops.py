@@ -84,7 +84,7 @@ ELSEWHERE = {
     "timm",
     "torchvision",
     "feature",
-}  # test_parts, test_libraries: they take more than one input shape
+}  # test_subgraphs, test_libraries: they take more than one input shape
 
 
 def test_every_op_has_a_case() -> None:

@@ -6,10 +6,10 @@ from typing import Literal
 import torch
 from torch import fx, nn
 
-from deepcv.nn import parts
+from deepcv.nn import subgraphs
 from deepcv.nn.emitter import Emitter, FitError, Shape, Value
 from deepcv.nn.init import reset
-from deepcv.nn.layers.parts import Checkpointed, MixedChoice, OpenChoice, SampledChoice
+from deepcv.nn.layers.subgraphs import Checkpointed, MixedChoice, OpenChoice, SampledChoice
 from deepcv.nn.ops.choice import Choice, candidate_names
 from deepcv.nn.spec import lowering
 from deepcv.nn.spec.errors import SpecError
@@ -79,7 +79,7 @@ def _emit(node: NodeSpec, classes: int, emitter: Emitter, inputs: list[Value], s
         if value.shape != inputs[0].shape:
             raise FitError(f"needs equal shapes, got {inputs[0]} and {value}")
     layer: OpenChoice = (SampledChoice if search == "sampled" else MixedChoice)(names, op.n)
-    path = parts.add(emitter.root, node.id, layer)
+    path = subgraphs.add(emitter.root, node.id, layer)
     return emitter.value(emitter.graph.call_module(path, tuple(value.node for value in inputs)), inputs[0].shape)
 
 
@@ -104,28 +104,28 @@ def _initialise(emitter: Emitter) -> None:
 
 
 def _take_out(spec: NetworkSpec, emitter: Emitter) -> None:
-    """Move what is computed again, and the candidates of open choices, into parts; the innermost first."""
+    """Move what is computed again, and the candidates of open choices, into subgraphs; the innermost first."""
     choices = {node.id: node for node in spec.nodes if node.id in lowering.open_choices(spec)}
     again = {node.checkpoint for node in spec.nodes if node.checkpoint}
     for name in sorted({*choices, *again}, key=lambda name: -name.count(".")):
         if name in choices:
             _take_out_candidates(choices[name], emitter)
-        if name in again and (nodes := parts.inside(emitter.graph, name)):
-            parts.replace(emitter.root, emitter.graph, nodes, f"{name}.checkpointed", Checkpointed)
+        if name in again and (nodes := subgraphs.inside(emitter.graph, name)):
+            subgraphs.replace(emitter.root, emitter.graph, nodes, f"{name}.checkpointed", Checkpointed)
 
 
 def _take_out_candidates(choice: NodeSpec, emitter: Emitter) -> None:
     (call,) = (node for node in emitter.graph.nodes if node.meta.get("id") == choice.id)
     ends = call.args
     prefixes = [f"{choice.id}.{name}" for name in candidate_names(choice.id, choice.sources)]
-    bodies = [parts.inside(emitter.graph, prefix) for prefix in prefixes]
+    bodies = [subgraphs.inside(emitter.graph, prefix) for prefix in prefixes]
     inputs: dict[fx.Node, None] = {}
     for body, end in zip(bodies, ends, strict=True):
-        inputs |= dict.fromkeys(parts.entries(body) if end in body else [end])
+        inputs |= dict.fromkeys(subgraphs.entries(body) if end in body else [end])
     layer = emitter.root.get_submodule(call.target)
     assert isinstance(layer, OpenChoice)  # noqa: S101  for mypy: _emit made it
-    layer.parts = tuple(
-        parts.copy_out(emitter.root, body if end in body else [], list(inputs), [end])
+    layer.subgraphs = tuple(
+        subgraphs.copy_out(emitter.root, body if end in body else [], list(inputs), [end])
         for body, end in zip(bodies, ends, strict=True)
     )
     call.args = tuple(inputs)
@@ -136,6 +136,6 @@ def _take_out_candidates(choice: NodeSpec, emitter: Emitter) -> None:
 
 def _module(emitter: Emitter) -> fx.GraphModule:
     network = fx.GraphModule(emitter.root, emitter.graph, class_name="Network")
-    for path in emitter.paths:  # fx keeps only what its graph calls: not what parts call
+    for path in emitter.paths:  # fx keeps only what its graph calls: not what subgraphs call
         network.add_submodule(path, emitter.root.get_submodule(path))
     return network

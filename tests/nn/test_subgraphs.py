@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from deepcv.nn.layers.parts import MixedChoice, SampledChoice
-from deepcv.nn.parts import split_at
+from deepcv.nn.layers.subgraphs import MixedChoice, SampledChoice
+from deepcv.nn.subgraphs import split_at
 from deepcv.nn.spec import NetworkSpec, SpecError, build, load, open_choices
 from deepcv.serving.early_exit import EarlyExit
 
@@ -142,10 +142,10 @@ def test_fixed_sampled_and_mixed_agree(tmp_path: Path, place: int, link: int) ->
     sampled.load_state_dict(state)
     fixed.load_state_dict({key: state[key] for key in fixed.state_dict()})
     for name, at in (("mix", place), ("link", link)):
-        layer = sampled.get_submodule(f"_parts.{name}")
+        layer = sampled.get_submodule(f"_subgraphs.{name}")
         assert isinstance(layer, SampledChoice)
         layer.active = (at,)
-        other = mixed.get_submodule(f"_parts.{name}")
+        other = mixed.get_submodule(f"_subgraphs.{name}")
         assert isinstance(other, MixedChoice)
         other.mixing = torch.eye(len(choices[name]))[at]
     answers = [network.eval()(images())["logits"] for network in (fixed, sampled, mixed)]
@@ -157,7 +157,7 @@ def test_mixing_weights_get_gradients(tmp_path: Path) -> None:
     opened = spec_of(tmp_path, CHOICE.replace(", pick: $pick", "").replace("pick: wide", "w: 1"))
     network = built(opened, search="mixed")
     learned = torch.zeros(3, requires_grad=True)
-    network.get_submodule("_parts.mix").mixing = learned.softmax(0)
+    network.get_submodule("_subgraphs.mix").mixing = learned.softmax(0)
     network(images())["logits"].square().sum().backward()
     assert learned.grad is not None
     assert learned.grad.abs().min() > 0

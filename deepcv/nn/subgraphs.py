@@ -6,7 +6,7 @@ from operator import getitem
 
 from torch import fx, nn
 
-HOME = "_parts"  # where the layers that run parts lie; no id of a network file begins like this
+HOME = "_subgraphs"  # where the layers that run subgraphs lie; no id of a network file begins like this
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def copy_out(
 def replace(
     root: nn.Module, graph: fx.Graph, nodes: Sequence[fx.Node], name: str, layer: Callable[[fx.GraphModule], nn.Module]
 ) -> None:
-    """Put a call of `layer(part)` in the place of these nodes, which stand one behind the other."""
+    """Put a call of `layer(subgraph)` in the place of these nodes, which stand one behind the other."""
     inputs, outputs = entries(nodes), exits(nodes)
     path = add(root, name, layer(copy_out(root, nodes, inputs, outputs)))
     with graph.inserting_after(nodes[-1]):
@@ -111,7 +111,7 @@ def replace(
 
 
 def add(root: nn.Module, name: str, layer: nn.Module) -> str:
-    """Give the network a layer that runs parts; the path for the graph to call."""
+    """Give the network a layer that runs subgraphs; the path for the graph to call."""
     if HOME not in root._modules:
         root.add_module(HOME, nn.Module())
     own = name.replace(".", "__")

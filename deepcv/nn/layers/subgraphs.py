@@ -1,6 +1,6 @@
-"""Layers that run a part of their network: again in the backward pass, or one of several.
+"""Layers that run a subgraph of their network: again in the backward pass, or one of several.
 
-A part is a graph module that uses the network's own modules under their own paths. It is kept in a tuple, where torch does not look
+A subgraph is a graph module that uses the network's own modules under their own paths. It is kept in a tuple, where torch does not look
 for modules: else every weight would have two keys in the state_dict.
 """
 
@@ -14,28 +14,28 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Checkpointed(nn.Module):
-    """Keeps only what goes into a part, and computes it again in the backward pass (Chen 2016, arXiv 1604.06174).
+    """Keeps only what goes into a subgraph, and computes it again in the backward pass (Chen 2016, arXiv 1604.06174).
 
     The second computation draws the same dropout and leaves the running statistics of norms alone, so values and gradients are
-    those of the part itself.
+    those of the subgraph itself.
     """
 
-    def __init__(self, part: fx.GraphModule) -> None:
+    def __init__(self, subgraph: fx.GraphModule) -> None:
         super().__init__()
-        self.parts = (part,)
+        self.subgraphs = (subgraph,)
 
     def forward(self, *values: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """What the part gives."""
-        part = self.parts[0]
+        """What the subgraph gives."""
+        subgraph = self.subgraphs[0]
         if not (self.training and torch.is_grad_enabled()):
-            result: Tensor | tuple[Tensor, ...] = part(*values)
+            result: Tensor | tuple[Tensor, ...] = subgraph(*values)
             return result
-        norms = [module for module in part.modules() if isinstance(module, _NormBase) and module.training]
+        norms = [module for module in subgraph.modules() if isinstance(module, _NormBase) and module.training]
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
             return nullcontext(), _without_statistics(norms)
 
-        again: Tensor | tuple[Tensor, ...] = checkpoint(part, *values, use_reentrant=False, context_fn=contexts)
+        again: Tensor | tuple[Tensor, ...] = checkpoint(subgraph, *values, use_reentrant=False, context_fn=contexts)
         return again
 
 
@@ -59,7 +59,7 @@ class OpenChoice(nn.Module):
     def __init__(self, names: tuple[str, ...], picks: int) -> None:
         super().__init__()
         self.names, self.picks = names, picks
-        self.parts: tuple[fx.GraphModule, ...] = ()
+        self.subgraphs: tuple[fx.GraphModule, ...] = ()
 
 
 class SampledChoice(OpenChoice):
@@ -72,9 +72,9 @@ class SampledChoice(OpenChoice):
     def forward(self, *values: Tensor) -> Tensor:
         """The sum of the active candidates."""
         first, *others = self.active
-        total: Tensor = self.parts[first](*values)
+        total: Tensor = self.subgraphs[first](*values)
         for place in others:
-            total = total + self.parts[place](*values)
+            total = total + self.subgraphs[place](*values)
         return total
 
 
@@ -92,7 +92,7 @@ class MixedChoice(OpenChoice):
     def forward(self, *values: Tensor) -> Tensor:
         """The weighed sum of all candidates."""
         mixing = self.mixing.to(values[0])
-        total: Tensor = self.parts[0](*values) * mixing[0]
-        for place, part in enumerate(self.parts[1:], start=1):
-            total = total + part(*values) * mixing[place]
+        total: Tensor = self.subgraphs[0](*values) * mixing[0]
+        for place, subgraph in enumerate(self.subgraphs[1:], start=1):
+            total = total + subgraph(*values) * mixing[place]
         return total
