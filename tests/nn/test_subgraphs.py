@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from deepcv.nn.layers.subgraphs import MixedChoice, SampledChoice
-from deepcv.nn.subgraphs import split_at
 from deepcv.nn.spec import NetworkSpec, SpecError, build, load, open_choices
+from deepcv.nn.subgraphs import split_at
 from deepcv.serving.early_exit import EarlyExit
 
 SHAPE = (3, 8, 8)
