@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui deploy test check acceptance lock clean
+.PHONY: help setup run ui deploy test check acceptance lock schema clean
 
 PYTHON ?= $(firstword $(foreach v,python3.12 python3.11 python3,$(if $(shell $(v) -c 'import sys; print(sys.version_info[:2] in ((3, 11), (3, 12)) or "")' 2>/dev/null),$(v))))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -60,6 +60,9 @@ acceptance: setup  ## the long checks, with their figures
 lock: setup  ## resolve requirements.lock anew (needs uv) and versions.yaml from it
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate --upgrade --output-file requirements.lock
 	python infra/versions.py
+
+schema: setup  ## write docs/network.schema.json, by which editors complete network files
+	python -m infra.network_schema
 
 clean:  ## remove .venv; data, models and .deepcv stay
 	rm -rf .venv

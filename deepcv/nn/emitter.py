@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-Shape = tuple[int, ...]
+Shape = tuple[Any, ...]  # of sizes; of a value that is several tensors, of their shapes
 Start = Callable[[nn.Module], None]
 
 
@@ -39,14 +39,19 @@ class Emitter:
     def __init__(self) -> None:
         self.graph = fx.Graph()
         self.root = nn.Module()
+        self.paths: list[str] = []  # of the modules, in the order of the file
         self.starts: dict[nn.Module, Start] = {}  # how a module starts, where that is not the default
         self.node_id = ""
         self.owner = ""  # the node whose modules this one uses; itself, but for `share`
+        self.owners: set[str] = set()
+        self.made = False  # whether another node has made them
 
     @contextmanager
     def node(self, node_id: str, owner: str = "") -> Iterator[None]:
         """Write under this node's id, with the modules of `owner`."""
         self.node_id, self.owner = node_id, owner or node_id
+        self.made = self.owner in self.owners  # not so where the owner itself is left out of the network
+        self.owners.add(self.owner)
         yield
 
     def input(self, name: str, shape: Shape) -> Value:
@@ -66,10 +71,10 @@ class Emitter:
         `start` sets its first weights once it has storage; torch's or He's way is the default (`init.reset`).
         """
         path = f"{self.owner}.{part}" if part else self.owner
-        if self.owner == self.node_id:
-            self._add(path, module, start)
-        else:
+        if self.made:
             self._same(path, module)
+        else:
+            self._add(path, module, start)
         nodes = tuple(value.node for value in ([values] if isinstance(values, Value) else values))
         return self.value(self.graph.call_module(path, nodes), shape)
 
@@ -94,6 +99,7 @@ class Emitter:
                 parent.add_module(folder, nn.Module())
             parent = parent.get_submodule(folder)
         parent.add_module(leaf, module)
+        self.paths.append(path)
         if start is not None:
             self.starts[module] = start
 
@@ -108,7 +114,7 @@ class Emitter:
 
 
 def run_on_meta(module: nn.Module, *shapes: Shape) -> Shape:
-    """The shape of one sample that a module gives for samples of these shapes, found by running it without storage.
+    """The shape of one sample that a module gives for samples of these shapes, or several, found by running it without storage.
 
     Raises FitError with torch's own words where they do not fit.
     """
@@ -117,6 +123,8 @@ def run_on_meta(module: nn.Module, *shapes: Shape) -> Shape:
             result = module(*(torch.empty(2, *shape, device="meta") for shape in shapes))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise FitError(f"does not take {', '.join(map(str, shapes))}: {error}") from None
+    if isinstance(result, list | tuple):
+        return tuple(tuple(one.shape[1:]) for one in result)
     return tuple(result.shape[1:])
 
 

@@ -71,7 +71,7 @@ WRONG: list[tuple[str, str, int, list[str]]] = [
     ("keyword id", nodes("id: import, op: identity"), 2, ["must be a name", "import"]),
     ("id of torch's own", nodes("id: forward, op: identity"), 2, ["'forward'", "taken"]),
     ("no id", nodes("op: identity"), 2, ["needs an id"]),
-    ("op and template", nodes("id: a, op: identity, template: b"), 2, ["either op or template"]),
+    ("op and template", nodes("id: a, op: identity, template: b"), 2, ["needs one of op, template, share"]),
     ("op is a list", nodes("id: a, op: [conv]"), 2, ["op must be a text"]),
     ("node is a text", "nodes:\n  - conv\n" + HEAD, 2, ["a node must be a mapping", "'conv'"]),
     (

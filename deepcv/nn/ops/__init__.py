@@ -6,7 +6,20 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from deepcv.nn.ops import activation, convolution, hcgnet, hrnet, joins, linear, norms, pooling, regularisation, tensors
+from deepcv.nn.ops import (
+    activation,
+    choice,
+    convolution,
+    hcgnet,
+    hrnet,
+    joins,
+    libraries,
+    linear,
+    norms,
+    pooling,
+    regularisation,
+    tensors,
+)
 from deepcv.nn.ops.op import Op, Range
 
 __all__ = ["OPS", "Op", "Range"]
@@ -30,6 +43,10 @@ OPS: Mapping[str, type[Op]] = MappingProxyType(
         "upsample_concat": hrnet.UpsampleConcat,
         "forget_gate": hcgnet.ForgetGateOp,
         "update_gate": hcgnet.UpdateGateOp,
+        "choice": choice.Choice,
+        "timm": libraries.Timm,
+        "torchvision": libraries.Torchvision,
+        "feature": libraries.Feature,
         "pixel_unshuffle": tensors.PixelUnshuffle,
         "scale": tensors.Scale,
         "identity": tensors.Identity,

@@ -1,6 +1,7 @@
 """Non-linearities by themselves."""
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from deepcv.nn.emitter import Emitter, Value
 from deepcv.nn.ops.op import Activation, Op, activate
@@ -10,6 +11,7 @@ from deepcv.nn.ops.op import Activation, Op, activate
 class ActivationOp(Op):
     """A non-linearity by itself."""
 
+    inherits = MappingProxyType({"kind": "activation"})
     kind: Activation
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:

@@ -1,6 +1,7 @@
 """Convolutions."""
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from torch import nn
@@ -19,6 +20,7 @@ class Conv(Op):
     norm, on without one. `init: dirac` starts the first filters as the identity.
     """
 
+    inherits = MappingProxyType({key: key for key in ("norm", "activation", "bias")})
     channels: Count
     kernel: Side = 3
     stride: Side = 1

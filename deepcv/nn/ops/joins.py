@@ -19,12 +19,7 @@ class Sum(Op):
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """Equal shapes, kept."""
-        total = inputs[0]
-        for x in inputs[1:]:
-            if x.shape != inputs[0].shape:
-                raise FitError(f"needs equal shapes, got {inputs[0]} and {x}")
-            total = emitter.function(operator.add, (total, x), x.shape)
-        return activate(emitter, total, self.activation)
+        return activate(emitter, added(emitter, inputs), self.activation)
 
 
 @dataclass(frozen=True)
@@ -40,3 +35,13 @@ class Concat(Op):
                 raise FitError(f"needs equal height and width, got {inputs[0]} and {x}")
         shape = (sum(x.shape[0] for x in inputs), *inputs[0].shape[1:])
         return emitter.function(torch.cat, (list(inputs), 1), shape)
+
+
+def added(emitter: Emitter, values: tuple[Value, ...]) -> Value:
+    """The sum of values of equal shapes, from the first to the last."""
+    total = values[0]
+    for value in values[1:]:
+        if value.shape != values[0].shape:
+            raise FitError(f"needs equal shapes, got {values[0]} and {value}")
+        total = emitter.function(operator.add, (total, value), value.shape)
+    return total

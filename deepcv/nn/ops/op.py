@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
@@ -32,6 +33,7 @@ class Op(ABC):
     """One kind of node."""
 
     many: ClassVar[bool] = False  # takes two or more inputs
+    inherits: ClassVar[Mapping[str, str]] = MappingProxyType({})  # key -> the key of `defaults` that it is taken from
 
     @abstractmethod
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:

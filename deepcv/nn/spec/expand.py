@@ -1,40 +1,24 @@
-"""From a network file to a `NetworkSpec`: parameters, templates, names."""
+"""From a network file to a `NetworkSpec`: templates, repeats, shares, choices and nested networks become plain nodes."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from deepcv.nn.ops import OPS
+from deepcv.nn.spec.document import INDEX, USE_KEYS, Document, Template, open_document, typed
 from deepcv.nn.spec.errors import Where, closest
-from deepcv.nn.spec.formula import CLASSES, Value
-from deepcv.nn.spec.model import (
-    INPUT,
-    MAX_NODES,
-    NODE_KEYS,
-    NetworkSpec,
-    NodeSpec,
-    check_name,
-    make_node,
-)
-from deepcv.nn.spec.scope import Scope
-from deepcv.nn.spec.source import Block, Items, read, shown
+from deepcv.nn.spec.formula import Formula, Value
+from deepcv.nn.spec.model import MAX_NODES, NODE_KEYS, NetworkSpec, NodeSpec, make_node
+from deepcv.nn.spec.scope import KINDS, Names, Scope
+from deepcv.nn.spec.source import Block, Items, shown
 
-FILE_KEYS = ("parameters", "templates", "nodes", "outputs")
-TEMPLATE_KEYS = ("parameters", "nodes", "output")
-USE_KEYS = ("id", "template", "from")
-MAX_TEMPLATE_DEPTH = 16
-
-
-@dataclass(frozen=True)
-class Template:
-    """Nodes with parameters of their own, used like an op; `input` inside means what the using node takes."""
-
-    name: str
-    parameters: tuple[str, ...]
-    nodes: Items
-    output: str | None
-    where: Where
+ZOO = Path(__file__).parents[1] / "zoo"
+MAX_DEPTH = 16  # of templates and networks inside each other
+_SHARE_KEYS = ("id", "share", "from", "checkpoint")
+_CHOICE_KEYS = ("id", "choice", "from", "pick", "checkpoint")
+_PICK_KEYS = ("id", "pick_from", "pick", "n")
+_SPEC_KEYS = ("id", "spec", "from", "parameters", "repeat", "checkpoint")
 
 
 def load(path: str | Path, parameters: Mapping[str, object] | None = None) -> NetworkSpec:
@@ -42,190 +26,309 @@ def load(path: str | Path, parameters: Mapping[str, object] | None = None) -> Ne
 
     Shapes are checked by `build`. Raises SpecError with file and line.
     """
-    document = read(Path(path))
-    _known_keys(document, FILE_KEYS)
-    values = CLASSES | _parameters(document, parameters or {})
-    expander = _Expander(_templates(document), values, [])
-    nodes = _typed(document, "nodes", Items)
-    names = expander.expand(nodes, values, "", INPUT, ())
+    document = open_document(Path(path), parameters or {})
+    expander = _Expander()
+    place = _Place(document, document.values, document.defaults)
+    names = expander.expand(document.nodes, place, {name: (name,) for name in document.inputs})
     outputs = _outputs(document, names)
-    _all_used(expander.nodes, outputs)
-    return NetworkSpec(tuple(expander.nodes), outputs)
+    nodes = _used(expander, outputs)
+    return NetworkSpec(nodes, tuple(outputs.items()), document.inputs)
 
 
-def _known_keys(block: Block, known: tuple[str, ...], prefix: str = "") -> None:
-    for key in block:
-        if key not in known:
-            raise block.at(key).error(f"{prefix}unknown key {key!r}; {closest(key, known)}")
+def zoo() -> list[str]:
+    """The names of the networks that come with DeepCV."""
+    return sorted(path.stem for path in ZOO.glob("*.yaml"))
 
 
-def _typed(block: Block, key: str, kind: type[Block] | type[Items], prefix: str = "") -> Any:
-    if key not in block:
-        raise block.where.error(f"{prefix}the key {key!r} is missing")
-    if not isinstance(block[key], kind):
-        raise block.at(key).error(
-            f"{prefix}{key} must be {'a list' if kind is Items else 'a mapping'}, got {shown(block[key])}"
-        )
-    if not block[key]:
-        raise block.at(key).error(f"{prefix}{key} is empty")
-    return block[key]
-
-
-def _parameters(document: Block, overrides: Mapping[str, object]) -> dict[str, Value]:
-    block: Block = _typed(document, "parameters", Block) if "parameters" in document else Block(document.where)
-    values: dict[str, Value] = {}
-    for name, value in block.items():
-        check_name(name, "a parameter", block.at(name), taken=tuple(CLASSES))
-        if isinstance(value, dict | list | None) or (isinstance(value, str) and "$" in value):
-            raise block.at(name).error(
-                f"parameter {name!r} must be a number, a text, true or false, got {shown(value)}"
-            )
-        values[name] = value
-    for name, value in overrides.items():
-        if name not in values:
-            raise block.where.error(f"network_parameters: unknown parameter {name!r}; {closest(name, values)}")
-        values[name] = _override(name, value, values[name], block.at(name))
-    return values
-
-
-def _override(name: str, value: object, default: Value, where: Where) -> Value:
-    if isinstance(default, float) and isinstance(value, int | str) and not isinstance(value, bool):
-        with suppress(ValueError, OverflowError):
-            value = float(value)  # PyYAML, which reads params.yaml, takes 1e-4 for a text
-    if type(value) is not type(default) or (isinstance(value, str) and "$" in value):
-        words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[type(default)]
-        raise where.error(f"network_parameters: {name} must be {words} like its default {default!r}, got {value!r}")
-    return value
-
-
-def _templates(document: Block) -> dict[str, Template]:
-    block: Block = _typed(document, "templates", Block) if "templates" in document else Block(document.where)
-    templates = {}
-    for name in block:
-        where, prefix = block.at(name), f"template {name!r}: "
-        check_name(name, "a template", where)
-        body: Block = _typed(block, name, Block)
-        _known_keys(body, TEMPLATE_KEYS, prefix)
-        parameters = body.get("parameters", [])
-        if not isinstance(parameters, list):
-            raise body.at("parameters").error(f"{prefix}parameters must be a list of names, got {shown(parameters)}")
-        for parameter in parameters:
-            check_name(
-                parameter, f"{prefix}a parameter", body.at("parameters"), taken=(*USE_KEYS, *NODE_KEYS, *CLASSES)
-            )
-        if len(set(parameters)) != len(parameters):
-            raise body.at("parameters").error(f"{prefix}a parameter stands twice")
-        output = body.get("output")
-        nodes: Items = _typed(body, "nodes", Items, prefix)
-        templates[name] = Template(name, tuple(parameters), nodes, output, body.at("output"))
-    return templates
-
-
-def _outputs(document: Block, names: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    block: Block = _typed(document, "outputs", Block)
-    outputs = []
+def _outputs(document: Document, names: Names) -> dict[str, str]:
+    block: Block = typed(document.body, "outputs", Block)
+    outputs = {}
     for name, source in block.items():
-        check_name(name, "an output", block.at(name))
+        where = block.at(name)
         if not isinstance(source, str) or source not in names:
-            raise block.at(name).error(f"output {name!r}: no node {shown(source)}; {closest(source, names)}")
-        outputs.append((name, names[source]))
-    return tuple(outputs)
+            raise where.error(f"output {name!r}: no node {shown(source)}; {closest(source, names)}")
+        if len(names[source]) != 1:
+            ends = ", ".join(end for end in names if end.startswith(f"{source}."))
+            raise where.error(f"output {name!r}: {source!r} has several outputs, take one of {ends}")
+        outputs[name] = names[source][0]
+    return outputs
 
 
-def _all_used(nodes: list[NodeSpec], outputs: tuple[tuple[str, str], ...]) -> None:
-    used = {source for _, source in outputs}
-    for node in reversed(nodes):
-        if node.id not in used:
+def _used(expander: "_Expander", outputs: Mapping[str, str]) -> tuple[NodeSpec, ...]:
+    """The nodes that an output needs. One that none needs is an error, but for those of a network inside this one."""
+    used, kept = set(outputs.values()), []
+    for node in reversed(expander.nodes):
+        if node.id in used:
+            used.update(node.sources)
+            kept.append(node)
+        elif not node.id.startswith(tuple(expander.nested)):
             raise node.error("nothing uses it: neither a later node nor an output")
-        used.update(node.sources)
+    return tuple(reversed(kept))
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Place:
+    """Where a list of nodes is expanded: what its nodes can see and what their ids begin with.
+
+    `shared` is what the ids begin with whose modules are used: the same as `prefix`, but under a `share`.
+    """
+
+    document: Document
+    values: Mapping[str, Value]
+    defaults: Mapping[str, object]
+    prefix: str = ""
+    shared: str = ""
+    checkpoint: str = ""
+    stack: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Use:
+    """One node of a list as it is written, and where it stands. `owner` is `name`, but under a `share` or a `repeat`."""
+
+    name: str
+    block: Block
+    scope: Scope
+    place: _Place
+    owner: str
+    as_id: str  # the name, with the number of its repetition
+
+    @property
+    def id(self) -> str:
+        return self.place.prefix + self.as_id
+
+    @property
+    def owner_id(self) -> str:
+        return self.place.shared + self.owner
+
+    def value(self, key: str) -> Value:
+        """The value of a key, its formula computed."""
+        return self.scope.value(self.name, key, self.place.values)
+
+    def error(self, message: str, key: str = "id") -> Exception:
+        return self.scope.error(self.name, message, key)
+
+    def check_keys(self, known: tuple[str, ...]) -> None:
+        for key in self.block:
+            if key not in known:
+                raise self.error(f"unknown key {key!r}; {closest(key, known)}", key)
+
+    def inside(self, **changes: Any) -> _Place:
+        """The place of the nodes inside this one."""
+        return replace(self.place, prefix=f"{self.id}.", shared=f"{self.owner_id}.", **changes)
+
+
 class _Expander:
-    templates: Mapping[str, Template]
-    file_values: Mapping[str, Value]
-    nodes: list[NodeSpec]
+    def __init__(self) -> None:
+        self.nodes: list[NodeSpec] = []
+        self.nested: list[str] = []  # what the ids of nodes of nested networks begin with
 
-    def expand(
-        self,
-        items: Items,
-        values: Mapping[str, Value],
-        prefix: str,
-        source: str,
-        stack: tuple[str, ...],
-        note: str = "",
-    ) -> dict[str, str]:
-        """Append the nodes of a list; gives the names that an output may take, each with its full node id."""
-        scope = Scope(items, note)
-        known = {INPUT: source}
-        previous = INPUT
+    def expand(self, items: Items, place: _Place, inputs: Names) -> dict[str, tuple[str, ...]]:
+        """Append the nodes of a list; gives what each name of it stands for."""
+        scope = Scope(items, place.note)
+        known = dict(inputs)
+        previous = next(iter(inputs)) if len(inputs) == 1 else ""
         for name, block in scope.blocks.items():
-            sources = tuple(known[local] for local in scope.sources(name, previous, known))
-            if "template" in block:
-                known[name] = self._template(name, block, values, prefix, sources, stack, scope)
-            else:
-                known[name] = self._op(name, block, values, prefix, sources, scope)
+            if name in inputs:
+                raise scope.error(name, "an input has this name")
+            sources = () if "pick_from" in block else scope.sources(name, previous, known)
+            made = self._node(_Use(name, block, scope, place, name, name), sources, known)
+            known |= {f"{name}.{inner}" if inner else name: ids for inner, ids in made.items()}
             previous = name
         return known
 
-    def _op(
-        self,
-        name: str,
-        block: Block,
-        values: Mapping[str, Value],
-        prefix: str,
-        sources: tuple[str, ...],
-        scope: Scope,
-    ) -> str:
-        given = {key: scope.value(name, key, values) for key in block if key not in NODE_KEYS}
-        places = {key: replace(place, note=scope.note) for key, place in block.places.items()}
-        if not isinstance(block["op"], str):
-            raise scope.error(name, f"op must be a text, got {shown(block['op'])}", "op")
-        node = make_node(prefix + name, block["op"], sources, given, scope.where(name), places)
-        if len(self.nodes) == MAX_NODES:
-            raise scope.error(name, f"more than {MAX_NODES} nodes once the templates are expanded")
-        self.nodes.append(node)
-        return node.id
+    def _node(self, use: _Use, sources: tuple[str, ...], known: Names) -> dict[str, tuple[str, ...]]:
+        """Append what one node of a file stands for; gives its inner names, and its outputs under the empty name."""
+        if "share" in use.block:
+            use = _shared(use)
+        if "repeat" not in use.block:
+            return self._once(_checkpointed(use), sources, known)
+        made: dict[str, tuple[str, ...]] = {}
+        for index in range(_times(use)):
+            values = {**use.place.values, INDEX: index}
+            owner, as_id = f"{use.owner}.{index}", f"{use.as_id}.{index}"
+            again = replace(use, place=replace(use.place, values=values), owner=owner, as_id=as_id)
+            once = self._once(_checkpointed(again), sources, known)
+            made |= {f"{index}.{inner}" if inner else str(index): ids for inner, ids in once.items()}
+            sources = once[""]
+        return made | once  # without a number: the last
 
-    def _template(
-        self,
-        name: str,
-        block: Block,
-        values: Mapping[str, Value],
-        prefix: str,
-        sources: tuple[str, ...],
-        stack: tuple[str, ...],
-        scope: Scope,
-    ) -> str:
-        called = block["template"]
-        if not isinstance(called, str) or called not in self.templates:
-            message = f"unknown template {shown(called)}; {closest(called, self.templates)}"
-            raise scope.error(name, message, "template")
-        template = self.templates[called]
-        if called in stack:
-            raise scope.error(name, f"template {called!r} uses itself: {' -> '.join([*stack, called])}", "template")
-        if len(stack) == MAX_TEMPLATE_DEPTH:
-            raise scope.error(name, f"templates nest deeper than {MAX_TEMPLATE_DEPTH}", "template")
-        if len(sources) != 1:
-            raise scope.error(name, f"a template takes one input, got {len(sources)}", "from")
-        for key in block:
+    def _once(self, use: _Use, sources: tuple[str, ...], known: Names) -> dict[str, tuple[str, ...]]:
+        if "template" in use.block:
+            return self._template(use, sources)
+        if "spec" in use.block:
+            return self._network(use, sources)
+        if "choice" in use.block:
+            return self._choice(use, sources, known)
+        if "pick_from" in use.block:
+            use.check_keys(_PICK_KEYS)
+            given = use.block["pick_from"]
+            if not isinstance(given, list):
+                raise use.error(f"pick_from must be a list of nodes, got {shown(given)}", "pick_from")
+            sources = tuple(i for one in given for i in use.scope.found(use.name, one, known, "pick_from"))
+            return self._append(
+                use, "choice", sources, {key: use.value(key) for key in ("pick", "n") if key in use.block}
+            )
+        op = next(kind for kind in KINDS if kind in use.block)
+        given = {key: use.value(key) for key in use.block if key not in (*NODE_KEYS, op)}
+        if op != "op":  # `timm: NAME`
+            return self._append(use, op, sources, {"name": use.block[op], **given})
+        if not isinstance(name := use.block["op"], str):
+            raise use.error(f"op must be a text, got {shown(name)}", "op")
+        return self._append(use, name, sources, given)
+
+    def _append(
+        self, use: _Use, op: str, sources: tuple[str, ...], given: Mapping[str, Any]
+    ) -> dict[str, tuple[str, ...]]:
+        places = {key: replace(where, note=use.place.note) for key, where in use.block.places.items()}
+        inherited = {}
+        if op in OPS:
+            for key, name in OPS[op].inherits.items():
+                if key not in given and name in use.place.defaults:
+                    inherited[key] = use.place.defaults[name]
+        options = {key: use.scope.computed(use.name, key, value, use.place.values) for key, value in inherited.items()}
+        node = make_node(use.id, op, sources, {**options, **given}, use.scope.where(use.name), places)
+        if len(self.nodes) == MAX_NODES:
+            raise use.error(f"more than {MAX_NODES} nodes once templates and repeats are expanded")
+        share = use.owner_id if use.owner_id != use.id else ""
+        self.nodes.append(replace(node, share=share, checkpoint=use.place.checkpoint))
+        return {"": (node.id,)}
+
+    def _template(self, use: _Use, sources: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+        called, templates = use.block["template"], use.place.document.templates
+        if not isinstance(called, str) or called not in templates:
+            raise use.error(f"unknown template {shown(called)}; {closest(called, templates)}", "template")
+        template = templates[called]
+        stack = _deeper(use, called, "template")
+        for key in use.block:
             if key not in USE_KEYS and key not in template.parameters:
                 known = [*template.parameters, *USE_KEYS]
-                raise scope.error(name, f"unknown key {key!r} of template {called!r}; {closest(key, known)}", key)
-        if missing := [key for key in template.parameters if key not in block]:
-            raise scope.error(name, f"template {called!r} needs the key {missing[0]!r}")
+                raise use.error(f"unknown key {key!r} of template {called!r}; {closest(key, known)}", key)
+        if missing := [key for key in template.required if key not in use.block]:
+            raise use.error(f"template {called!r} needs the key {missing[0]!r}")
         for key in template.parameters:
-            if isinstance(block[key], list | dict):
-                raise scope.error(name, f"{key} must be a single value, got {shown(block[key])}", key)
-        inner = {key: scope.value(name, key, values) for key in template.parameters}
-        note = f"in template {called!r}, used in line {block.where.line}"
-        visible = {**self.file_values, **inner}
-        names = self.expand(template.nodes, visible, f"{prefix}{name}.", sources[0], (*stack, called), note)
-        if template.output is None:
-            return list(names.values())[-1]
-        if not isinstance(template.output, str) or template.output not in names:
-            message = (
-                f"template {called!r}: output: no node {shown(template.output)}; {closest(template.output, names)}"
-            )
-            raise template.where.error(message)
-        return names[template.output]
+            if isinstance(use.block.get(key), list | dict):
+                raise use.error(f"{key} must be a single value, got {shown(use.block[key])}", key)
+        given = {key: use.value(key) if key in use.block else default for key, default in template.parameters.items()}
+        place = use.inside(
+            values={**use.place.document.values, **given}, defaults={**use.place.defaults, **template.defaults},
+            stack=stack, note=f"in template {called!r}, used in line {use.block.where.line}",
+        )  # fmt: skip
+        names = self.expand(template.nodes, place, _taken(use, f"template {called!r}", template.inputs, sources))
+        inner = {name: ids for name, ids in names.items() if name not in template.inputs}
+        return {**inner, "": _ends(template, names)}
+
+    def _network(self, use: _Use, sources: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+        """A network of the zoo inside this one. A path would be a file that `train` depends on and DVC does not know."""
+        use.check_keys(_SPEC_KEYS)
+        name, given = use.block["spec"], use.block.get("parameters", Block(use.block.where))
+        if not isinstance(name, str) or name not in zoo():
+            raise use.error(f"no network {shown(name)} in the zoo; {closest(name, zoo())}", "spec")
+        stack = _deeper(use, name, "spec")
+        if not isinstance(given, Block):
+            raise use.error(f"parameters must be a mapping, got {shown(given)}", "parameters")
+        values = {
+            key: use.scope.computed(use.name, "parameters", value, use.place.values) for key, value in given.items()
+        }
+        if any(isinstance(value, Formula) for value in values.values()):
+            raise use.error("parameters cannot wait for $classes, which the network inside knows", "parameters")
+        document = open_document(ZOO / f"{name}.yaml", values, f"node {use.name!r}: parameters")
+        place = use.inside(
+            document=document, values=document.values, defaults=document.defaults, stack=stack,
+            note=f"in network {name!r}, used in line {use.block.where.line}",
+        )  # fmt: skip
+        self.nested.append(place.prefix)
+        names = self.expand(document.nodes, place, _taken(use, f"network {name!r}", document.inputs, sources))
+        ends = {output: (node,) for output, node in _outputs(document, names).items()}
+        inner = {name: ids for name, ids in names.items() if name not in document.inputs}
+        return {**inner, **ends, "": tuple(node for (node,) in ends.values())}
+
+    def _choice(self, use: _Use, sources: tuple[str, ...], known: Names) -> dict[str, tuple[str, ...]]:
+        use.check_keys(_CHOICE_KEYS)
+        bodies = use.block["choice"]
+        if not isinstance(bodies, Block):
+            raise use.error(f"choice must be a mapping of names to nodes, got {shown(bodies)}", "choice")
+        items = Items(bodies.where)
+        for name, body in bodies.items():
+            if not isinstance(body, Block) or "from" in body or "id" in body:
+                raise bodies.at(name).error(f"node {use.name!r}: {name!r} must be a node without id and from")
+            items.append(_named(name, body))
+            items.places.append(bodies.at(name))
+        scope, place = Scope(items, use.place.note), use.inside()
+        ends: list[str] = []
+        for name, block in scope.blocks.items():
+            made = self._node(_Use(name, block, scope, place, name, name), sources, known)[""]
+            if len(made) != 1:
+                raise scope.error(name, f"a candidate of a choice has one output, got {len(made)}")
+            ends += made
+        pick = {"pick": use.value("pick")} if "pick" in use.block else {}
+        return self._append(use, "choice", tuple(ends), pick)
+
+
+def _shared(use: _Use) -> _Use:
+    """The node whose modules this one shares, under this one's name."""
+    use.check_keys(_SHARE_KEYS)
+    known = list(use.scope.blocks)[: list(use.scope.blocks).index(use.name)]
+    target = use.name
+    block = use.block
+    while "share" in block:
+        where, target = target, block["share"]
+        if not isinstance(target, str) or target not in known:
+            raise use.scope.error(where, f"share: no node {shown(target)} above it; {closest(target, known)}", "share")
+        block = use.scope.blocks[target]
+    merged = Block(use.block.where)
+    merged.update({**block, **{key: use.block[key] for key in ("from", "checkpoint") if key in use.block}})
+    merged.places = {**block.places, **use.block.places}
+    return replace(use, block=merged, owner=target, scope=use.scope.standing_in(use.name, merged))
+
+
+def _checkpointed(use: _Use) -> _Use:
+    """The node, in a part of its own where it is computed again in the backward pass and lies in no such part yet."""
+    if "checkpoint" not in use.block:
+        return use
+    wanted = use.value("checkpoint")
+    if not isinstance(wanted, bool):
+        raise use.error(f"checkpoint must be true or false, got {wanted!r}", "checkpoint")
+    return replace(use, place=replace(use.place, checkpoint=use.id)) if wanted and not use.place.checkpoint else use
+
+
+def _times(use: _Use) -> int:
+    times = use.value("repeat")
+    if not isinstance(times, int) or isinstance(times, bool) or not 1 <= times <= MAX_NODES:
+        raise use.error(f"repeat must be a whole number from 1 to {MAX_NODES}, got {shown(times)}", "repeat")
+    return times
+
+
+def _deeper(use: _Use, called: str, kind: str) -> tuple[str, ...]:
+    stack = (*use.place.stack, called)
+    if called in use.place.stack:
+        raise use.error(f"{kind} {called!r} uses itself: {' -> '.join(stack)}", kind)
+    if len(stack) > MAX_DEPTH:
+        raise use.error(f"templates nest deeper than {MAX_DEPTH}", kind)
+    return stack
+
+
+def _taken(use: _Use, what: str, inputs: tuple[str, ...], sources: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    if len(inputs) != len(sources):
+        count = "one input" if len(inputs) == 1 else f"{len(inputs)} inputs ({', '.join(inputs)})"
+        raise use.error(f"{what} takes {count}, got {len(sources)}", "from")
+    return {name: (source,) for name, source in zip(inputs, sources, strict=True)}
+
+
+def _ends(template: Template, names: Names) -> tuple[str, ...]:
+    if not template.outputs:
+        return names[template.nodes[-1]["id"]]
+    key = "output" if "output" in template.body else "outputs"
+    for name in template.outputs:
+        if name not in names:
+            where: Where = template.body.at(key)
+            raise where.error(f"template {template.name!r}: {key}: no node {name!r}; {closest(name, names)}")
+    return tuple(node for name in template.outputs for node in names[name])
+
+
+def _named(name: str, body: Block) -> Block:
+    block = Block(body.where)
+    block.update({"id": name, **body})
+    block.places = dict(body.places)
+    return block

@@ -1,8 +1,10 @@
 """The expanded spec: what a network file says once templates and parameters are filled in."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from keyword import iskeyword
 from typing import Any
 
@@ -15,7 +17,7 @@ from deepcv.nn.spec.formula import CLASSES, Formula, FormulaError, Value, evalua
 
 FORMAT = 1
 INPUT = "input"
-NODE_KEYS = ("id", "op", "from")
+NODE_KEYS = ("id", "op", "from", "repeat", "checkpoint")  # of every node, whatever its op
 MAX_NODES = 10_000
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 TAKEN = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph()))) | {INPUT}
@@ -23,13 +25,19 @@ TAKEN = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph()))) | {INPUT}
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """One layer. The id of one inside a template is `res1.first`; options are complete and in a fixed order."""
+    """One layer. The id of one inside a template is `res1.first`; options are complete and in a fixed order.
+
+    `share` is the id of the node whose modules this one uses, empty where it has its own. `checkpoint` is the id of the node
+    or template use whose values are computed again in the backward pass instead of kept, empty where they are kept.
+    """
 
     id: str
     op: str
     sources: tuple[str, ...]
     options: tuple[tuple[str, Value], ...]
     where: Where = field(default=Where(), compare=False, repr=False)
+    share: str = ""
+    checkpoint: str = ""
 
     def bind(self, classes: int) -> Op:
         """The op with `$classes` filled in."""
@@ -51,20 +59,32 @@ class NetworkSpec:
 
     nodes: tuple[NodeSpec, ...]
     outputs: tuple[tuple[str, str], ...]
+    inputs: tuple[str, ...] = (INPUT,)
 
     def canonical(self) -> dict[str, Any]:
         """The spec as plain data for YAML or JSON: no path, no line, no default left out; equal for equal networks."""
+        inputs = {} if self.inputs == (INPUT,) else {"inputs": list(self.inputs)}
         return {
             "format": FORMAT,
-            "nodes": [
-                {"id": node.id, "op": node.op, "from": list(node.sources)}
-                | {key: value.text if isinstance(value, Formula) else value for key, value in node.options}
-                for node in self.nodes
-            ],
+            **inputs,
+            "nodes": [_canonical_node(node) for node in self.nodes],
             "outputs": [
                 list(output) for output in self.outputs
             ],  # pairs, as a YAML dump may sort the keys of a mapping
         }
+
+    def sha256(self) -> str:
+        """The digest of the canonical form: equal for equal networks, however their files are written."""
+        return hashlib.sha256(json.dumps(self.canonical(), sort_keys=True).encode()).hexdigest()
+
+
+def _canonical_node(node: NodeSpec) -> dict[str, Any]:
+    links = {"share": node.share, "checkpoint": node.checkpoint}
+    return (
+        {"id": node.id, "op": node.op, "from": list(node.sources)}
+        | {key: value for key, value in links.items() if value}
+        | {key: value.text if isinstance(value, Formula) else value for key, value in node.options}
+    )
 
 
 def from_canonical(canonical: Mapping[str, Any]) -> NetworkSpec:
@@ -75,24 +95,31 @@ def from_canonical(canonical: Mapping[str, Any]) -> NetworkSpec:
             raise nowhere.error(f"a network spec of format {canonical['format']!r}; this DeepCV reads format {FORMAT}")
         nodes = []
         for entry in canonical["nodes"]:
-            given = {key: value for key, value in entry.items() if key not in NODE_KEYS}
-            nodes.append(make_node(str(entry["id"]), str(entry["op"]), tuple(entry["from"]), given, nowhere, {}))
+            given = {key: value for key, value in entry.items() if key not in (*NODE_KEYS, "share")}
+            node = make_node(str(entry["id"]), str(entry["op"]), tuple(entry["from"]), given, nowhere, {})
+            nodes.append(replace(node, share=str(entry.get("share", "")), checkpoint=str(entry.get("checkpoint", ""))))
         outputs = tuple((str(name), str(source)) for name, source in canonical["outputs"])
+        inputs = tuple(str(name) for name in canonical.get("inputs", (INPUT,)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise nowhere.error(f"not a canonical network spec: {type(error).__name__}: {error}") from None
-    known = {INPUT}
+    known = {check_name(name, "an input", nowhere) for name in inputs}
     for node in nodes:
-        if any(not NAME.fullmatch(part) for part in node.id.split(".")):
+        first, *parts = node.id.split(".")
+        if not NAME.fullmatch(first) or any(not NAME.fullmatch(part) and not part.isdecimal() for part in parts):
             raise node.error("not a node id")
         if node.id in known:
             raise node.error("the id stands twice")
         if unknown := [source for source in node.sources if source not in known]:
             raise node.error(f"no node {unknown[0]!r} before it")
+        if node.share and node.share not in known:
+            raise node.error(f"shares {node.share!r}, and no such node stands before it")
+        if node.checkpoint and not f"{node.id}.".startswith(f"{node.checkpoint}."):
+            raise node.error(f"lies outside of the part {node.checkpoint!r} that it is computed again with")
         known.add(node.id)
     for name, source in outputs:
         if source not in known:
             raise nowhere.error(f"output {name!r}: no node {source!r}")
-    return NetworkSpec(tuple(nodes), outputs)
+    return NetworkSpec(tuple(nodes), outputs, inputs)
 
 
 def make_node(

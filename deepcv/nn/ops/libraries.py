@@ -1,0 +1,120 @@
+"""Networks of timm and torchvision as one node. Their weights are drawn as those libraries draw them; nothing is downloaded."""
+
+import copy
+import operator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import nn
+
+from deepcv.nn.emitter import Emitter, FitError, Shape, Value, run_on_meta
+from deepcv.nn.ops.op import Op, Range, maps
+
+Classes = Annotated[int, Range(0, 10_000_000)]
+Index = Annotated[int, Range(-64, 64)]
+
+
+@dataclass(frozen=True)
+class Timm(Op):
+    """A network of timm by its name, `{id: net, timm: resnet18, classes: $classes}`.
+
+    With `classes: 0`, the default, it gives its pooled features; with `features: true` its feature maps, from fine to coarse, of
+    which `op: feature` takes one. `pool: none` gives the last feature maps or tokens as they are.
+    """
+
+    name: str
+    classes: Classes = 0
+    features: bool = False
+    pool: bool = True
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (classes,) or (F,), or with `features` to several (C', H', W')."""
+        (x,) = inputs
+        channels, height, width = maps(x)
+        timm = _timm()
+        if not timm.is_model(self.name):
+            near = timm.list_models(f"*{self.name.split('_')[0]}*")[:5]
+            raise FitError(f"has no model {self.name!r}; there are {', '.join(near) or 'those of timm.list_models()'}")
+        options: dict[str, Any] = {"features_only": True} if self.features else {"num_classes": self.classes}
+        if not self.features and not self.pool:
+            options["global_pool"] = ""
+        if getattr(timm.get_pretrained_cfg(self.name), "fixed_input_size", False):
+            options["img_size"] = (height, width)
+        try:
+            with torch.device("cpu"):  # a model may compute as it is made
+                module = timm.create_model(self.name, pretrained=False, in_chans=channels, **options)
+        except (RuntimeError, TypeError, ValueError, AssertionError, KeyError) as error:
+            raise FitError(f"{self.name} cannot be made for {x}: {error}") from None
+        return _called(emitter, module, x)
+
+
+@dataclass(frozen=True)
+class Torchvision(Op):
+    """A network of torchvision by its name; with `at` the value of its node of that name, e.g. `at: layer3`, is given."""
+
+    name: str
+    classes: Classes = 1000
+    at: str | None = None
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (classes,), or to the shape that its node has."""
+        (x,) = inputs
+        maps(x)
+        from torchvision import models  # a machine that trains other networks may lack it
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        if self.name not in models.list_models(module=models):
+            raise FitError(
+                f"has no model {self.name!r} for classification; torchvision.models.list_models() names them"
+            )
+        try:
+            with torch.device("cpu"):
+                module: nn.Module = models.get_model(self.name, weights=None, num_classes=max(self.classes, 1))
+                if self.at is not None:
+                    module = _First(create_feature_extractor(module, [self.at]))
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise FitError(f"{self.name} cannot be made for {x}: {error}") from None
+        return _called(emitter, module, x)
+
+
+@dataclass(frozen=True)
+class Feature(Op):
+    """One of the feature maps of a network that gives several, by its place; -1 is the last and coarsest."""
+
+    level: Index = -1
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """Several (C, H, W) to one."""
+        (x,) = inputs
+        if not x.shape or not isinstance(x.shape[0], tuple):
+            raise FitError(f"needs a node with several feature maps, such as timm with features: true, got {x}")
+        if not -len(x.shape) <= self.level < len(x.shape):
+            raise FitError(f"level: {self.level} of {len(x.shape)} feature maps")
+        return emitter.function(operator.getitem, (x, self.level), x.shape[self.level])
+
+
+class _First(nn.Module):
+    """The one value of a network that gives a dict."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        (value,) = self.body(images).values()
+        result: torch.Tensor = value
+        return result
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError:
+        raise FitError("needs the package timm: pip install timm") from None
+    return timm
+
+
+def _called(emitter: Emitter, module: nn.Module, x: Value) -> Value:
+    shape: Shape = run_on_meta(copy.deepcopy(module).to("meta").eval(), x.shape)
+    return emitter.module(module, x, shape)

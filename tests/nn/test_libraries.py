@@ -1,0 +1,103 @@
+"""Networks of timm and torchvision as nodes."""
+
+import random
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torchvision import models
+
+from deepcv.nn.spec import SpecError, build, load
+
+
+def network_of(folder: Path, *nodes: str, shape: tuple[int, int, int] = (3, 64, 64)) -> torch.fx.GraphModule:
+    path = folder / "net.yaml"
+    lines = "".join(f"  - {{{node}}}\n" for node in nodes)
+    path.write_text(f"nodes:\n{lines}outputs: {{out: {nodes[-1].split(',')[0].removeprefix('id: ')}}}\n")
+    torch.manual_seed(0)
+    return build(load(path), shape, 10)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "vit_tiny_patch16_224", "convnext_atto"])
+def test_a_timm_network_is_what_timm_makes(tmp_path: Path, name: str) -> None:
+    network = network_of(tmp_path, f"id: net, timm: {name}, classes: $classes").eval()
+    size = {"img_size": (64, 64)} if name.startswith("vit") else {}
+    torch.manual_seed(0)
+    peer = timm.create_model(name, num_classes=10, **size).eval()
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(network(x)["out"], peer(x))
+    assert [key.removeprefix("net.") for key in network.state_dict()] == list(peer.state_dict())
+
+
+def test_timm_features_are_taken_by_level(tmp_path: Path) -> None:
+    network = network_of(tmp_path, "id: net, timm: resnet18, features: true", "id: c3, op: feature, level: 3").eval()
+    torch.manual_seed(0)
+    peer = timm.create_model("resnet18", features_only=True).eval()
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(network(x)["out"], peer(x)[3])
+    (node,) = (node for node in network.graph.nodes if node.meta.get("id") == "c3")
+    assert node.meta["shape"] == (256, 4, 4)
+
+
+def test_torchvision_networks_and_their_inner_values(tmp_path: Path) -> None:
+    whole = network_of(tmp_path, "id: net, torchvision: resnet18, classes: $classes").eval()
+    torch.manual_seed(0)
+    peer = models.resnet18(num_classes=10).eval()
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(whole(x)["out"], peer(x))
+    inner = network_of(tmp_path, "id: net, torchvision: resnet18, at: layer2").eval()
+    torch.manual_seed(0)
+    peer = models.resnet18().eval()
+    expected = peer.layer2(peer.layer1(peer.maxpool(peer.relu(peer.bn1(peer.conv1(x))))))
+    assert torch.equal(inner(x)["out"], expected)
+
+
+WRONG = [
+    ("id: net, timm: resnet81", "has no model 'resnet81'"),
+    ("id: net, timm: 5", "name must be a text, got 5"),
+    ("id: net, torchvision: resnet81", "has no model 'resnet81'"),
+    ("id: net, torchvision: resnet18, at: layer9", "cannot be made"),
+    ("id: net, op: feature", "needs a node with several feature maps"),
+]
+
+
+@pytest.mark.parametrize(("node", "message"), WRONG)
+def test_a_wrong_name_is_an_error_with_its_line(tmp_path: Path, node: str, message: str) -> None:
+    with pytest.raises(SpecError, match=r"net\.yaml:2: node .net.: ") as caught:
+        network_of(tmp_path, node)
+    assert message in str(caught.value)
+
+
+def test_a_level_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="level: 7 of 5 feature maps"):
+        network_of(tmp_path, "id: net, timm: resnet18, features: true", "id: c, op: feature, level: 7")
+
+
+@pytest.mark.acceptance
+def test_sixty_timm_names_build_and_compute_what_timm_computes(tmp_path: Path) -> None:
+    names = random.Random(0).sample(timm.list_models(exclude_filters=_TOO_LARGE), 60)  # noqa: S311  a sample
+    for name in names:
+        config = timm.get_pretrained_cfg(name)
+        _, height, width = config.input_size
+        network = network_of(tmp_path, f"id: net, timm: {name}, classes: $classes", shape=(3, height, width)).eval()
+        torch.manual_seed(0)
+        size = {"img_size": (height, width)} if config.fixed_input_size else {}
+        peer = timm.create_model(name, num_classes=10, **size).eval()
+        x = torch.randn(1, 3, height, width)
+        with torch.no_grad():
+            assert torch.equal(network(x)["out"], peer(x)), name
+
+
+_TOO_LARGE = [
+    "*giant*",
+    "*gigantic*",
+    "*huge*",
+    "*enormous*",
+    "*xlarge*",
+    "*xxlarge*",
+    "*so400m*",
+    "*_7b*",
+    "*512x*",
+    "*1b*",
+]

@@ -1,0 +1,60 @@
+"""The examples of docs/networks.md run, and the JSON Schema agrees with what the engine takes."""
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+import yaml
+
+from deepcv.nn.spec import build, load
+from deepcv.nn.spec.expand import ZOO
+from infra.network_schema import schema
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/networks.md").read_text(encoding="utf-8"), re.DOTALL)
+FILES = [*sorted((ROOT / "networks").glob("*.yaml")), *sorted(ZOO.glob("*.yaml"))]
+VALIDATOR = jsonschema.Draft202012Validator(schema())
+
+
+def test_there_are_five_examples() -> None:
+    assert len(EXAMPLES) == 5
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_an_example_of_the_docs_runs(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "net.yaml"
+    path.write_text(text, encoding="utf-8")
+    spec = load(path)
+    outputs = build(spec, (3, 32, 32), 10)(*(torch.randn(2, 3, 32, 32) for _ in spec.inputs))
+    assert outputs["logits"].shape == (2, 10)
+    VALIDATOR.validate(yaml.safe_load(text))
+
+
+def test_the_schema_on_disk_is_the_one_of_the_code() -> None:
+    assert json.loads((ROOT / "docs/network.schema.json").read_text()) == schema(), "run `make schema`"
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_the_schema_takes_the_files_that_the_engine_takes(path: Path) -> None:
+    VALIDATOR.validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+WRONG = [
+    "nodes: [{id: a, op: conf}]\noutputs: {x: a}",
+    "nodes: [{id: a, op: conv, chanels: 3}]\noutputs: {x: a}",
+    "nodes: [{id: a, op: conv, channels: 0}]\noutputs: {x: a}",
+    "nodes: [{id: a, op: conv, channels: 3, norm: bach}]\noutputs: {x: a}",
+    "nodes: [{op: conv, channels: 3}]\noutputs: {x: a}",
+    "nodes: [{id: a, op: conv, channels: 3}]",
+    "nodes: [{id: a, share: b, channels: 3}]\noutputs: {x: a}",
+    "nodes: [{id: a, choice: {b: {op: conv, channels: 3, from: c}}}]\noutputs: {x: a}",
+    "nodez: []\nnodes: [{id: a, op: identity}]\noutputs: {x: a}",
+]
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_the_schema_refuses_what_the_engine_refuses(text: str) -> None:
+    assert not VALIDATOR.is_valid(yaml.safe_load(text))
