@@ -1,0 +1,121 @@
+"""Networks against each other on CIFAR-10-JPEG: the same images, recipe and epochs, test accuracy beside multiply-adds.
+
+    python -m benchmarks.architectures --path cifar10-jpeg.tar.gz hrnet-small resnet-9:width=24 --images 10000 --epochs 8 --seeds 0 1 2
+
+A network is a file, or a name of the zoo, with its parameters behind a colon; the last one named is the baseline. Training uses
+the first `--images` of a shuffled train split. `holds`: the first network is at most 0.3 points below the baseline.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.checkouts import checkout, environment
+from benchmarks.result import emit
+from deepcv.data.shards import Dataset, Split, open_shards
+from deepcv.evaluation import metrics
+from deepcv.evaluation.inference import logits_of
+from deepcv.nn.spec import NetworkSpec, build, load
+from deepcv.nn.spec.expand import ZOO
+from deepcv.params.edit import set_values
+from deepcv.params.train import TrainParams
+from deepcv.training.fit import TrainConfig, fit
+
+POINTS = -0.3
+
+
+def shards_of(tar: Path, project: Path) -> Dataset:
+    """Ingest, validate and preprocess the images of a tar in a copy of the checkout."""
+    project.mkdir()
+    checkout(project)
+    (project / "params.yaml").write_text((project / "examples/cifar10-jpeg.yaml").read_text())
+    set_values(project / "params.yaml", {"ingest.path": str(tar.resolve())})
+    for stage in ("ingest", "validate", "preprocess"):
+        command = [sys.executable, "-m", f"deepcv.stages.{stage}"]
+        subprocess.run(command, cwd=project, env=environment(project), check=True, stdout=sys.stderr)
+    return open_shards(project / "data/shards")
+
+
+def named(text: str) -> tuple[str, NetworkSpec]:
+    """A network of the command line: `resnet-9:width=24,depth=2`."""
+    name, _, given = text.partition(":")
+    parameters = {
+        key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in given.split(",") if one)
+    }
+    path = Path(name) if name.endswith(".yaml") else ZOO / f"{name}.yaml"
+    return text, load(path, parameters)
+
+
+def mega_macs(spec: NetworkSpec, shards: Dataset) -> float:
+    """Millions of multiply-adds of one image."""
+    network = build(spec, shards.input_shape, len(shards.classes)).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, *shards.input_shape))
+    return counter.get_total_flops() / 2e6
+
+
+def accuracy(spec: NetworkSpec, shards: Dataset, config: TrainConfig) -> float:
+    """Of the test images, after a training."""
+    fitted = fit(spec, shards, config)
+    classifier = fitted.classifier.eval()
+    logits = logits_of(
+        classifier, shards.test.images_nhwc, batch_size=500, device=torch.device("cpu"),
+        memory_format=fitted.hardware.memory_format, autocast=fitted.hardware.autocast(),
+    )  # fmt: skip
+    return metrics.accuracy(logits, shards.test.labels)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="+", help="NAME or FILE.yaml, with parameters: resnet-9:width=24")
+    parser.add_argument("--path", type=Path, required=True, help="the tar of CIFAR-10-JPEG")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--lr", type=float, default=0.015)
+    parser.add_argument("--quick", action="store_true", help="1,000 images, one epoch, one seed")
+    options = parser.parse_args()
+    if options.quick:
+        options.images, options.epochs, options.seeds = 1_000, 1, options.seeds[:1]
+    networks = dict(named(text) for text in options.networks)
+    with tempfile.TemporaryDirectory() as name:
+        shards = shards_of(options.path, Path(name, "project"))
+        params = TrainParams(**yaml.safe_load(Path(name, "project/params.yaml").read_text())["train"])
+        chosen = np.random.default_rng(0).permutation(len(shards.train.labels))[: options.images]
+        part = replace(
+            shards, train=Split(shards.train.images_nhwc[np.sort(chosen)], shards.train.labels[np.sort(chosen)])
+        )
+        base = TrainConfig.of(params.model_dump(exclude={"network", "network_parameters"}))
+        table = {}
+        for text, spec in networks.items():
+            started = time.process_time()
+            found = [
+                accuracy(spec, part, replace(base, epochs=options.epochs, lr=options.lr, seed=seed, threads=1))
+                for seed in options.seeds
+            ]
+            table[text] = {
+                "accuracy": round(statistics.mean(found), 4), "seeds": [round(one, 4) for one in found],
+                "mega_macs": round(mega_macs(spec, shards), 1), "cpu_s": round(time.process_time() - started),
+            }  # fmt: skip
+            print(text, table[text], file=sys.stderr, flush=True)
+    first, last = (table[text]["accuracy"] for text in (options.networks[0], options.networks[-1]))
+    emit(
+        "architectures", value=first, baseline=last, n=len(options.seeds), target=f">= {POINTS} points of the baseline",
+        holds=(first - last) * 100 >= POINTS, points=round((first - last) * 100, 2), images=options.images,
+        epochs=options.epochs, networks=table,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
