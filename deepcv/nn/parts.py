@@ -6,6 +6,7 @@ Make optimizers after sharing and forking: they hold parameters.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+import math
 from fnmatch import fnmatchcase
 
 import torch
@@ -119,7 +120,7 @@ def averaged(
     if not states:
         raise PartError("nothing to merge: expected at least one fork")
     given = [1.0] * len(states) if weights is None else list(weights)
-    if len(given) != len(states) or min(given) < 0 or not sum(given) > 0:
+    if len(given) != len(states) or not all(0 <= weight < math.inf for weight in given) or not sum(given):
         raise PartError(f"expected {len(states)} weights of at least 0, one per fork and not all 0, got {given}")
     shares = [weight / sum(given) for weight in given]
     for place, state in enumerate(states[1:], start=2):

@@ -142,7 +142,7 @@ def test_a_head_that_fits_is_loaded_and_an_absent_one_is_new() -> None:
     assert torch.equal(network.get_parameter("head.weight"), other.get_parameter("head.weight"))
     bodies = {key: value for key, value in other.state_dict().items() if not key.startswith("head.")}
     assert load_into(network, Weights(bodies, "x"), head=["head"]).head == ("head.weight", "head.bias")
-    with pytest.raises(WeightsError, match="head 'hed': the network has no such part; it has stem, .*head"):
+    with pytest.raises(WeightsError, match=r"head 'hed': the network has no such part; it has stem, .*head"):
         load_into(network, Weights(bodies, "x"), head=["hed"])
 
 
@@ -294,7 +294,7 @@ def test_an_address_is_held_to_its_digest(served: tuple[str, Path], tmp_path: Pa
     assert all(torch.equal(again[key], value) for key, value in other.state_dict().items())
     (file,) = kept.iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"x")  # a damaged copy is not believed
-    with pytest.raises(WeightsError, match="cannot be downloaded .*404"):
+    with pytest.raises(WeightsError, match=r"cannot be downloaded .*404"):
         pretrained.from_url(f"{url}/net.safetensors", digest, kept)
 
 
