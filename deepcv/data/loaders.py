@@ -1,10 +1,12 @@
-"""Batches from images that lie on the training device as uint8."""
+"""Batches of training images: of prepared ones that lie on the training device as uint8, or of crops made as they are asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -13,6 +15,18 @@ from deepcv.data.augmentation.recipe import mix, pictures
 from deepcv.data.shards import Split
 
 _NOTHING_MORE = Recipe()
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Training images that change with the epoch: `take` makes uint8 (b, *size, channels), on the CPU, for (numbers (b,), epoch).
+
+    `labels` are those of all n images, int64 (n,); `size` is (height, width).
+    """
+
+    take: Callable[[Tensor, int], Tensor]
+    labels: NDArray[np.int64]
+    size: tuple[int, int]
 
 
 class Batch(NamedTuple):
@@ -33,17 +47,20 @@ class TrainLoader:
     """
 
     def __init__(
-        self, split: Split, *, batch_size: int, augmentation: Augmentation, seed: int, device: torch.device,
+        self, split: Split | Crops, *, batch_size: int, augmentation: Augmentation, seed: int, device: torch.device,
         recipe: Recipe = _NOTHING_MORE, classes: int = 0,
     ) -> None:  # fmt: skip
         if recipe.mixes and classes < 1:
             raise ValueError("MixUp and CutMix need the number of classes")
-        self.images_nhwc = torch.from_numpy(np.array(split.images_nhwc)).to(device)
+        self._crops = split if isinstance(split, Crops) else None
+        if isinstance(split, Split):
+            self.images_nhwc = torch.from_numpy(np.array(split.images_nhwc)).to(device)
+        size = split.size if isinstance(split, Crops) else split.images_nhwc.shape[1:3]
         self.targets = torch.from_numpy(np.array(split.labels)).to(device)
         self.batch_size = min(batch_size, len(self.targets))
         self.augmentation = augmentation
         self.recipe, self.classes = recipe, classes
-        self.policies = recipe.policies(*self.images_nhwc.shape[1:3])
+        self.policies = recipe.policies(*size)
         self.seed = seed
         self.epoch = 0
         self.size: tuple[int, int] | None = None
@@ -58,7 +75,8 @@ class TrainLoader:
                 batch = self.at(order, torch.arange(start, start + self.batch_size, device=order.device))
             else:
                 index = order[start : start + self.batch_size]
-                images_nhwc = gather(self.images_nhwc, index, self.augmentation, self.seed, self.epoch)
+                images_nhwc, rows = self._whole(index)
+                images_nhwc = gather(images_nhwc, index, self.augmentation, self.seed, self.epoch, rows)
                 batch = Batch(images_nhwc.permute(0, 3, 1, 2), self.targets[index])
             yield batch if self.size is None else Batch(resized(batch.images_nchw, self.size), batch.targets)
 
@@ -80,8 +98,21 @@ class TrainLoader:
         targets = mixing.soft_targets(self.targets[index], self.targets[partners], mixed.own_share, self.classes)
         return Batch(mixed.images_nchw, targets)
 
+    def plain(self, index: Tensor) -> Tensor:
+        """Return images (b, c, h, w), uint8, as they are before they are augmented in this epoch."""
+        images_nhwc, rows = self._whole(index)
+        return images_nhwc[rows].permute(0, 3, 1, 2)
+
     def _pictures(self, index: Tensor) -> Tensor:
-        return pictures(self.images_nhwc, index, self.augmentation, self.policies, self.seed, self.epoch)
+        images_nhwc, rows = self._whole(index)
+        return pictures(images_nhwc, index, self.augmentation, self.policies, self.seed, self.epoch, rows)
+
+    def _whole(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images (n, h, w, c) and where in them those of `index` lie."""
+        if self._crops is None:
+            return self.images_nhwc, index
+        images_nhwc = self._crops.take(index, self.epoch).to(index.device)
+        return images_nhwc, torch.arange(len(index), device=index.device)
 
 
 def resized(images_nchw: Tensor, size: tuple[int, int]) -> Tensor:
