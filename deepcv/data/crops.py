@@ -31,17 +31,22 @@ def random_crops(
     recipe = ImageRecipe(**stored_recipe)
     cv2.setNumThreads(1)  # images are what runs in parallel
     sizes = torch.from_numpy(np.stack([images.index["height"], images.index["width"]], 1).astype(np.int64))
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))  # OpenCV decodes without Python's lock
+    threads = len(os.sched_getaffinity(0))
+    pool = ThreadPoolExecutor(threads)  # OpenCV decodes without Python's lock
 
     def take(numbers: Tensor, epoch: int) -> Tensor:
         numbers = numbers.cpu()
-        boxes = crop_boxes(sizes[numbers], Draws(seed, epoch, numbers, _STEP), least_area).tolist()
+        boxes = [
+            tuple(box) for box in crop_boxes(sizes[numbers], Draws(seed, epoch, numbers, _STEP), least_area).tolist()
+        ]
+        chosen = numbers.tolist()
         batch = np.empty((len(numbers), recipe.height, recipe.width, recipe.channels), np.uint8)
 
-        def fill(place: int, number: int) -> None:
-            batch[place] = prepare_crop(images[number], tuple(boxes[place]), recipe)
+        def fill(thread: int) -> None:
+            for place in range(thread, len(batch), threads):
+                batch[place] = prepare_crop(images[chosen[place]], boxes[place], recipe)
 
-        for _ in pool.map(fill, range(len(batch)), numbers.tolist()):
+        for _ in pool.map(fill, range(threads)):
             pass  # raises what one of them raised
         return torch.from_numpy(batch)
 

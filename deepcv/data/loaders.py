@@ -75,8 +75,9 @@ class TrainLoader:
                 batch = self.at(order, torch.arange(start, start + self.batch_size, device=order.device))
             else:
                 index = order[start : start + self.batch_size]
-                images_nhwc, rows = self._whole(index)
-                images_nhwc = gather(images_nhwc, index, self.augmentation, self.seed, self.epoch, rows)
+                images_nhwc = gather(
+                    self._source(index), index, self.augmentation, self.seed, self.epoch, taken=self._crops is not None
+                )
                 batch = Batch(images_nhwc.permute(0, 3, 1, 2), self.targets[index])
             yield batch if self.size is None else Batch(resized(batch.images_nchw, self.size), batch.targets)
 
@@ -100,19 +101,18 @@ class TrainLoader:
 
     def plain(self, index: Tensor) -> Tensor:
         """Return images (b, c, h, w), uint8, as they are before they are augmented in this epoch."""
-        images_nhwc, rows = self._whole(index)
-        return images_nhwc[rows].permute(0, 3, 1, 2)
+        images_nhwc = self._source(index)
+        return (images_nhwc[index] if self._crops is None else images_nhwc).permute(0, 3, 1, 2)
 
     def _pictures(self, index: Tensor) -> Tensor:
-        images_nhwc, rows = self._whole(index)
-        return pictures(images_nhwc, index, self.augmentation, self.policies, self.seed, self.epoch, rows)
+        return pictures(
+            self._source(index), index, self.augmentation, self.policies, self.seed, self.epoch,
+            taken=self._crops is not None,
+        )  # fmt: skip
 
-    def _whole(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images (n, h, w, c) and where in them those of `index` lie."""
-        if self._crops is None:
-            return self.images_nhwc, index
-        images_nhwc = self._crops.take(index, self.epoch).to(index.device)
-        return images_nhwc, torch.arange(len(index), device=index.device)
+    def _source(self, index: Tensor) -> Tensor:
+        """Return all images, or the crops of `index`: uint8 (n or b, h, w, c)."""
+        return self.images_nhwc if self._crops is None else self._crops.take(index, self.epoch).to(index.device)
 
 
 def resized(images_nchw: Tensor, size: tuple[int, int]) -> Tensor:

@@ -23,17 +23,17 @@ class Augmentation:
 
 
 def gather(
-    images_nhwc: Tensor, index: Tensor, augmentation: Augmentation, seed: int, epoch: int, rows: Tensor | None = None
+    images_nhwc: Tensor, index: Tensor, augmentation: Augmentation, seed: int, epoch: int, *, taken: bool = False
 ) -> Tensor:
     """Take and augment images in one gather: uint8 (n, h, w, c) and (b,) to uint8 (b, h, w, c).
 
-    `index` are the images' numbers in the dataset, on which the draws depend; `rows` (b,) is where they lie in
-    `images_nhwc`, at their numbers where it is None.
+    `index` are the images' numbers in the dataset, on which the draws depend. They lie at these numbers in `images_nhwc`;
+    where they are `taken` already, n is b and they lie in the order of `index`.
     """
     height, width, channels = images_nhwc.shape[1:]
-    images = index if rows is None else rows
     if augmentation == Augmentation():
-        return images_nhwc[images]
+        return images_nhwc if taken else images_nhwc[index]
+    images = torch.arange(len(index), device=index.device) if taken else index
     lines = torch.arange(height, device=index.device).expand(len(index), height)
     columns = torch.arange(width, device=index.device).expand(len(index), width)
     if augmentation.shift:
