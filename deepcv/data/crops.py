@@ -35,7 +35,6 @@ def random_crops(
     pool = ThreadPoolExecutor(threads)  # OpenCV decodes without Python's lock
 
     def take(numbers: Tensor, epoch: int) -> Tensor:
-        numbers = numbers.cpu()
         boxes = [
             tuple(box) for box in crop_boxes(sizes[numbers], Draws(seed, epoch, numbers, _STEP), least_area).tolist()
         ]

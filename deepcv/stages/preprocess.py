@@ -61,9 +61,10 @@ def main() -> Callable[[], None]:
             if error.errno not in entry.NO_SPACE:
                 raise
             shutil.rmtree(work, ignore_errors=True)
+            smaller = "store to pixels" if encoded else "height and width lower"
             raise DeepcvError(
                 f"no room for the prepared images in {work} and {SHARDS} ({os.strerror(error.errno or 0)}); free space "
-                "(`dvc gc -w` drops data of other versions), or set preprocess.height and width lower"
+                f"(`dvc gc -w` drops data of other versions), or set preprocess.{smaller}"
             ) from error
     return lambda: shutil.rmtree(work, ignore_errors=True)
 

@@ -43,8 +43,8 @@ def images(tmp_path: Path) -> PackedImages:
 def loader(images: PackedImages, batch_size: int = 10, seed: int = 1, **options: Any) -> TrainLoader:
     recipe = {**RECIPE, **options.pop("image", {})}
     return TrainLoader(
-        random_crops(images, recipe, seed=seed), batch_size=batch_size, seed=seed, device=CPU, classes=10,
-        augmentation=options.pop("augmentation", Augmentation()), **options,
+        random_crops(images, recipe, seed=seed), batch_size=batch_size, seed=seed, classes=10,
+        device=options.pop("device", CPU), augmentation=options.pop("augmentation", Augmentation()), **options,
     )  # fmt: skip
 
 
@@ -110,6 +110,16 @@ def test_batches_are_resized_after_they_are_augmented(images: PackedImages) -> N
     small = loader(images)
     small.size = (8, 6)
     assert next(iter(small)).images_nchw.shape == (10, 3, 8, 6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gets_the_same_batches(images: PackedImages) -> None:
+    recipe = Recipe(mixup=Mix(0.4, 0.5))
+    for options in ({"augmentation": Augmentation(flip=True, shift=2)}, {"recipe": recipe}):
+        here, there = (loader(images, 4, device=device, **options) for device in (CPU, torch.device("cuda")))
+        for one, two in zip(here, there, strict=True):
+            assert torch.equal(one.images_nchw, two.images_nchw.cpu())
+            assert torch.equal(one.targets, two.targets.cpu())
 
 
 def test_a_damaged_image_is_named(images: PackedImages) -> None:

@@ -255,21 +255,33 @@ def test_another_recipe_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(names) == 3
 
 
-def test_a_full_disk_is_one_clear_message_and_the_old_output_stays(tmp_path: Path) -> None:
+LARGER = (("  height: 8 ", "  height: 512 "), ("  width: 8\n", "  width: 512\n"))
+ENCODED = (("  store: pixels", "  store: encoded"),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit", "advice"),
+    [(LARGER, 2**20, "height and width lower"), (ENCODED, 2**11, "store to pixels")],  # bytes of a file
+    ids=["pixels", "encoded"],
+)
+def test_a_full_disk_is_one_clear_message_and_the_old_output_stays(
+    changes: tuple[tuple[str, str], ...], limit: int, advice: str, tmp_path: Path
+) -> None:
     folder = project(tmp_path / "project", 40)
     process = start(folder)
     assert process.wait(120) == 0, process.communicate()
     old = content(folder / "data/shards")
     text = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(
-        text.replace("  height: 8 ", "  height: 512 ").replace("  width: 8\n", "  width: 512\n")
-    )
-    limit = 2**20
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    (folder / "params.yaml").write_text(text)
     process = start(folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "preprocess: no room for the prepared images" in said
     assert "free space" in said
+    assert f"or set preprocess.{advice}" in said
     assert "Traceback" not in said
     assert content(folder / "data/shards") == old
     assert not list(folder.glob(".deepcv/preprocess/*/"))  # nor does it take up room
