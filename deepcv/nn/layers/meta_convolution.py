@@ -70,5 +70,6 @@ class MetaConv2d(nn.Module):
         answers = answers.unflatten(2, (height, width)).unflatten(1, (self.rank, -1)).flatten(1, 2)
         taps = self.taps.to(answers.dtype).view(self.rank, -1, *self.taps.shape[1:])
         inner = F.conv2d(answers, taps, None, self.static.stride, self.static.padding, groups=self.rank)
-        change: Tensor = torch.matmul(left, inner.flatten(2) * self.scale).unflatten(2, inner.shape[-2:])
-        return change + self.static(maps_nchw)
+        change = torch.matmul(left, inner.flatten(2) * self.scale).unflatten(2, inner.shape[-2:])
+        changed: Tensor = self.static(maps_nchw) + change
+        return changed
