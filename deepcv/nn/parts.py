@@ -5,8 +5,8 @@ A part is named by the id of a node or of a template use (`stem`, `res1.first`),
 Make optimizers after sharing and forking: they hold parameters.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -165,7 +165,10 @@ def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _put(module: nn.Module, key: str, tensor: Tensor) -> None:
-    (module._parameters if key in module._parameters else module._buffers)[key] = tensor
+    if isinstance(tensor, nn.Parameter):
+        module._parameters[key] = tensor
+    else:
+        module._buffers[key] = tensor
 
 
 def _check_fit(own: State, other: State, part: str, name: str) -> None:
