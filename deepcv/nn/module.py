@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from deepcv.nn import parametrizations
 from deepcv.nn.emitter import Shape
+from deepcv.nn.layers.subgraphs import MixedChoice, SampledChoice
 from deepcv.nn.spec import NetworkSpec, build, from_canonical, load
 from deepcv.nn.spec.compile import Search
 
@@ -146,6 +147,12 @@ def content_of(network: DeepcvModule) -> dict[str, Any]:
         "frozen": [name for name, parameter in network.named_parameters() if not parameter.requires_grad],
         "eval": [name for name, module in network.named_modules() if not module.training],
         "parametrizations": parametrizations.describe(network),
+        "active": {
+            name: list(layer.active) for name, layer in network.named_modules() if isinstance(layer, SampledChoice)
+        },
+        "mixing": {
+            name: layer.mixing.tolist() for name, layer in network.named_modules() if isinstance(layer, MixedChoice)
+        },
         "state_dict": {key: value.detach() for key, value in network.state_dict().items()},
     }
 
@@ -159,10 +166,15 @@ def from_content(content: Mapping[str, Any]) -> DeepcvModule:
     state: Mapping[str, Tensor] = content["state_dict"]
     network.load_state_dict(state, assign=True)  # keeps dtypes and devices
     frozen, resting = set(content["frozen"]), set(content["eval"])
+    active, mixing = content["active"], content["mixing"]
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
     for name, layer in network.named_modules():
         layer.training = name not in resting
+        if isinstance(layer, SampledChoice):
+            layer.active = tuple(active[name])
+        elif isinstance(layer, MixedChoice):
+            layer.mixing = torch.tensor(mixing[name])
     return network
 
 

@@ -13,8 +13,10 @@ from torch.nn.utils import parametrizations, parametrize
 
 from deepcv import artifacts, tracking
 from deepcv.nn import DeepcvModule, network_file
+from deepcv.nn.layers.subgraphs import MixedChoice, OpenChoice, SampledChoice
 from deepcv.nn.network_file import NetworkFileError
 from deepcv.nn.spec import SpecError, build, load
+from deepcv.nn.spec.compile import Search
 
 NETWORKS = Path(__file__).parents[2] / "networks"
 SHAPE = (1, 8, 8)
@@ -32,6 +34,18 @@ nodes:
   - {id: both, op: concat, from: [one, two]}
   - {id: head, op: linear, features: $classes}
 outputs: {logits: head, code: one}
+"""
+
+CHOICES = """\
+templates:
+  wide: {nodes: [{id: a, op: conv, channels: 6, kernel: 5}, {id: b, op: conv, channels: 6}]}
+nodes:
+  - {id: stem, op: conv, channels: 6}
+  - {id: again, template: wide, checkpoint: true}
+  - {id: mix, choice: {small: {op: conv, channels: 6, kernel: 1}, wide: {template: wide}, skip: {op: identity}}}
+  - {id: pool, op: global_avg_pool}
+  - {id: head, op: linear, features: $classes}
+outputs: {logits: head}
 """
 
 Copy = Callable[[DeepcvModule, Path], DeepcvModule]
@@ -81,7 +95,7 @@ def siamese(folder: Path) -> DeepcvModule:
     return DeepcvModule.from_file(folder / "siamese.yaml", {"left": SHAPE, "right": SHAPE}, 3)
 
 
-def same_in_all(a: DeepcvModule, b: DeepcvModule, *inputs: Tensor) -> None:
+def same_in_all(a: DeepcvModule, b: DeepcvModule, *inputs: Tensor, unused: bool = False) -> None:
     """Everything that a copy must have, the next training step included."""
     assert isinstance(b, DeepcvModule)
     assert type(b).__name__ == "DeepcvModule"
@@ -101,8 +115,15 @@ def same_in_all(a: DeepcvModule, b: DeepcvModule, *inputs: Tensor) -> None:
     ours, theirs = a(*inputs), b(*inputs)
     for name in ours:
         assert torch.equal(ours[name], theirs[name])
-    gradients = [torch.autograd.grad(out["logits"].square().sum(), [p for p in m.parameters() if p.requires_grad])
-                 for m, out in ((a, ours), (b, theirs))]  # fmt: skip
+    gradients = [
+        torch.autograd.grad(
+            out["logits"].square().sum(),
+            [p for p in m.parameters() if p.requires_grad],
+            allow_unused=unused,
+            materialize_grads=unused,
+        )
+        for m, out in ((a, ours), (b, theirs))
+    ]
     assert all(torch.equal(g, h) for g, h in zip(*gradients, strict=True))
 
 
@@ -130,6 +151,27 @@ def test_shared_weights_are_held_once_and_stay_shared(name: str, tmp_path: Path)
     assert sum(key.endswith("conv.weight") for key in network.state_dict()) == 1
     copied = COPIES[name](network, tmp_path)
     same_in_all(network, copied, torch.randn(4, *SHAPE), torch.randn(4, *SHAPE))
+
+
+@pytest.mark.parametrize("search", ["sampled", "mixed"])
+@pytest.mark.parametrize("name", COPIES)
+def test_layers_that_run_subgraphs_survive(name: str, search: Search, tmp_path: Path) -> None:
+    (tmp_path / "choices.yaml").write_text(CHOICES)
+    network = DeepcvModule.from_spec(load(tmp_path / "choices.yaml"), SHAPE, 3, search=search)
+    layer = next(module for module in network.modules() if isinstance(module, OpenChoice))
+    if isinstance(layer, SampledChoice):
+        layer.active = (1,)
+    elif isinstance(layer, MixedChoice):
+        layer.mixing = torch.tensor([0.2, 0.7, 0.1])
+    x = torch.randn(4, *SHAPE)
+    copied = COPIES[name](network, tmp_path)
+    before = network.eval()(x)["logits"]
+    for parameter in copied.parameters():
+        parameter.data.zero_()  # also what its subgraphs use: they have no weights of the other network
+    assert torch.equal(network(x)["logits"], before)
+    assert not copied.eval()(x)["logits"].any()
+    network.train()
+    same_in_all(network, COPIES[name](network, tmp_path), x, unused=True)
 
 
 def test_dtypes_and_pruned_outputs_survive(tmp_path: Path) -> None:
