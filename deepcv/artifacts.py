@@ -20,6 +20,7 @@ from deepcv import tracking
 from deepcv.files import sha256
 from deepcv.nn import network_file, parts
 from deepcv.nn.module import DeepcvModule
+from deepcv.nn.weights import Weights
 from deepcv.receipts import store_dir
 from deepcv.registry import RegistryError
 
@@ -53,6 +54,11 @@ def network(model_uri: str) -> DeepcvModule:
         return network_file.load(_download(f"runs:/{run_id}/{NETWORK}"))
     except (RegistryError, network_file.NetworkFileError) as error:
         raise RegistryError(f"{model_uri} holds no network that can be read: {error}") from error
+
+
+def weights(model_uri: str) -> Weights:
+    """Return the weights of a registered model's network. Raises RegistryError."""
+    return Weights(network(model_uri).state_dict(), model_uri)
 
 
 def log_network(run_id: str, network: DeepcvModule) -> None:
