@@ -2,7 +2,7 @@
 
 A process reads the part with its version, trains for as long as it likes, and writes it back. Where another has written
 meanwhile, nothing is overwritten: `replace` refuses, `update` computes the change again on what is there now. The lock is held
-for the time of a write alone. `deepcv.artifacts.publish_part` puts a version into the registry, whose database is too slow
+for the time of a write alone. `deepcv.network_registry.publish_part` puts a version into the registry, whose database is too slow
 to take every update.
 """
 

@@ -21,7 +21,13 @@ STAGES: dict[str, dict[str, list[str | dict[str, list[str]]]]] = yaml.safe_load(
 # A heavy tool and the only modules that import it: one for the stages, and beside it what no stage may depend on.
 IMPORTERS = {
     "great_expectations": {"deepcv.data.expectations"},
-    "mlflow": {"deepcv.tracking", "deepcv.registry", "deepcv.provenance", "deepcv.artifacts"},
+    "mlflow": {
+        "deepcv.tracking",
+        "deepcv.registry",
+        "deepcv.provenance",
+        "deepcv.artifacts",
+        "deepcv.network_registry",
+    },
     "nni": {"deepcv.search.nni"},
     "pydantic": "deepcv.params",
     "prefect": "flows",

@@ -1,6 +1,6 @@
 """Where weights come from: a file, torchvision, timm, or an address with the digest of what must be there.
 
-Weights of registered models come from `deepcv.artifacts`. No source runs code of a file.
+Weights of registered models come from `deepcv.network_registry`. No source runs code of a file.
 """
 
 import hashlib

@@ -34,7 +34,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
 _LOADING = ("rename", "head", "strict")
 _OPTIONAL = {"version": "DEFAULT"}
 
-Registered = Callable[[str], Weights]  # `deepcv.artifacts.weights`: networks know no registry
+Registered = Callable[[str], Weights]  # `deepcv.network_registry.weights`: networks know no registry
 
 
 @dataclass(frozen=True)

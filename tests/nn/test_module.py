@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from deepcv import artifacts, tracking
+from deepcv import network_registry, tracking
 from deepcv.nn import DeepcvModule, network_file
 from deepcv.nn.layers.subgraphs import MixedChoice, OpenChoice, SampledChoice
 from deepcv.nn.network_file import NetworkFileError
 from deepcv.nn.spec import SpecError, build, load
 from deepcv.nn.spec.compile import Search
+from deepcv.registry import RegistryError
 
 NETWORKS = Path(__file__).parents[2] / "networks"
 SHAPE = (1, 8, 8)
@@ -317,22 +318,24 @@ def test_a_file_whose_network_cannot_be_built_says_why(key: str, value: object, 
 @pytest.mark.usefixtures("store")
 def test_mlflow_gives_a_registered_network_back(tmp_path: Path) -> None:
     network = digits()
-    version = artifacts.register_network("deepcv-toy-network", network)
+    version = network_registry.register_network("deepcv-toy-network", network)
     client = tracking.connect()
     client.set_registered_model_alias("deepcv-toy-network", "champion", version)
-    assert client.get_model_version("deepcv-toy-network", version).tags[artifacts.SPEC_TAG] == network.spec.sha256()
-    same_in_all(network, artifacts.network("models:/deepcv-toy-network@champion"), torch.randn(4, *SHAPE))
+    assert (
+        client.get_model_version("deepcv-toy-network", version).tags[network_registry.SPEC_TAG] == network.spec.sha256()
+    )
+    same_in_all(network, network_registry.network("models:/deepcv-toy-network@champion"), torch.randn(4, *SHAPE))
     run_id = tracking.start_run("deepcv-toy", "train", {}, {})
-    artifacts.log_network(run_id, network)
-    same_in_all(network, artifacts.network(f"runs:/{run_id}"), torch.randn(4, *SHAPE))
+    network_registry.log_network(run_id, network)
+    same_in_all(network, network_registry.network(f"runs:/{run_id}"), torch.randn(4, *SHAPE))
     for uri in (
         "models:/deepcv-toy-network@challenger",
         "models:/deepcv-toy-network/7",
         "models:/deepcv-toy",
         "runs:/none",
     ):
-        with pytest.raises(artifacts.RegistryError, match=uri):
-            artifacts.network(uri)
+        with pytest.raises(RegistryError, match=uri):
+            network_registry.network(uri)
     network.eval()  # as mlflow.pytorch loads every model
     mlflow.pytorch.save_model(network, tmp_path / "pickled", pip_requirements=["torch"], serialization_format="pickle")
     loaded = mlflow.pytorch.load_model(str(tmp_path / "pickled"))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deepcv import artifacts, tracking
+from deepcv import network_registry, tracking
 from deepcv.nn import DeepcvModule
 from deepcv.nn.network_file import NetworkFileError
 from deepcv.nn.parts import PartError, averaged, fork, freeze, load_state, merge, share, state_of, unfreeze
@@ -299,15 +299,15 @@ def test_an_error_while_updating_leaves_the_part_as_it_was(tmp_path: Path) -> No
 @pytest.mark.usefixtures("store")
 def test_a_part_goes_through_the_registry_and_back(tmp_path: Path) -> None:
     name, net, other = "deepcv-embedding", network(tmp_path), network(tmp_path, 5, seed=1)
-    assert artifacts.publish_part(name, net, "backbone", read="0", tags={"deepcv.dataset": "toy"}) == "1"
-    assert artifacts.publish_part(name, net, "backbone") == "1"  # once per content
+    assert network_registry.publish_part(name, net, "backbone", read="0", tags={"deepcv.dataset": "toy"}) == "1"
+    assert network_registry.publish_part(name, net, "backbone") == "1"  # once per content
     client = tracking.connect()
     client.set_registered_model_alias(name, "champion", "1")
     tags = client.get_model_version(name, "1").tags
     assert tags["deepcv.dataset"] == "toy"
-    assert tags[artifacts.PART_TAG] == "backbone"
-    assert tags[artifacts.SPEC_TAG] == net.spec.sha256()
-    version, state = artifacts.part(f"models:/{name}@champion")
+    assert tags[network_registry.PART_TAG] == "backbone"
+    assert tags[network_registry.SPEC_TAG] == net.spec.sha256()
+    version, state = network_registry.part(f"models:/{name}@champion")
     assert version == "1"
     load_state(other, "backbone", state)
     assert all(
@@ -316,14 +316,14 @@ def test_a_part_goes_through_the_registry_and_back(tmp_path: Path) -> None:
     )
 
     step(net)
-    assert artifacts.publish_part(name, net, "backbone", read="1") == "2"
+    assert network_registry.publish_part(name, net, "backbone", read="1") == "2"
     step(other, seed=1)  # it started from version 1 as well
     with pytest.raises(RegistryError, match="version 2 was published since version 1 was read; merge"):
-        artifacts.publish_part(name, other, "backbone", read="1")
-    newest, state = artifacts.part(f"models:/{name}/2")
+        network_registry.publish_part(name, other, "backbone", read="1")
+    newest, state = network_registry.part(f"models:/{name}/2")
     load_state(other, "backbone", averaged([state, state_of(other, "backbone")]))
-    assert artifacts.publish_part(name, other, "backbone", read=newest) == "3"
+    assert network_registry.publish_part(name, other, "backbone", read=newest) == "3"
     with pytest.raises(RegistryError, match="models:/deepcv-nothing/1"):
-        artifacts.part("models:/deepcv-nothing/1")
+        network_registry.part("models:/deepcv-nothing/1")
     with pytest.raises(RegistryError, match="holds no network"):
-        artifacts.network(f"models:/{name}/1")
+        network_registry.network(f"models:/{name}/1")

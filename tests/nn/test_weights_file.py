@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepcv import artifacts
+from deepcv import network_registry
 from deepcv.nn import DeepcvModule, network_file
 from deepcv.nn.weights import Weights, WeightsError
 from deepcv.nn.weights_file import WeightsFile, read
@@ -55,9 +55,9 @@ def test_a_file_beside_it_held_to_its_digest(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("store")
 def test_a_registered_model_by_its_version(tmp_path: Path) -> None:
     other, network = digits(seed=1), digits()
-    version = artifacts.register_network("deepcv-toy", other)
+    version = network_registry.register_network("deepcv-toy", other)
     file = written(tmp_path, f"source: registered\nmodel: models:/deepcv-toy/{version}\n")
-    weights = file.fetch(artifacts.weights)
+    weights = file.fetch(network_registry.weights)
     assert weights is not None
     assert file.load_into(network, weights).fits
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
