@@ -208,6 +208,7 @@ CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options,
     ("transposed_conv", "maps", {"channels": 6, "padding": 6}, "leaves nothing of"),
     ("pyramid_conv", "maps", {"channels": 3}, "fewer than one for each of levels: 4"),
     ("pyramid_conv", "flat", {"channels": 8}, "needs feature maps"),
+    ("whiten", "maps", {}, "works on the input images only"),
     ("linear", "maps", {"features": 4}, "needs flat features (F,) or tokens (T, F)"),
     ("linear", "tokens", {"features": 4, "norm": "batch"}, "use layer norm"),
     ("linear", "flat", {"features": 4, "init": "dirac"}, "is for convolutions"),
@@ -259,7 +260,6 @@ CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options,
     ("shift", "input", {"right": -8}, "leaves nothing"),
 ]
 FITS_ALL = {
-    "whiten",  # its own error is in test_spec_errors
     "activation", "layer_norm", "rms_norm", "layer_mean_batch_norm", "dropout", "drop_path", "layer_scale",
     "gaussian_noise", "flatten", "scale", "identity",
 }  # fmt: skip
