@@ -119,7 +119,10 @@ class AdaptiveAvgPool(_AdaptivePool):
 
 @dataclass(frozen=True)
 class AdaptiveMaxPool(_AdaptivePool):
-    """Largest value of windows of about equal size, for an output of a fixed size. Its gradient on a GPU is not repeatable."""
+    """Largest value of windows of about equal size, for an output of a fixed height and width.
+
+    Its gradient on a GPU is not repeatable bit for bit, and torch 2.15 has no ONNX form of it.
+    """
 
     function = F.adaptive_max_pool2d
 
