@@ -16,6 +16,11 @@ def milliseconds(seconds: float) -> str:
     return f"{_digits(seconds * 1e3)} ms"
 
 
+def rate(per_s: float) -> str:
+    """4,834 or 7.13: whole numbers from 100 on."""
+    return f"{per_s:,.0f}" if per_s >= 100 else _digits(per_s)
+
+
 def shape_of(shape: Shape) -> str:
     """3×224×224."""
     return "×".join(map(str, shape)) or "scalar"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import fx
 
-from deepcv.profiling.amounts import milliseconds, shape_of, short
+from deepcv.profiling.amounts import milliseconds, rate, shape_of, short
 from deepcv.profiling.blocks import Block, blocks
 from deepcv.profiling.observe import Shape, observe
 from deepcv.profiling.report import Profile
@@ -84,7 +84,7 @@ def facts(found: Profile) -> Iterator[str]:
         yield (
             f"{time.device}, {time.threads} thread{'s' if time.threads > 1 else ''}, batch {time.batch}: "
             f"{milliseconds(time.latency_s)} (median of {time.repeats}, {milliseconds(time.fastest_s)} to "
-            f"{milliseconds(time.slowest_s)}), {time.images_per_s:,.0f} images/s"
+            f"{milliseconds(time.slowest_s)}), {rate(time.images_per_s)} images/s"
         )
 
 

@@ -8,7 +8,7 @@ WIDTH, HEIGHT = 190, 54  # of a box
 _GAP_X, _GAP_Y = 22, 30
 _LANE = 14  # width that a link takes where it passes a layer
 _SWEEPS = 12
-_BENT = 0.05  # how much less a link that passes layers pulls its ends than a straight one
+_BENT = 0.005  # how much less a link that passes layers pulls its ends than a straight one
 
 Point = tuple[float, float]
 
@@ -90,7 +90,8 @@ def _spread(layer: Sequence[int], wanted: dict[int, float], x: dict[int, float],
     for box in layer:
         x[box] = max(wanted[box], edge + _half(box, count))
         edge = x[box] + _half(box, count) + _GAP_X
-    shift = sum(x[box] - wanted[box] for box in layer) / max(1, len(layer))
+    weights = {box: 1.0 if box < count else _BENT for box in layer}  # rather bend a link than shift a box
+    shift = sum(weights[box] * (x[box] - wanted[box]) for box in layer) / sum(weights.values())
     for box in layer:
         x[box] -= shift
 

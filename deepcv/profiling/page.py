@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from deepcv.profiling.amounts import milliseconds, shape_of, short
+from deepcv.profiling.amounts import milliseconds, rate, shape_of, short
 from deepcv.profiling.blocks import Block, blocks, overview
 from deepcv.profiling.drawing import draw
 from deepcv.profiling.mermaid import mermaid
@@ -29,7 +29,8 @@ h1 { font-size: 1.6rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .87rem; } tr { border-top: 1px solid var(--quiet); }
 th, td { padding: .22rem .8rem .22rem 0; text-align: left; font-weight: 400; } thead tr { border: 0; }
-th[scope=row] { font-weight: 600; overflow-wrap: anywhere; } tfoot th, tfoot td { font-weight: 600; }
+th[scope=row] { font-weight: 600; overflow-wrap: anywhere; min-width: 9rem; }
+.counters th[scope=row] { white-space: nowrap; } tfoot th, tfoot td { font-weight: 600; }
 .figure { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .share { width: 9rem; } .share span { display: block; height: 6px; border-radius: 2px; background: var(--bar); margin: 2px 0; }
 .share .time { background: var(--time); }
@@ -80,7 +81,7 @@ def _cards(found: Profile) -> Iterator[str]:
     ]
     for time in found.timings:
         threads = f", {time.threads} thread{'s' if time.threads > 1 else ''}" if time.device == "cpu" else ""
-        cards.append((f"{time.images_per_s:,.0f} images/s", f"{time.device}{threads}, batch {time.batch}"))
+        cards.append((f"{rate(time.images_per_s)} images/s", f"{time.device}{threads}, batch {time.batch}"))
     yield '<div class="cards">'
     yield from (
         f'<div><b>{escape(figure)}</b><span class="quiet">{escape(word)}</span></div>' for figure, word in cards
@@ -90,9 +91,12 @@ def _cards(found: Profile) -> Iterator[str]:
 
 def _nodes(found: Profile, rows: Sequence[Block]) -> Iterator[str]:
     total_s = sum(row.seconds for row in rows)
+    most_macs, most_s = (
+        max(values, default=0) for values in zip(*((row.macs, row.seconds) for row in rows), strict=True)
+    )
     timed = f'<span class="key time"></span> time on {escape(found.timings[0].device)}' if total_s else ""
     yield f'<h2>Nodes</h2><p class="quiet"><span class="key"></span> MACs {timed}</p><div class="wide"><table><thead><tr>'
-    heads = ("shape", "parameters", "MACs", "receptive field", "memory made", "alive", "time")
+    heads = ("shape", "parameters", "MACs", "receptive field", "memory made", "alive", "time" if total_s else "")
     yield '<th class="quiet">node</th><th class="quiet">layers</th>'
     yield "".join(f'<th class="figure quiet">{head}</th>' for head in heads) + "<th></th></tr></thead><tbody>"
     for row in rows:
@@ -103,7 +107,7 @@ def _nodes(found: Profile, rows: Sequence[Block]) -> Iterator[str]:
         )  # fmt: skip
         yield (
             f'<tr><th scope="row">{escape(row.name)}</th><td class="quiet">{escape(row.kinds)}</td>{_figures(cells)}'
-            f'<td class="share">{_bar(row.macs, found.macs, "")}{_bar(row.seconds, total_s, "time")}</td></tr>'
+            f'<td class="share">{_bar(row.macs, most_macs, "")}{_bar(row.seconds, most_s, "time")}</td></tr>'
         )
     totals = (
         "", f"{found.parameters:,}", short(found.macs), "", "", f"{short(found.peak_bytes, 'B')}",
@@ -121,14 +125,14 @@ def _times(found: Profile) -> Iterator[str]:
     for time in found.timings:
         cells = (
             str(time.threads), str(time.batch), milliseconds(time.latency_s), milliseconds(time.fastest_s),
-            milliseconds(time.slowest_s), str(time.repeats), f"{time.images_per_s:,.0f}",
+            milliseconds(time.slowest_s), str(time.repeats), rate(time.images_per_s),
         )  # fmt: skip
         yield f'<tr><th scope="row">{escape(time.device)}</th>{_figures(cells)}</tr>'
     yield "</table></div>"
 
 
 def _opinions(found: Profile) -> Iterator[str]:
-    yield '<h2>Other counters</h2><div class="wide"><table><thead><tr><th class="quiet">counter</th>'
+    yield '<h2>Other counters</h2><div class="wide"><table class="counters"><thead><tr><th class="quiet">counter</th>'
     yield "".join(f'<th class="figure quiet">{head}</th>' for head in ("parameters", "MACs", "difference"))
     yield '<th class="quiet">why</th></tr></thead>'
     for one in found.opinions:
