@@ -83,11 +83,8 @@ def test_what_cannot_be_profiled(arguments: tuple[str, ...], expected: str, caps
     assert expected in message(capsys, "profile", *arguments)
 
 
-def test_the_page_is_an_artifact_of_a_run(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "dvc.yaml").touch()
-    monkeypatch.setenv("DEEPCV_HOME", str(tmp_path / "state"))
+@pytest.mark.usefixtures("store")
+def test_the_page_is_an_artifact_of_a_run(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tracking.start_run("deepcv-toy", "train", {}, {})
     main(["profile", str(model), "--device", "none", "--mlflow", run])
     listed = tracking.MlflowClient().list_artifacts(run, "profile")
