@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -106,7 +107,8 @@ def _profile(options: argparse.Namespace) -> None:
         threads=options.threads,
     )  # fmt: skip
     is_json_alone = options.json is not None and str(options.json) == "-"
-    print(report.as_json(found) if is_json_alone else describe.as_text(found))
+    width = min(max(80, shutil.get_terminal_size((110, 0)).columns), 140)
+    print(report.as_json(found) if is_json_alone else describe.as_text(found, width))
     _write(found, options.html, None if is_json_alone else options.json)
     if options.mlflow:
         _log(found, options.mlflow)

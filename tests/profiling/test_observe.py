@@ -1,14 +1,17 @@
 """Parameters, MACs and bytes of each node against figures written out by hand."""
 
+import math
+
 import pytest
 import torch
 import toys
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepcv.nn import spec
-from deepcv.profiling.memory import training_bytes, weight_bytes
+from deepcv.profiling.memory import LiveBytes, training_bytes, weight_bytes
 from deepcv.profiling.observe import NodeProfile, observe
 
 
@@ -137,6 +140,27 @@ def test_shipped_networks_add_up(file: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("file", ["digits", "small", "medium"])
+def test_the_peak_is_that_of_the_network_itself(file: str) -> None:
+    """The code that fx makes drops values as the interpreter does; and so does a count of last uses in the graph."""
+    network = spec.build(spec.load(toys.REPOSITORY / "networks" / f"{file}.yaml", {}), (3, 32, 32), 10).eval()
+    image = torch.zeros(1, 3, 32, 32)
+    with torch.no_grad(), LiveBytes(network) as live:
+        live.add(image)
+        network(image)
+    nodes = observe(network)
+    assert live.peak == max(node.live_bytes for node in nodes)
+    sizes = {node.name: 4 * math.prod(node.shape or ()) for node in nodes}
+    last_use = {source: place for place, node in enumerate(nodes) for source in node.inputs}
+    for place, node in enumerate(nodes):
+        alive = {
+            one.name for one in nodes[: place + 1] if one.kind == "input" or last_use.get(one.name, place) >= place
+        }
+        # F.max_pool2d makes the places of the maxima too, 8 bytes each, and drops them.
+        extra = 2 * sizes[node.name] if node.kind == "max_pool2d" else 0
+        assert node.live_bytes == sum(sizes[name] for name in alive) + extra, node.name
+
+
 def test_an_input_of_unknown_shape() -> None:
     with pytest.raises(ValueError, match=r"give it, e\.g\. observe\(network, \(3, 224, 224\)\)"):
         observe(fx.symbolic_trace(Chain()))
@@ -152,6 +176,21 @@ def test_bytes_of_training_by_hand() -> None:
     assert training_bytes(fx.symbolic_trace(Chain()), [(3, 10, 12)]) == 4 * saved
     norm = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.BatchNorm2d(4))
     assert training_bytes(norm, [(1, 1, 1)]) == 4 * (1 + 4)  # two statistics a channel are saved once per batch
+
+
+def test_a_checkpoint_keeps_its_input_alone() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(5)))
+            self.head = nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(checkpoint(self.layers, x, use_reentrant=False))
+
+    network = Checkpointed()
+    assert training_bytes(network, [(8,)]) == 4 * (8 + 8)  # x, and what the head takes
+    assert training_bytes(nn.Sequential(network.layers, network.head), [(8,)]) == 4 * (8 + 5 * 8)
 
 
 def test_bytes_of_weights() -> None:
