@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from deepcv.profiling.observe import NodeProfile, Shape
@@ -71,6 +71,34 @@ def overview(nodes: Sequence[NodeProfile], seconds: Mapping[str, float] | None =
     deepest = max((node.id.count(".") + 1 for node in nodes), default=1)
     levels = (blocks(nodes, seconds, depth) for depth in range(deepest, 0, -1))
     return next((level for level in levels if len(level) <= most), blocks(nodes, seconds, 1))
+
+
+def parts(coarse: Sequence[Block], fine: Sequence[Block]) -> dict[str, list[Block]]:
+    """What coarse blocks of several fine ones are made of, by title; what they take from outside comes first.
+
+    Both lists are of the same nodes.
+    """
+    found: dict[str, list[Block]] = {}
+    end = 0
+    for block in coarse:
+        start, count = end, 0
+        while count < block.nodes:
+            count += fine[end].nodes
+            end += 1
+        if end - start > 1:
+            title = block.name if block.name not in found else f"{block.name} ({len(found)})"
+            found[title] = _part(fine, start, end)
+    return found
+
+
+def _part(rows: Sequence[Block], start: int, end: int) -> list[Block]:
+    outside = sorted({source for row in rows[start:end] for source in row.sources if source < start})
+    place = {old: new for new, old in enumerate((*outside, *range(start, end)))}
+    given = [replace(rows[old], kinds="from outside", sources=(), macs=0, seconds=0.0) for old in outside]
+    return [
+        *given,
+        *(replace(row, sources=tuple(place[source] for source in row.sources)) for row in rows[start:end]),
+    ]
 
 
 def _cut(depth: int | None) -> Callable[[NodeProfile], str]:

@@ -8,7 +8,7 @@ from deepcv.profiling.blocks import Block
 from deepcv.profiling.layout import HEIGHT, WIDTH, Point, layered
 
 _MARGIN = 4
-_LETTERS = 25  # of a name that fit into a box
+_LETTERS = 23  # of a name that fit into a box
 _SMALL_LETTERS = 33
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from deepcv.profiling.amounts import milliseconds, rate, shape_of, short
-from deepcv.profiling.blocks import Block, blocks, overview
+from deepcv.profiling.blocks import Block, blocks, overview, parts
 from deepcv.profiling.drawing import draw
 from deepcv.profiling.mermaid import mermaid
 from deepcv.profiling.report import Profile
@@ -37,7 +37,7 @@ th[scope=row] { font-weight: 600; overflow-wrap: anywhere; min-width: 9rem; }
 .key { display: inline-block; width: .8rem; height: .5rem; border-radius: 2px; background: var(--bar); }
 .key.time { background: var(--time); margin-left: .8rem; }
 b.out { color: #b45309; }
-svg.graph { display: block; margin: 0 auto; max-width: 100%; height: auto; }
+svg.graph { display: block; margin: 0 auto; }
 .graph path { fill: none; stroke: currentColor; stroke-opacity: .45; stroke-width: 1.3; }
 .graph .box { fill: #8882; stroke: var(--quiet); } .graph .bar { fill: var(--bar); }
 .graph text { fill: currentColor; font-size: 10.5px; text-anchor: middle; } .graph .name { font-size: 12.5px; font-weight: 600; }
@@ -63,8 +63,9 @@ def _body(found: Profile) -> Iterator[str]:
     yield from (f'<p><b class="out">{escape(sentence)}</b></p>' for sentence in found.disagreements)
     yield '<h2>Graph</h2><p class="quiet">Bars: share of the largest box\'s MACs. Point at a box for its figures.</p>'
     yield f'<div class="wide">{draw(fewer)}</div>'
-    if len(fewer) < len(rows):
-        yield f'<details><summary>All {len(rows)} nodes</summary><div class="wide">{draw(rows)}</div></details>'
+    for title, inner in parts(fewer, rows).items():
+        yield f"<details><summary>Inside {escape(title)}</summary>"
+        yield f'<div class="wide">{draw(inner)}</div></details>'
     yield from _nodes(found, rows)
     yield from _times(found)
     yield from _opinions(found)

@@ -15,7 +15,7 @@ from torchvision import models
 from deepcv.nn import spec
 from deepcv.profiling import page, report
 from deepcv.profiling.amounts import rate, short
-from deepcv.profiling.blocks import Block, blocks, overview
+from deepcv.profiling.blocks import Block, blocks, overview, parts
 from deepcv.profiling.describe import as_text, describe, table
 from deepcv.profiling.drawing import draw
 from deepcv.profiling.layout import HEIGHT, WIDTH, layered
@@ -140,6 +140,13 @@ def test_an_overview_of_a_large_network() -> None:
     for figure in ("parameters", "macs", "made_bytes"):
         assert sum(getattr(row, figure) for row in fewer) == sum(getattr(row, figure) for row in rows)
     assert draw(rows).count('class="box"') == len(rows)
+    inside = parts(fewer, rows)
+    assert list(inside) == [f"layer{one}.{other}" for one in (1, 2, 3, 4) for other in (0, 1)]
+    outside, *own = inside["layer2.0"]
+    assert (outside.name, outside.kinds, outside.sources) == ("layer1.1.relu", "from outside", ())
+    assert [row.name for row in own] == [row.name for row in rows if row.name.startswith("layer2.0.")]
+    assert sum(row.macs for row in inside["layer2.0"]) == fewer[names.index("layer2.0")].macs
+    assert own[-2].sources == (5, 7)  # the addition: of the second norm and of the shortcut's
 
 
 def test_links_go_through_what_is_not_drawn() -> None:
