@@ -28,7 +28,7 @@ _VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squ
 _POINTWISE = {
     "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
     "_batch_norm_with_update", "native_group_norm", "native_layer_norm",  # but for their statistics
-    "cat", "slice", "split", "split_with_sizes", "expand",  # along places, of one side at least: an upper bound
+    "cat", "split", "split_with_sizes", "expand",
     "alias", "detach", "clone", "copy", "_to_copy", "native_dropout", "channel_shuffle", "native_channel_shuffle",
     "hardswish", "hardsigmoid", "hardtanh", "elu", "leaky_relu", "_prelu_kernel", "softplus", "masked_fill", "where",
     "log_sigmoid_forward", "softshrink", "hardshrink", "mish", "glu",
@@ -130,6 +130,8 @@ class _Step:
             return self._union(shape).mixed(field.axes[-2] for field, _ in self.seen)
         if name == "constant_pad_nd":
             return self._padded(shape)
+        if name == "slice":
+            return self._sliced(shape)
         if name == "roll":
             return first.mixed(first.axes[place] for place in args[2])
         if name in _VIEWS and math.prod(before) == math.prod(shape):
@@ -153,10 +155,17 @@ class _Step:
         """Shifted by what is added before the first row and column, wherever these dimensions lie."""
         found = self._union(shape)
         for place, added in enumerate(self.args[1][::2], start=1):
-            names = letters(found.axes[-place])
-            found = replace(found, y=found.y.window(1, padding=added)) if names == {"y"} else found
-            found = replace(found, x=found.x.window(1, padding=added)) if names == {"x"} else found
+            found = _moved(found, found.axes[-place], 1, added)
         return found
+
+    def _sliced(self, shape: tuple[int, ...]) -> Field:
+        """Each `step`-th place from `start` on."""
+        first, before = self.seen[0]
+        given: list[Any] = [*self.args, *(None, 0, None, None, 1)[len(self.args) :]]
+        _, place, start, _, step = given
+        start = start or 0
+        start = min(max(start + before[place] if start < 0 else start, 0), before[place])
+        return _moved(self._union(shape), first.axes[place], step, -start)
 
     def _mean(self, shape: tuple[int, ...]) -> Field:
         first, before = self.seen[0]
@@ -177,6 +186,13 @@ class _Step:
                 axes[kept] = field.axes[kept]
                 axes[:-2] = field.axes[:-2] if letters(*field.axes[:-2]) else axes[:-2]
         return Field(*_hulls([field for field, _ in self.seen]), tuple(axes)).mixed(inner)
+
+
+def _moved(field: Field, dimension: Dimension, stride: int, padding: int) -> Field:
+    names = letters(dimension)
+    if names == {"y"}:
+        return replace(field, y=field.y.window(1, stride, padding))
+    return replace(field, x=field.x.window(1, stride, padding)) if names == {"x"} else field
 
 
 def _hulls(fields: Sequence[Field]) -> tuple[Span, Span]:

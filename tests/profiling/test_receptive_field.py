@@ -53,6 +53,19 @@ class Shuffles(nn.Module):
         return self.group(x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w))
 
 
+class Slices(nn.Module):
+    """Patch merging as in Swin, and a crop: every second place, four times, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)[..., 8:-8, -80:]
+        quarters = [x[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
+        return self.second(torch.cat(quarters, 1)) + F.pad(self.first(x[:, :1, ::2, ::2])[:, :1, 1:], (0, 0, 0, 1))
+
+
 def positive(module: nn.Module) -> nn.Module:
     """All weights positive, so that no gradient cancels out."""
     with torch.no_grad():
@@ -91,10 +104,11 @@ def computed(module: nn.Module, side: int = SIDE) -> tuple[int | None, int | Non
         Branches(),
         ChannelsLast(),
         Shuffles(),
+        Slices(),
         nn.Sequential(nn.Conv2d(1, 2, 2, 2), nn.ConvTranspose2d(2, 1, 2, 2)),
         nn.Sequential(nn.Conv2d(1, 1, 3, 2, 1), nn.ReflectionPad2d(2), nn.Conv2d(1, 1, 5)),
     ],
-    ids=["one", "wide", "strides", "branches", "channels-last", "shuffles", "transposed", "padded"],
+    ids=["one", "wide", "strides", "branches", "channels-last", "shuffles", "slices", "transposed", "padded"],
 )
 def test_size_is_that_of_the_gradient(module: nn.Module) -> None:
     positive(module)
