@@ -1,149 +1,304 @@
-"""How weights start, and spectral norm while they learn."""
+"""Weights from files, libraries and addresses, and how they fit a network."""
 
-import math
-import pickle
-from typing import Any
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import huggingface_hub
 import pytest
+import safetensors.torch
+import timm
 import torch
-from torch import fx, nn
-from torch.nn.utils import parametrizations
+import torchvision
+from torch import Tensor
 
-from deepcv.nn.spec import build, from_canonical
+from deepcv.nn import DeepcvModule, network_file, pretrained
+from deepcv.nn.network_file import NetworkFileError
+from deepcv.nn.spec import load
+from deepcv.nn.weights import (
+    LoadReport,
+    Preprocessing,
+    Rule,
+    Weights,
+    WeightsError,
+    check_preprocessing,
+    load_into,
+    rename,
+)
 
-
-def network(shape: tuple[int, int, int], *nodes: dict[str, Any]) -> fx.GraphModule:
-    chain = [{"from": [nodes[i - 1]["id"] if i else "input"], **node} for i, node in enumerate(nodes)]
-    return build(from_canonical({"format": 1, "nodes": chain, "outputs": [["y", nodes[-1]["id"]]]}), shape, 10)
-
-
-FLAT = {"id": "flat", "op": "flatten"}
-# Fans of a weight (out, in): in * k², out * k²; torch's count of a transposed convolution's fans is the other way round.
-LAYERS: dict[str, tuple[dict[str, Any], str, int, int]] = {
-    "conv": ({"op": "conv", "channels": 96}, "x.conv", 64 * 9, 96 * 9),
-    "transposed_conv": ({"op": "transposed_conv", "channels": 96, "kernel": 3}, "x.conv", 96 * 9, 64 * 9),
-    "linear": ({"op": "linear", "features": 300}, "x", 576, 300),
-}
-
-
-def weight_of(layer: str, **options: Any) -> torch.Tensor:
-    torch.manual_seed(0)
-    node, path, _, _ = LAYERS[layer]
-    before = [FLAT] if layer == "linear" else []
-    net = network((64, 3, 3), *before, {"id": "x", **node, **options, "bias": True})
-    assert (net.get_parameter(f"{path}.bias").count_nonzero() == 0) == (options["init"] != "torch")
-    return net.get_parameter(f"{path}.weight").detach()
+SHAPE = (1, 8, 8)
+NETWORKS = Path(__file__).parents[2] / "networks"
+IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 224), "bilinear", 0.875)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+def digits(classes: int = 10, seed: int = 0) -> DeepcvModule:
+    torch.manual_seed(seed)
+    return DeepcvModule.from_file(NETWORKS / "digits.yaml", SHAPE, classes, width=4)
+
+
+def state(*names: str) -> dict[str, Tensor]:
+    return {name: torch.full((1,), float(place)) for place, name in enumerate(names)}
+
+
+RULES: list[tuple[list[Rule], list[str], list[str]]] = [
+    ([], ["a.w", "b.w"], ["a.w", "b.w"]),
+    ([("module.", "")], ["module.a.w", "b.module.w"], ["a.w", "b.module.w"]),  # the beginning alone
+    ([("", "net.")], ["a.w"], ["net.a.w"]),
+    ([("a.b", "c")], ["a.b.w", "axb.w"], ["c.w", "axb.w"]),  # a dot is a dot
+    ([(r"layer(\d+)\.(\d+)\.", r"stage\1.block\2.")], ["layer3.0.w", "fc.w"], ["stage3.block0.w", "fc.w"]),
+    ([("module.", ""), ("fc.", "head.")], ["module.fc.w", "fc.b"], ["head.w", "head.b"]),  # one after the other
+    ([("fc.", None)], ["fc.w", "a.w"], ["a.w"]),
+    ([("a", r"\1")], ["a.w"], [r"\1.w"]),  # letter by letter
+]
+
+
+@pytest.mark.parametrize(("rules", "before", "after"), RULES)
+def test_keys_are_renamed_in_order(rules: list[Rule], before: list[str], after: list[str]) -> None:
+    tensors = state(*before)
+    renamed = rename(tensors, rules)
+    assert list(renamed) == after
+    kept = [tensor for name, tensor in tensors.items() if len(before) == len(after) or not name.startswith("fc.")]
+    assert all(one is other for one, other in zip(renamed.values(), kept, strict=True))
+
+
 @pytest.mark.parametrize(
-    ("init", "variance"),
+    ("rules", "message"),
     [
-        ("he", lambda fan_in, _: 2 / fan_in),
-        ("he_fan_out", lambda _, fan_out: 2 / fan_out),
-        ("xavier", lambda fan_in, fan_out: 2 / (fan_in + fan_out)),
-        ("xavier_normal", lambda fan_in, fan_out: 2 / (fan_in + fan_out)),
-        ("torch", lambda fan_in, _: 1 / (3 * fan_in)),
+        ([("a.", "b.")], "two tensors are called 'b.w'; one of them was"),
+        ([("(", "")], r"pattern '\(' is no regular expression"),
+        ([(r"a(.)", r"\7")], r"replacement '\\\\7' of 'a\(.\)'"),
     ],
 )
-def test_the_variance_of_an_init(layer: str, init: str, variance: Any) -> None:
-    weight = weight_of(layer, init=init)
-    assert weight.std().item() == pytest.approx(math.sqrt(variance(*LAYERS[layer][2:])), rel=0.02)
-    assert abs(weight.mean()) < 0.01 * weight.std() + 1e-3
+def test_a_wrong_rule_is_told(rules: list[Rule], message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        rename(state("a.w", "b.w"), rules)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_inits_with_fixed_numbers(layer: str) -> None:
-    assert weight_of(layer, init="zeros").count_nonzero() == 0
-    assert (weight_of(layer, init="constant", init_value=0.25) == 0.25).all()
-    truncated = weight_of(layer, init="truncated_normal")
-    assert truncated.abs().max() <= 0.04
-    assert truncated.std().item() == pytest.approx(0.0176, rel=0.02)  # 0.02 cut at two standard deviations
-    rows = weight_of(layer, init="orthogonal").flatten(1)
-    product = rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows
-    torch.testing.assert_close(product, torch.eye(len(product)), rtol=0, atol=1e-5)
+def test_weights_that_fit_are_copied_in_the_networks_dtype() -> None:
+    other = digits(seed=1)
+    network = digits().to(torch.bfloat16)
+    report = load_into(
+        network, Weights({f"module.{k}": v for k, v in other.state_dict().items()}, "x"), rules=[("module.", "")]
+    )
+    assert report == LoadReport("x", loaded=tuple(network.state_dict()))
+    assert str(report) == f"x: {len(other.state_dict())} of the network's {len(other.state_dict())} tensors loaded"
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key].to(value.dtype))
 
 
-@pytest.mark.parametrize(
-    "node",
-    [
-        {"op": "conv", "channels": 8, "norm": norm, "activation": "none", "zero_init": True}
-        for norm in ("batch", "layer", "instance", "group")
+def wrong() -> dict[str, Tensor]:
+    """Everything that can be wrong at once, but for the counters of batch norms, which old files lack."""
+    given = {key: value for key, value in digits(seed=1).state_dict().items() if "num_batches" not in key}
+    del given["stem.norm.bias"]
+    given["stem.conv.weight"] = torch.zeros(9, 1, 3, 3)
+    given["fc.weight"] = torch.zeros(1)
+    return given
+
+
+def test_strict_changes_nothing_and_lists_every_kind() -> None:
+    network = digits()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(WeightsError) as caught:
+        load_into(network, Weights(wrong(), "old.pt"))
+    message = str(caught.value)
+    assert "the weights do not fit, nothing is loaded" in message
+    assert "missing in the weights (1): stem.norm.bias" in message
+    assert "unexpected, not in the network (1): fc.weight" in message
+    assert "stem.conv.weight: the network has (8, 1, 3, 3), the weights (9, 1, 3, 3)" in message
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_without_strict_what_fits_is_loaded() -> None:
+    network, given = digits(), wrong()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    report = load_into(network, Weights(given, "old.pt"), strict=False)
+    assert report.missing == ("stem.norm.bias",)
+    assert report.unexpected == ("fc.weight",)
+    assert report.misshaped == (("stem.conv.weight", (8, 1, 3, 3), (9, 1, 3, 3)),)
+    assert not report.fits
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, given[key] if key in report.loaded else before[key]), key
+    assert set(report.loaded) == set(given) - {"fc.weight", "stem.conv.weight"}
+
+
+def test_a_head_of_other_classes_is_left_out_whole() -> None:
+    network, other = digits(classes=3), digits(classes=10, seed=1)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    report = load_into(network, Weights(other.state_dict(), "ten"), head=["head"])
+    assert report.fits
+    assert report.head == ("head.weight", "head.bias")
+    assert "new head, not loaded (2): head.weight, head.bias" in str(report)
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key] if key in report.head else other.state_dict()[key])
+
+
+def test_a_head_that_fits_is_loaded_and_an_absent_one_is_new() -> None:
+    network, other = digits(), digits(seed=1)
+    assert load_into(network, Weights(other.state_dict(), "x"), head=["head"]).head == ()
+    assert torch.equal(network.get_parameter("head.weight"), other.get_parameter("head.weight"))
+    bodies = {key: value for key, value in other.state_dict().items() if not key.startswith("head.")}
+    assert load_into(network, Weights(bodies, "x"), head=["head"]).head == ("head.weight", "head.bias")
+    with pytest.raises(WeightsError, match=r"head 'hed': the network has no such part; it has stem, .*head"):
+        load_into(network, Weights(bodies, "x"), head=["hed"])
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])
+def test_weights_of_our_files_and_of_others(name: str, tmp_path: Path) -> None:
+    other = digits(seed=1)
+    network_file.save(tmp_path / name, other)
+    bare = tmp_path / f"bare{Path(name).suffix}"
+    if bare.suffix == ".pt":
+        torch.save({"epoch": 3, "model": other.state_dict()}, bare)
+    else:
+        safetensors.torch.save_file(other.state_dict(), bare)
+    for path in (tmp_path / name, bare):
+        network = digits()
+        assert load_into(network, pretrained.from_file(path)).fits
+        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+
+
+PREPROCESSING: list[tuple[dict[str, object], list[str]]] = [
+    ({"resize": "crop", "keep": 0.875}, []),
+    ({}, ["centre of the image", "central 0.875 of each side .* keeps 1.000"]),
+    ({"resize": "crop", "keep": 0.875, "mean": (0.5, 0.5, 0.5)}, [r"mean \(0.485, 0.456, 0.406\), preprocessing has \(0.5,"]),
+    ({"resize": "crop", "keep": 0.875, "std": (0.229, 0.224, 0.3)}, [r"std \(0.229, .* has \(0.229, 0.224, 0.3\)"]),
+    ({"resize": "crop", "keep": 0.875, "mean": (0.5,), "std": (0.2,)}, ["expect 3 channels, the images have 1"]),
+    ({"resize": "crop", "keep": 0.875, "size": (32, 48)}, ["images of 224×224 pixels, preprocess makes 32×48"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "sentences"), PREPROCESSING)
+def test_each_difference_in_preprocessing_has_its_sentence(given: dict[str, object], sentences: list[str]) -> None:
+    same = {"mean": IMAGENET.mean, "std": IMAGENET.std, "size": IMAGENET.size}
+    found = check_preprocessing(IMAGENET, **{**same, **given})  # type: ignore[arg-type]
+    assert len(found) == len(sentences)
+    for sentence, pattern in zip(found, sentences, strict=True):
+        assert re.search(pattern, sentence), sentence
+
+
+def test_bicubic_is_not_ours() -> None:
+    bicubic = Preprocessing(IMAGENET.mean, IMAGENET.std, IMAGENET.size, "bicubic")
+    assert check_preprocessing(bicubic, IMAGENET.mean, IMAGENET.std, (224, 224), "crop") == [
+        "the weights expect bicubic interpolation; preprocess averages areas or interpolates linearly"
     ]
-    + [
-        {"op": op, "zero_init": True}
-        for op in ("batch_norm", "layer_norm", "rms_norm", "instance_norm", "group_norm", "layer_mean_batch_norm")
-    ],
-)
-def test_zero_init_silences_a_branch_until_it_learns(node: dict[str, Any]) -> None:
-    net = network((8, 6, 6), {"id": "x", **node})
-    y = net(torch.randn(4, 8, 6, 6))["y"]
-    assert y.count_nonzero() == 0
-    (y * torch.randn_like(y)).sum().backward()
-    scale = next(p for name, p in net.named_parameters() if name in ("x.weight", "x.norm.weight"))
-    assert scale.grad is not None
-    assert scale.grad.abs().sum() > 0
 
 
-def spectral_network() -> fx.GraphModule:
-    torch.manual_seed(0)
-    return network(
-        (3, 8, 8),
-        {"id": "a", "op": "conv", "channels": 12, "spectral_norm": True, "norm": "none"},
-        FLAT,
-        {"id": "b", "op": "linear", "features": 5, "spectral_norm": True},
+def test_what_libraries_say_of_their_images_is_read() -> None:
+    assert pretrained.torchvision_preprocessing("resnet18", "IMAGENET1K_V1") == IMAGENET
+    assert pretrained.timm_preprocessing("resnet18.a1_in1k") == Preprocessing(
+        IMAGENET.mean, IMAGENET.std, (224, 224), "bicubic", 0.95
     )
 
 
-def largest(layer: Any) -> float:
-    return float(torch.linalg.svdvals(layer.normalised().detach().flatten(1))[0])
+def nodes(folder: Path, node: str) -> DeepcvModule:
+    (folder / "net.yaml").write_text(f"nodes:\n  - {{{node}}}\noutputs: {{logits: net}}\n")
+    torch.manual_seed(1)
+    return DeepcvModule.from_spec(load(folder / "net.yaml"), (3, 64, 64), 1000)
 
 
-def test_spectral_norm_is_one_at_the_start_and_after_50_steps() -> None:
-    net = spectral_network()
-    layers = [net.get_submodule("a.conv"), net.get_submodule("b")]
-    net.eval()
-    assert [largest(layer) for layer in layers] == pytest.approx([1, 1], abs=0.1)  # 15 iterations from a random start
-    before = [float(torch.linalg.svdvals(layer.weight.detach().flatten(1))[0]) for layer in layers]  # type: ignore[operator, union-attr]
-    optimizer = torch.optim.SGD(net.train().parameters(), lr=0.05, momentum=0.9)
-    x, target = torch.randn(32, 3, 8, 8), torch.randint(0, 5, (32,))
-    for _ in range(50):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(net(x)["y"] * 10, target).backward()
-        optimizer.step()
-    net.eval()
-    after = [float(torch.linalg.svdvals(layer.weight.detach().flatten(1))[0]) for layer in layers]  # type: ignore[operator, union-attr]
-    assert [largest(layer) for layer in layers] == pytest.approx([1, 1], abs=0.02)
-    assert all(abs(a - b) > 1e-3 for a, b in zip(before, after, strict=True))  # the weights did move
+def test_torchvisions_weights_come_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    name = "mobilenet_v3_small"
+    torch.manual_seed(0)
+    peer = torchvision.models.mobilenet_v3_small()  # of torchvision's shape; its published values cannot be had offline
+    file = tmp_path / "hub/checkpoints/mobilenet_v3_small-047dcff4.pth"
+    file.parent.mkdir(parents=True)
+    torch.save(peer.state_dict(), file)
+    weights = pretrained.from_torchvision(name)
+    assert weights.origin == "torchvision mobilenet_v3_small IMAGENET1K_V1"
+    assert weights.preprocessing == IMAGENET
+    network = nodes(tmp_path, f"id: net, torchvision: {name}")
+    assert load_into(network, weights, rules=[("", "net.")]).fits
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(network.eval()(x)["logits"], peer.eval()(x))
 
 
-def test_spectral_norm_has_the_numbers_of_torch() -> None:
-    net = spectral_network()
-    theirs = parametrizations.spectral_norm(nn.Linear(768, 5))
-    ours: Any = net.get_submodule("b")
-    norm: Any = theirs.parametrizations.weight[0]
-    with torch.no_grad():
-        theirs.parametrizations.weight.original.copy_(ours.weight)  # type: ignore[operator, union-attr]
-        theirs.bias.copy_(ours.bias)
-        norm._u.copy_(ours.left)
-        norm._v.copy_(ours.right)
-    x = torch.randn(4, 768)
-    for training in (True, True, False):
-        theirs.train(training), ours.train(training)
-        ours.zero_grad(), theirs.zero_grad()
-        a, b = ours(x), theirs(x)
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-        a.square().sum().backward(), b.square().sum().backward()
-        torch.testing.assert_close(ours.weight.grad, theirs.parametrizations.weight.original.grad)  # type: ignore[union-attr]
+def test_timms_weights_come_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # else it asks for 47 s
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    name = "mobilenetv3_small_050.lamb_in1k"
+    torch.manual_seed(0)
+    peer = timm.create_model(name)
+    folder = tmp_path / f"models--timm--{name}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    safetensors.torch.save_file(peer.state_dict(), folder / "snapshots" / ("0" * 40) / "model.safetensors")
+    weights = pretrained.from_timm(name)
+    network = nodes(tmp_path, "id: net, timm: mobilenetv3_small_050, classes: $classes")
+    assert load_into(network, weights, rules=[("", "net.")]).fits
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(network.eval()(x)["logits"], peer.eval()(x))
+    with pytest.raises(
+        WeightsError, match=r"timm resnet18.a1_in1k: the weights are not on this machine and cannot be"
+    ) as caught:
+        pretrained.from_timm("resnet18.a1_in1k")
+    assert "name the file instead" in str(caught.value)
 
 
-def test_spectral_norm_keeps_the_plain_keys_and_is_pickled() -> None:
-    net = spectral_network()
-    assert list(net.state_dict()) == ["a.conv.weight", "a.conv.bias", "a.conv.left", "a.conv.right",
-                                      "b.weight", "b.bias", "b.left", "b.right"]  # fmt: skip
-    again = pickle.loads(pickle.dumps(net))  # noqa: S301  our own bytes
-    x = torch.randn(2, 3, 8, 8)
-    assert torch.equal(again(x)["y"], net(x)["y"])
-    fresh = spectral_network()
-    fresh.load_state_dict(net.state_dict())
-    assert torch.equal(fresh.eval()(x)["y"], net.eval()(x)["y"])
+@pytest.mark.parametrize(
+    ("get", "message"),
+    [
+        (lambda: pretrained.from_timm("resnet81"), "timm has no weights 'resnet81'; timm.list_pretrained"),
+        (lambda: pretrained.from_timm("resnet18.none"), "timm has no weights 'resnet18.none'; it has resnet18.a1_in1k, "),
+        (lambda: pretrained.from_torchvision("resnet18", "V9"), "no weights 'V9' of 'resnet18'; it has IMAGENET1K_V1"),
+        (lambda: pretrained.from_torchvision("resnet81"), "no weights 'DEFAULT' of 'resnet81'; torchvision.models.list"),
+        (lambda: pretrained.from_url("https://x.org/a.pt", ""), "needs the file's SHA-256, 64 digits .*, got ''"),
+        (lambda: pretrained.from_url("file:///etc/a.pt", "0" * 64), "expected an address that begins with https://"),
+        (lambda: pretrained.from_url("https://x.org/a.zip", "0" * 64), "expected a file that ends in .pt or"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_not_there_are_told(get: partial[Weights], message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        get()
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
+    """An address and the folder that it serves."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", folder
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_an_address_is_held_to_its_digest(served: tuple[str, Path], tmp_path: Path) -> None:
+    url, folder = served
+    other = digits(seed=1)
+    network_file.save(folder / "net.safetensors", other)
+    digest = hashlib.sha256((folder / "net.safetensors").read_bytes()).hexdigest()
+    kept = tmp_path / "weights"
+    with pytest.raises(WeightsError, match=f"expected the SHA-256 {'0' * 64}, got {digest}: the file has changed"):
+        pretrained.from_url(f"{url}/net.safetensors", "0" * 64, kept)
+    assert not list(kept.iterdir())
+    weights = pretrained.from_url(f"{url}/net.safetensors", digest, kept)
+    network = digits()
+    assert load_into(network, weights).fits
+    (folder / "net.safetensors").unlink()  # a second time nothing is asked
+    again = pretrained.from_url(f"{url}/net.safetensors", digest, kept).state
+    assert all(torch.equal(again[key], value) for key, value in other.state_dict().items())
+    (file,) = kept.iterdir()
+    file.write_bytes(file.read_bytes()[:-1] + b"x")  # a damaged copy is not believed
+    with pytest.raises(WeightsError, match=r"cannot be downloaded .*404"):
+        pretrained.from_url(f"{url}/net.safetensors", digest, kept)
+
+
+def test_weights_run_no_code(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"x": test_weights_run_no_code}}, tmp_path / "code.pt")
+    with pytest.raises(NetworkFileError, match="not a file of tensors alone"):
+        pretrained.from_file(tmp_path / "code.pt")
