@@ -105,16 +105,21 @@ def mega_macs(net: nn.Module, shape: tuple[int, int, int]) -> float:
 
 
 def train(
-    net: nn.Module, images: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor], seed: int, epochs: int, batch: int = 50
+    net: nn.Module,
+    images: Tensor,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    seed: int,
+    epochs: int,
+    lr: float,
+    batch: int,
 ) -> None:
     """SGD with Nesterov momentum and one cycle of the learning rate; `loss_of` takes the output and the samples' numbers."""
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    steps = epochs * (len(images) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
+    generator, batches = torch.Generator().manual_seed(seed), len(images) // batch
+    optimizer = torch.optim.SGD(net.parameters(), lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * batches)
     net.train()
     for _ in range(epochs):
-        for chosen in torch.randperm(len(images), generator=generator)[: len(images) // batch * batch].split(batch):
+        for chosen in torch.randperm(len(images), generator=generator)[: batches * batch].split(batch):
             (output,) = net(images[chosen]).values()
             optimizer.zero_grad()
             loss_of(output, chosen).backward()
@@ -146,7 +151,7 @@ def convolution(options: argparse.Namespace) -> None:
         for seed in seeds:
             torch.manual_seed(seed)
             net = network(text, shape, width=chosen)
-            train(net, images, lambda output, part: F.cross_entropy(output, labels[part]), seed, epochs)
+            train(net, images, lambda output, part: F.cross_entropy(output, labels[part]), seed, epochs, 0.1, 50)
             found.append(float((outputs(net, test_images).argmax(1) == test_labels).float().mean()))
         means[kind] = statistics.mean(found)
         table[kind] = {
@@ -192,7 +197,7 @@ def segmentation(options: argparse.Namespace) -> None:
             torch.manual_seed(seed)
             net = network(unet(gated), shape)
             train(
-                net, images, lambda output, part: F.binary_cross_entropy_with_logits(output, masks[part]), seed, epochs
+                net, images, lambda y, part: F.binary_cross_entropy_with_logits(y, masks[part]), seed, epochs, 0.02, 20
             )
             found.append(iou(outputs(net, test_images), test_masks))
         means[name] = statistics.mean(found)

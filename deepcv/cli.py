@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepcv import data_commands
+from deepcv import data_commands, network_commands
 from deepcv.errors import DeepcvError
 
 _DESCRIPTION = """\
@@ -83,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "data", help="compare datasets, find drift, find what saw an image", description=data_commands.TITLE
         )
+    )
+    network_commands.add_to(
+        commands.add_parser("profile", help="what a network costs: MACs, memory, time, node by node")
     )
     return parser
 

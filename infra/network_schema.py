@@ -124,4 +124,4 @@ def _value(hint: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    Path("docs/network.schema.json").write_text(json.dumps(schema(), indent=1) + "\n", encoding="utf-8")
+    Path("docs/network.schema.json").write_text(json.dumps(schema(), separators=(",", ":")) + "\n", encoding="utf-8")

@@ -35,6 +35,8 @@ IMPORTERS = {
     "onnxruntime": {"deepcv.serving.predictor", "deepcv.serving.features"},
     "onnx": {"deepcv.serving.onnx_export", "deepcv.serving.features"},
     "matplotlib": {"deepcv.evaluation.plots", "deepcv.monitoring.picture"},
+    "fvcore": {"deepcv.profiling.cross_check"},
+    "torchinfo": {"deepcv.profiling.cross_check"},
 }
 HEAVY = {
     "torch",

@@ -55,6 +55,64 @@ def test_defaults_are_inherited_and_the_nearest_wins(tmp_path: Path) -> None:
     assert options["head"]["activation"] == "none"
 
 
+ORDER = """\
+defaults: {pre_activation: true, dropout: 0.2}
+nodes:
+  - {id: a, op: conv, channels: 4}
+  - {id: b, op: conv, channels: 4, pre_activation: false, dropout: 0.0}
+  - {id: pool, op: global_avg_pool}
+outputs: {y: pool}
+"""
+
+
+def test_the_order_and_the_dropout_are_inherited(tmp_path: Path, images: Tensor) -> None:
+    network = build(load(written(tmp_path, ORDER)), SHAPE, 10)
+    calls = [node.target for node in network.graph.nodes if node.op == "call_module"]
+    assert calls == ["a.norm", "a.conv", "a.dropout", "b.conv", "b.norm"]
+    network.eval()
+    a = network.get_submodule("a.conv")(network.get_submodule("a.norm")(images).relu())
+    b = network.get_submodule("b.norm")(network.get_submodule("b.conv")(a)).relu()
+    torch.testing.assert_close(network(images)["y"], b.mean((2, 3)), rtol=0, atol=1e-6)
+
+
+ADAPT = """\
+nodes:
+  - {id: a, op: conv, channels: 4}
+  - {id: b, op: conv, channels: 6, stride: 2}
+  - {id: link, op: OP, from: [a, b], adapt: ADAPT}
+  - {id: pool, op: global_avg_pool}
+outputs: {y: pool, link: link}
+"""
+
+
+def test_a_link_projects_and_resizes_what_does_not_fit(tmp_path: Path, images: Tensor) -> None:
+    network = build(load(written(tmp_path, ADAPT.replace("OP", "sum").replace("ADAPT", "project"))), SHAPE, 10).eval()
+    for x in (images, torch.randn(2, 3, 12, 10)):
+        a = network.get_submodule("a.norm")(network.get_submodule("a.conv")(x)).relu()
+        b = network.get_submodule("b.norm")(network.get_submodule("b.conv")(a)).relu()
+        projected = network.get_submodule("link.adapt1.project")(b)
+        fitted = nn.functional.interpolate(projected, size=x.shape[2:], mode="bilinear")
+        torch.testing.assert_close(network(x)["link"], a + fitted, rtol=0, atol=1e-6)
+
+
+def test_a_dense_link_resizes_what_does_not_fit(tmp_path: Path, images: Tensor) -> None:
+    spec = load(written(tmp_path, ADAPT.replace("OP", "concat").replace("ADAPT", "resize")))
+    assert build(spec, SHAPE, 10)(images)["link"].shape == (4, 10, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("op", "adapt", "message"),
+    [
+        ("sum", "error", "needs equal shapes"),
+        ("sum", "resize", "needs equal channels"),
+        ("mean", "resize", "adapt: project"),
+    ],
+)
+def test_a_link_that_may_not_adapt_says_so(tmp_path: Path, op: str, adapt: str, message: str) -> None:
+    with pytest.raises(SpecError, match=rf"net\.yaml:4: node 'link': {op} .*{message}"):
+        build(load(written(tmp_path, ADAPT.replace("OP", op).replace("ADAPT", adapt))), SHAPE, 10)
+
+
 REPEAT = """\
 parameters: {depth: 3}
 templates:

@@ -28,6 +28,7 @@ for name in ("pydantic", "cv2", "mlflow", "pandas", "sklearn", "ruamel", "matplo
 
 from pathlib import Path
 import deepcv.nn.classifier, deepcv.nn.layers, deepcv.nn.ops, deepcv.nn.spec
+import deepcv.profiling.describe, deepcv.profiling.page, deepcv.profiling.report
 import deepcv.nn.module, deepcv.nn.network_file, deepcv.nn.parts, deepcv.nn.pretrained, deepcv.nn.weights_file
 import deepcv.training.checkpoints, deepcv.training.engine, deepcv.training.fit, deepcv.training.hardware
 import deepcv.evaluation.history, deepcv.evaluation.inference, deepcv.evaluation.metrics, deepcv.evaluation.plots

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Mode = Literal["nearest", "bilinear"]
+Mode = Literal["nearest", "bilinear", "bicubic"]
 
 
 class ResizeLike(nn.Module):

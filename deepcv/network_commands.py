@@ -1,0 +1,155 @@
+"""`deepcv profile`: the same thin door, to what a network costs; nothing heavy is imported before the command runs."""
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepcv.errors import DeepcvError
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from deepcv.profiling.report import Profile
+
+_INPUT = (3, 224, 224)
+_CLASSES = 1000
+_DESCRIPTION = """\
+Tell what a network costs: for each node its shape, parameters, MACs, receptive field and memory; then latency and
+throughput on each device. torchinfo, fvcore and torch's own counter are asked too; more than 2 % between them is flagged.
+
+MODEL is a network file (YAML; random weights) or a model file (.pt, as the stage train writes it).
+"""
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `deepcv profile`."""
+    parser.description, parser.formatter_class = _DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("model", type=Path, metavar="MODEL", help="network file .yaml or model file .pt")
+    parser.add_argument(
+        "--input", type=_shape, metavar="CxHxW", help="one image (default: 3x224x224; a model file knows its own)"
+    )
+    parser.add_argument(
+        "--classes",
+        type=_whole,
+        metavar="N",
+        help="$classes of a network file (default: 1000; a model file knows its own)",
+    )
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a $parameter of the network file",
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with the graph drawn")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write all figures as JSON; - prints them instead"
+    )
+    parser.add_argument("--mermaid", action="store_true", help="print the graph as Mermaid text instead")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "none"), default="auto",
+        help="where to take times (default: auto, the CPU and the GPU if there is one); none: no times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch", type=_whole, default=1, metavar="N", help="images at once, for the times (default: 1)"
+    )
+    parser.add_argument("--threads", type=_whole, default=1, metavar="N", help="CPU threads (default: 1)")
+    parser.add_argument("--repeat", type=_whole, default=20, metavar="N", help="runs, after 3 to warm up (default: 20)")
+    parser.add_argument("--mlflow", metavar="RUN_ID", help="also log page and JSON to this MLflow run, under profile/")
+    parser.set_defaults(run=_profile)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d{0,5}([x×][1-9]\d{0,5}){2}", text):
+        raise argparse.ArgumentTypeError(f"expected channels, height and width such as 3x224x224, got {text!r}")
+    return tuple(int(part) for part in re.split("[x×]", text))
+
+
+def _setting(text: str) -> tuple[str, int | float | bool | str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE such as width=32, got {text!r}")
+    readers: tuple[Callable[[str], int | float], ...] = (int, float)
+    for read in readers:
+        try:
+            return name, read(value)
+        except ValueError:
+            continue
+    return name, {"true": True, "false": False}.get(value, value)
+
+
+def _profile(options: argparse.Namespace) -> None:
+    from deepcv.profiling import describe, mermaid, report, timing
+    from deepcv.profiling.blocks import blocks
+    from deepcv.profiling.observe import observe
+
+    network, shape = _network(options)
+    if options.mermaid:
+        print(mermaid.mermaid(blocks(observe(network, shape))), end="")
+        return
+    try:
+        devices = () if options.device == "none" else timing.devices(options.device)
+    except ValueError as error:
+        raise DeepcvError(str(error)) from None
+    found = report.profile(
+        network, shape, name=options.model.name, devices=devices, batch=options.batch, repeats=options.repeat,
+        threads=options.threads,
+    )  # fmt: skip
+    is_json_alone = options.json is not None and str(options.json) == "-"
+    width = min(max(80, shutil.get_terminal_size((110, 0)).columns), 140)
+    print(report.as_json(found) if is_json_alone else describe.as_text(found, width))
+    _write(found, options.html, None if is_json_alone else options.json)
+    if options.mlflow:
+        _log(found, options.mlflow)
+
+
+def _network(options: argparse.Namespace) -> "tuple[GraphModule, tuple[int, ...]]":
+    from deepcv.nn import classifier, spec
+
+    if options.model.suffix == ".pt":
+        if options.input or options.classes or options.set:
+            raise DeepcvError(f"{options.model}: a model file knows its own input, classes and parameters")
+        model, info = classifier.load(options.model)
+        return model.network, info.input_shape  # type: ignore[return-value]  # `load` builds it from a spec
+    shape = options.input or _INPUT
+    return spec.build(spec.load(options.model, dict(options.set)), shape, options.classes or _CLASSES), shape
+
+
+def _write(found: "Profile", html: Path | None, json: Path | None) -> None:
+    from deepcv.files import write_text
+    from deepcv.profiling import page, report
+
+    for path, text in ((html, page.html), (json, report.as_json)):
+        if path is not None:
+            write_text(path, text(found))
+            print(f"wrote {path}", file=sys.stderr)
+
+
+def _log(found: "Profile", run_id: str) -> None:
+    import tempfile
+
+    from deepcv import tracking
+    from deepcv.files import write_text
+    from deepcv.profiling import page, report
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_text(folder / "profile.html", page.html(found))
+        write_text(folder / "profile.json", report.as_json(found))
+        try:
+            tracking.connect()
+            tracking.log_artifacts(run_id, folder, "profile")
+        except tracking.TrackingError as error:
+            raise DeepcvError(f"MLflow run {run_id!r}: {tracking.reason(error)}") from None
+    print(f"logged profile/profile.html and profile/profile.json to MLflow run {run_id}", file=sys.stderr)

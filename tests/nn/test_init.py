@@ -1,0 +1,149 @@
+"""How weights start, and spectral norm while they learn."""
+
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+from torch.nn.utils import parametrizations
+
+from deepcv.nn.spec import build, from_canonical
+
+
+def network(shape: tuple[int, int, int], *nodes: dict[str, Any]) -> fx.GraphModule:
+    chain = [{"from": [nodes[i - 1]["id"] if i else "input"], **node} for i, node in enumerate(nodes)]
+    return build(from_canonical({"format": 1, "nodes": chain, "outputs": [["y", nodes[-1]["id"]]]}), shape, 10)
+
+
+FLAT = {"id": "flat", "op": "flatten"}
+# Fans of a weight (out, in): in * k², out * k²; torch's count of a transposed convolution's fans is the other way round.
+LAYERS: dict[str, tuple[dict[str, Any], str, int, int]] = {
+    "conv": ({"op": "conv", "channels": 96}, "x.conv", 64 * 9, 96 * 9),
+    "transposed_conv": ({"op": "transposed_conv", "channels": 96, "kernel": 3}, "x.conv", 96 * 9, 64 * 9),
+    "linear": ({"op": "linear", "features": 300}, "x", 576, 300),
+}
+
+
+def weight_of(layer: str, **options: Any) -> torch.Tensor:
+    torch.manual_seed(0)
+    node, path, _, _ = LAYERS[layer]
+    before = [FLAT] if layer == "linear" else []
+    net = network((64, 3, 3), *before, {"id": "x", **node, **options, "bias": True})
+    assert (net.get_parameter(f"{path}.bias").count_nonzero() == 0) == (options["init"] != "torch")
+    return net.get_parameter(f"{path}.weight").detach()
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(
+    ("init", "variance"),
+    [
+        ("he", lambda fan_in, _: 2 / fan_in),
+        ("he_fan_out", lambda _, fan_out: 2 / fan_out),
+        ("xavier", lambda fan_in, fan_out: 2 / (fan_in + fan_out)),
+        ("xavier_normal", lambda fan_in, fan_out: 2 / (fan_in + fan_out)),
+        ("torch", lambda fan_in, _: 1 / (3 * fan_in)),
+    ],
+)
+def test_the_variance_of_an_init(layer: str, init: str, variance: Any) -> None:
+    weight = weight_of(layer, init=init)
+    assert weight.std().item() == pytest.approx(math.sqrt(variance(*LAYERS[layer][2:])), rel=0.02)
+    assert abs(weight.mean()) < 0.01 * weight.std() + 1e-3
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_inits_with_fixed_numbers(layer: str) -> None:
+    assert weight_of(layer, init="zeros").count_nonzero() == 0
+    assert (weight_of(layer, init="constant", init_value=0.25) == 0.25).all()
+    truncated = weight_of(layer, init="truncated_normal")
+    assert truncated.abs().max() <= 0.04
+    assert truncated.std().item() == pytest.approx(0.0176, rel=0.02)  # 0.02 cut at two standard deviations
+    rows = weight_of(layer, init="orthogonal").flatten(1)
+    product = rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows
+    torch.testing.assert_close(product, torch.eye(len(product)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"op": "conv", "channels": 8, "norm": norm, "activation": "none", "zero_init": True}
+        for norm in ("batch", "layer", "instance", "group")
+    ]
+    + [
+        {"op": op, "zero_init": True}
+        for op in ("batch_norm", "layer_norm", "rms_norm", "instance_norm", "group_norm", "layer_mean_batch_norm")
+    ],
+)
+def test_zero_init_silences_a_branch_until_it_learns(node: dict[str, Any]) -> None:
+    net = network((8, 6, 6), {"id": "x", **node})
+    y = net(torch.randn(4, 8, 6, 6))["y"]
+    assert y.count_nonzero() == 0
+    (y * torch.randn_like(y)).sum().backward()
+    scale = next(p for name, p in net.named_parameters() if name in ("x.weight", "x.norm.weight"))
+    assert scale.grad is not None
+    assert scale.grad.abs().sum() > 0
+
+
+def spectral_network() -> fx.GraphModule:
+    torch.manual_seed(0)
+    return network(
+        (3, 8, 8),
+        {"id": "a", "op": "conv", "channels": 12, "spectral_norm": True, "norm": "none"},
+        FLAT,
+        {"id": "b", "op": "linear", "features": 5, "spectral_norm": True},
+    )
+
+
+def largest(layer: Any) -> float:
+    return float(torch.linalg.svdvals(layer.normalised().detach().flatten(1))[0])
+
+
+def test_spectral_norm_is_one_at_the_start_and_after_50_steps() -> None:
+    net = spectral_network()
+    layers = [net.get_submodule("a.conv"), net.get_submodule("b")]
+    net.eval()
+    assert [largest(layer) for layer in layers] == pytest.approx([1, 1], abs=0.1)  # 15 iterations from a random start
+    before = [float(torch.linalg.svdvals(layer.weight.detach().flatten(1))[0]) for layer in layers]  # type: ignore[operator, union-attr]
+    optimizer = torch.optim.SGD(net.train().parameters(), lr=0.05, momentum=0.9)
+    x, target = torch.randn(32, 3, 8, 8), torch.randint(0, 5, (32,))
+    for _ in range(50):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x)["y"] * 10, target).backward()
+        optimizer.step()
+    net.eval()
+    after = [float(torch.linalg.svdvals(layer.weight.detach().flatten(1))[0]) for layer in layers]  # type: ignore[operator, union-attr]
+    assert [largest(layer) for layer in layers] == pytest.approx([1, 1], abs=0.02)
+    assert all(abs(a - b) > 1e-3 for a, b in zip(before, after, strict=True))  # the weights did move
+
+
+def test_spectral_norm_has_the_numbers_of_torch() -> None:
+    net = spectral_network()
+    theirs = parametrizations.spectral_norm(nn.Linear(768, 5))
+    ours: Any = net.get_submodule("b")
+    norm: Any = theirs.parametrizations.weight[0]
+    with torch.no_grad():
+        theirs.parametrizations.weight.original.copy_(ours.weight)  # type: ignore[operator, union-attr]
+        theirs.bias.copy_(ours.bias)
+        norm._u.copy_(ours.left)
+        norm._v.copy_(ours.right)
+    x = torch.randn(4, 768)
+    for training in (True, True, False):
+        theirs.train(training), ours.train(training)
+        ours.zero_grad(), theirs.zero_grad()
+        a, b = ours(x), theirs(x)
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+        a.square().sum().backward(), b.square().sum().backward()
+        torch.testing.assert_close(ours.weight.grad, theirs.parametrizations.weight.original.grad)  # type: ignore[union-attr]
+
+
+def test_spectral_norm_keeps_the_plain_keys_and_is_pickled() -> None:
+    net = spectral_network()
+    assert list(net.state_dict()) == ["a.conv.weight", "a.conv.bias", "a.conv.left", "a.conv.right",
+                                      "b.weight", "b.bias", "b.left", "b.right"]  # fmt: skip
+    again = pickle.loads(pickle.dumps(net))  # noqa: S301  our own bytes
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(again(x)["y"], net(x)["y"])
+    fresh = spectral_network()
+    fresh.load_state_dict(net.state_dict())
+    assert torch.equal(fresh.eval()(x)["y"], net.eval()(x)["y"])

@@ -1,0 +1,95 @@
+"""`deepcv profile`."""
+
+import json
+from pathlib import Path
+
+import pytest
+import toys
+from test_cli import message
+
+from deepcv import tracking
+from deepcv.cli import main
+from deepcv.nn import classifier, spec
+
+DIGITS = str(toys.REPOSITORY / "networks" / "digits.yaml")
+
+
+def test_json_of_a_network_file(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["profile", DIGITS, "--input", "1x8x8", "--classes", "10", "--json", "-", "--repeat", "2", "--batch", "3"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["name"], found["shapes"], found["parameters"]) == ("digits.yaml", [[1, 8, 8]], 38_122)
+    assert found["macs"] == sum(node["macs"] for node in found["nodes"]) == 1_493_632
+    assert [node["field"] for node in found["nodes"]][-2:] == ["whole", "whole"]
+    (timing,) = [one for one in found["timings"] if one["device"] == "cpu"]
+    assert (timing["batch"], timing["threads"], timing["repeats"]) == (3, 1, 2)
+    assert timing["images_per_s"] == 3 / timing["latency_s"]
+    assert set(timing["node_s"]) == {node["name"] for node in found["nodes"]} - {"input_1"}
+    assert {one["counter"]: one["disagrees"] for one in found["opinions"]} == {
+        "torch.utils.flop_counter": [], "torchinfo": [], "fvcore": [],
+    }  # fmt: skip
+    assert found["disagreements"] == []
+
+
+def test_a_table_a_page_and_other_parameters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, figures = tmp_path / "a" / "page.html", tmp_path / "figures.json"
+    main([
+        "profile", DIGITS, "--input", "1x8x8", "--classes", "10", "--set", "width=4", "--device", "none",
+        "--html", str(page), "--json", str(figures),
+    ])  # fmt: skip
+    told = capsys.readouterr()
+    found = json.loads(figures.read_text())
+    assert found["timings"] == []
+    assert found["parameters"] < 38_122 / 10
+    assert f"{found['parameters']:,}" in told.out
+    assert f"{found['parameters']:,}" in page.read_text()
+    assert told.err == f"wrote {page}\nwrote {figures}\n"
+
+
+def test_mermaid_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["profile", DIGITS, "--input", "1x8x8", "--classes", "10", "--mermaid"])
+    assert capsys.readouterr().out.startswith("flowchart TD\n  n0[")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    canonical = spec.load(Path(DIGITS), {}).canonical()
+    recipe = {"height": 8, "width": 8, "channels": 1, "resize": "stretch"}
+    info = classifier.ModelInfo("toy", ("a", "b", "c"), recipe, (0.5,), (0.2,))
+    path = tmp_path / "model.pt"
+    classifier.save(path, classifier.create(canonical, info), canonical, info)
+    return path
+
+
+def test_a_model_file_knows_its_input(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["profile", str(model), "--device", "none"])
+    assert "model.pt, one image of 1×8×8" in capsys.readouterr().out
+    text = message(capsys, "profile", str(model), "--input", "1x8x8")
+    assert text == f"deepcv: {model}: a model file knows its own input, classes and parameters"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), "required: MODEL"),
+        ((DIGITS, "--input", "8x8"), "expected channels, height and width such as 3x224x224, got '8x8'"),
+        ((DIGITS, "--batch", "0"), "expected a whole number of at least 1, got '0'"),
+        ((DIGITS, "--set", "width"), "expected NAME=VALUE such as width=32, got 'width'"),
+        ((DIGITS, "--set", "widht=4"), "widht"),
+        (("no-such.yaml",), "no-such.yaml: cannot read the network file"),
+        (("no-such.pt",), "no-such.pt: missing"),
+    ],
+)
+def test_what_cannot_be_profiled(arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in message(capsys, "profile", *arguments)
+
+
+@pytest.mark.usefixtures("store")
+def test_the_page_is_an_artifact_of_a_run(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tracking.start_run("deepcv-toy", "train", {}, {})
+    main(["profile", str(model), "--device", "none", "--mlflow", run])
+    listed = tracking.MlflowClient().list_artifacts(run, "profile")
+    assert sorted(one.path for one in listed) == ["profile/profile.html", "profile/profile.json"]
+    assert f"to MLflow run {run}" in capsys.readouterr().err
+    assert "deepcv: MLflow run 'none-such':" in message(
+        capsys, "profile", str(model), "--device", "none", "--mlflow", "none-such"
+    )
