@@ -125,7 +125,8 @@ def same_in_all(a: DeepcvModule, b: DeepcvModule, *inputs: Tensor, unused: bool 
         )
         for m, out in ((a, ours), (b, theirs))
     ]
-    assert all(torch.equal(g, h) for g, h in zip(*gradients, strict=True))
+    for one, other in zip(*gradients, strict=True):  # in another place of memory the last bit may differ
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", COPIES)
