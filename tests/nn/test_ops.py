@@ -80,16 +80,16 @@ CASES: dict[str, tuple[dict[str, object], tuple[str, ...], Callable[[nn.Module],
 }
 
 
-# Ops that need inputs of several shapes, or formulas of several lines.
+# Ops that take inputs of several shapes, or whose formula has several lines.
 ELSEWHERE = {
-    "fuse": "test_hrnet.py",
-    "upsample_concat": "test_hrnet.py",
-    "forget_gate": "test_hcgnet.py",
-    "update_gate": "test_hcgnet.py",
     "choice": "test_subgraphs.py",
     "timm": "test_libraries.py",
     "torchvision": "test_libraries.py",
     "feature": "test_libraries.py",
+    "fuse": "test_hrnet.py",
+    "upsample_concat": "test_hrnet.py",
+    "forget_gate": "test_hcgnet.py",
+    "update_gate": "test_hcgnet.py",
 }
 
 
