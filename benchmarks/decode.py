@@ -29,9 +29,11 @@ from torchvision.transforms.v2 import functional
 
 from benchmarks.result import emit
 from benchmarks.small_images import compare, one_core
-from deepcv.data.augmentation import Draws
-from deepcv.data.packed import CropLoader, PackedImages, crop_boxes, write
-from deepcv.images import resized_crop
+from deepcv.data.augmentation import Augmentation, Draws
+from deepcv.data.crops import crop_boxes, random_crops
+from deepcv.data.loaders import TrainLoader
+from deepcv.data.packed import EncodedImage, PackedImages, write
+from deepcv.images import decode, resized_crop
 
 SIDE, BATCH = 224, 64
 TARGET = 1.6
@@ -53,7 +55,7 @@ def write_pictures(folder: Path, count: int, enlarge: int = 1) -> list[Path]:
     return sorted(paths)
 
 
-def deepcv(loader: CropLoader) -> Iterator[Tensor]:
+def deepcv(loader: TrainLoader) -> Iterator[Tensor]:
     """One epoch of DeepCV's batches."""
     return (batch.images_nchw for batch in loader)
 
@@ -81,8 +83,12 @@ def measure(folder: Path, paths: list[Path], rounds: int) -> tuple[float, float,
     """Images per CPU second of DeepCV and of its peer, and the medians of all sides in µs per image."""
     images = ImageFolder(folder, v2.Compose([v2.RandomResizedCrop(SIDE), v2.PILToTensor()]))
     with tempfile.TemporaryDirectory() as packed:
-        write(Path(packed) / "packed", ((path.read_bytes(), int(path.parent.name[-1])) for path in paths), ("a", "b"))
-        loader = CropLoader(PackedImages(Path(packed) / "packed"), batch_size=BATCH, seed=0)
+        files = ((path.read_bytes(), int(path.parent.name[-1])) for path in paths)
+        given = (EncodedImage(encoded, label, *decode(encoded).shape[:2]) for encoded, label in files)
+        write(Path(packed) / "packed", given, ("a", "b"))
+        recipe = {"height": SIDE, "width": SIDE, "channels": 3}
+        crops = random_crops(PackedImages(Path(packed) / "packed"), recipe, seed=0)
+        loader = TrainLoader(crops, batch_size=BATCH, augmentation=Augmentation(), seed=0, device=torch.device("cpu"))
         medians = compare(
             {"deepcv": lambda: deepcv(loader)}
             | {f"torchvision, {workers} workers": partial(peer, images, workers) for workers in (0, 1, 2)},

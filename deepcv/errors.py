@@ -4,7 +4,7 @@ DeepcvError
 ├── home.NoProjectError              the working directory belongs to no project
 ├── params.base.ParamsError          params.yaml is not what its sections say
 ├── data.samples.DataError           a dataset cannot be used
-├── data.shards.ShardError           a shard is missing or damaged
+├── data.packed.ShardError           a shard is missing or damaged
 ├── nn.spec.SpecError                a network file is wrong
 ├── nn.classifier.ModelFileError     a model file is missing or damaged
 ├── serving.onnx_export.ParityError  the exported model computes something else

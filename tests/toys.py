@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepcv.data.shards import Dataset, open_shards, write_description, write_split
+from deepcv.data import packed
+from deepcv.data.shards import Dataset, channel_statistics, open_shards, write_description, write_split
 from deepcv.images import encode_png
 from deepcv.nn.spec import NetworkSpec, load
 from deepcv.training.fit import TrainConfig
@@ -78,6 +79,26 @@ def write_shards(folder: Path, train: int = 24, held_out: int = 8, channels: int
         write_split(folder, split, images, labels, images.shape)
     recipe = {"height": 8, "width": 8, "channels": channels, "resize": "stretch"}
     write_description(folder, name="toy", classes=("dark", "light"), test_digest="t" * 64, recipe=recipe)
+    return folder
+
+
+def write_encoded_shards(folder: Path, train: int = 24) -> Path:
+    """Write the same shards with a train split of PNG files, 12 to 15 pixels high and 14 wide."""
+    write_shards(folder, channels=3)
+    images, labels = labelled(train, channels=3)
+    statistics = channel_statistics(images)
+    files = [np.resize(image.repeat(2, 0).repeat(2, 1), (12 + n % 4, 14, 3)) for n, image in enumerate(images)]
+    packed.write(
+        folder / "train",
+        (packed.EncodedImage(encode_png(f), n, *f.shape[:2]) for f, n in zip(files, labels, strict=True)),
+        ("dark", "light"),
+    )
+    for name in ("images", "labels"):
+        (folder / f"train_{name}.npy").unlink()
+    recipe = {"height": 8, "width": 8, "channels": 3, "resize": "stretch"}
+    write_description(
+        folder, name="toy", classes=("dark", "light"), test_digest="t" * 64, recipe=recipe, statistics=statistics
+    )
     return folder
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import great_expectations as gx
+import numpy as np
 import pandas as pd
 from great_expectations.render.renderer import ValidationResultsPageRenderer
 from great_expectations.render.view import DefaultJinjaPageView
@@ -23,12 +24,15 @@ _REMOTE_STYLE = re.compile(r"url\(['\"]?https?://[^)]*\)")
 _RANDOM_ID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
 _STYLE = """<style>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; width: 100% }
+h4 { font-size: 1.4rem; margin: 0 } h5 { font-size: 1.1rem; margin: 1.2rem 0 .2rem } h6 { font-size: 1rem; margin: .6rem 0 0 }
+table { border-collapse: collapse; width: 100% } th:first-child { width: 5rem } th:last-child { width: 14rem }
 td, th { border-bottom: 1px solid #ddd; padding: .35rem .6rem; text-align: left; vertical-align: top }
 .badge { background: #eee; border-radius: 4px; padding: 0 .4rem }
 .text-success { color: #15803d } .text-danger, .fa-times { color: #b91c1c }
 .fa-check-circle::before { content: "✓" } .fa-times::before { content: "✗" }
 .modal, nav, footer, .navbar, .cooltip::after { display: none }
+/* What needs the scripts that are left out, or links to pages that are not there. */
+.card, .collapse, a[data-toggle=collapse], .lead { display: none } .alert a { color: inherit; pointer-events: none }
 </style></head>"""
 
 
@@ -115,8 +119,8 @@ def _on_images(classes: tuple[str, ...], limits: Limits) -> list[tuple[str, Any]
 
 
 def _on_dataset(limits: Limits) -> list[tuple[str, Any]]:
-    """Pairs of (check, expectation) on the one row of numbers."""
-    between = gx.expectations.ExpectColumnValuesToBeBetween
+    """Pairs of (check, expectation) on the one row of numbers; a column's maximum is its number, and the page shows it."""
+    between = gx.expectations.ExpectColumnMaxToBeBetween
     most = {
         "class_ratio": ("balance", limits.max_class_ratio),
         "unreadable": ("readable", 0),
@@ -177,6 +181,9 @@ def _run(name: str, table: pd.DataFrame, expectations: list[Any], *, complete: b
     outcome = definition.run(batch_parameters={"dataframe": table}, result_format=format_)
     for clock in ("run_id", "validation_time", "validation_id", "batch_markers"):  # the page depends on the data alone
         outcome.meta.pop(clock, None)
+    for result in outcome.results:
+        if isinstance(observed := result.result.get("observed_value"), np.generic):
+            result.result["observed_value"] = observed.item()  # else the page says that it cannot show it
     page = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(outcome))
     return list(outcome.results), str(page)
 
@@ -190,11 +197,13 @@ def _explain(result: Any) -> str:
         return f"{config.type} on {config.kwargs.get('column')}: {result.exception_info.get('exception_message')}"
     found = result.result.get("partial_unexpected_list", [])[:5]
     number, total = result.result.get("unexpected_count"), result.result.get("element_count")
-    if config.meta["dataset"] and len(found) == 1:  # the dataset's numbers are one row
+    if config.meta["dataset"]:
         words = {"min_value": "at least", "max_value": "at most"}
         expected = " and ".join(f"{words[key]} {bounds[key]:g}" for key in words if key in bounds)
-        return f"{config.kwargs.get('column')} is {found[0]:.6g}, expected {expected}"
+        return f"{config.kwargs.get('column')} is {result.result['observed_value']:.6g}, expected {expected}"
     limits = ", ".join(f"{key} {value}" for key, value in bounds.items())
+    if number is None:  # about a column as a whole
+        return f"{config.kwargs.get('column')}: {config.type}({limits}) fails: {result.result.get('observed_value')}"
     return f"{config.kwargs.get('column')}: {config.type}({limits}) fails for {number} of {total}, for example {found}"
 
 

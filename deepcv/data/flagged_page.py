@@ -25,7 +25,7 @@ h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2.2r
 .images { display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr)); gap: 1rem .8rem; }
 figure { margin: 0; } figcaption { font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere; }
 img { width: 96px; height: 96px; object-fit: contain; background: #8882; border-radius: 6px; image-rendering: pixelated; }
-.label { font-weight: 600; } .id, .quiet { opacity: .65; }
+.limit { font-size: .8rem; font-weight: 400; margin-left: .8rem; } .label { font-weight: 600; } .id, .quiet { opacity: .65; }
 .severity { border-radius: 99px; font-size: .75rem; font-weight: 600; padding: .1rem .6rem; vertical-align: 2px; color: #fff; }
 .fail { background: #b91c1c; } .quarantine { background: #a16207; } .warn { background: #475569; }
 ul { padding-left: 1.2rem; }
@@ -60,7 +60,10 @@ def _body(
         if texts:
             yield f"<h2>{_badge(severity)}</h2><ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
     for check, part in flagged.groupby("check", sort=True):
-        yield f"<h2>{escape(str(check).replace('_', ' '))}: {len(part)} {_badge(severities.get(str(check), 'fail'))}</h2>"
+        severity = severities.get(str(check), "fail")
+        told = "each is left out" if severity == "quarantine" else f"above its limit: {escape(severity)}"
+        yield f"<h2>{escape(str(check).replace('_', ' '))}: {len(part)}"
+        yield f'<span class="quiet limit">{told}</span></h2>'
         yield '<div class="images">'
         shown = part.sort_values("position", kind="stable").head(_IMAGES_PER_CHECK)
         rows = manifest.iloc[shown["position"]]

@@ -37,7 +37,7 @@ img, .blank { width: 72px; height: 72px; object-fit: contain; border-radius: 5px
 .ends { grid-template-columns: repeat(auto-fill, minmax(500px, 1fr)); }
 svg { display: block; width: 100%; height: auto; } rect { fill: var(--bar); } path { stroke: var(--quiet); }
 text { fill: currentColor; font-size: 11px; opacity: .68; }
-figure { margin: 0; width: 76px; } figcaption { font-size: .68rem; line-height: 1.25; overflow-wrap: anywhere; }
+figure { margin: 0; width: 80px; } figcaption { font-size: .68rem; line-height: 1.25; overflow-wrap: anywhere; }
 b.out { color: #b45309; }
 @media (max-width: 34rem) { .ends { grid-template-columns: 1fr; } }
 </style>
@@ -106,7 +106,7 @@ def _bars(one: Histogram) -> Iterator[str]:
     across, free = one.bars
     width, top = _WIDTH / across, max(1, int(one.counts.max()))
     for place, count in enumerate(one.counts.tolist()):
-        height = _HEIGHT * count / top
+        height = max(1.5, _HEIGHT * count / top)  # so that a single image is seen
         said = f"{amount(one.edges[place], one.unit)} to {amount(one.edges[place + 1], one.unit)}: {counted(count, 'image')}"
         if count:
             yield (

@@ -1,10 +1,12 @@
-"""Batches from images that lie on the training device as uint8."""
+"""Batches of training images: of prepared ones that lie on the training device as uint8, or of crops made as they are asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -13,6 +15,18 @@ from deepcv.data.augmentation.recipe import mix, pictures
 from deepcv.data.shards import Split
 
 _NOTHING_MORE = Recipe()
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Training images that change with the epoch: `take` makes uint8 (b, *size, channels), on the CPU, for (numbers (b,), epoch).
+
+    `labels` are those of all n images, int64 (n,); `size` is (height, width).
+    """
+
+    take: Callable[[Tensor, int], Tensor]
+    labels: NDArray[np.int64]
+    size: tuple[int, int]
 
 
 class Batch(NamedTuple):
@@ -33,17 +47,22 @@ class TrainLoader:
     """
 
     def __init__(
-        self, split: Split, *, batch_size: int, augmentation: Augmentation, seed: int, device: torch.device,
+        self, split: Split | Crops, *, batch_size: int, augmentation: Augmentation, seed: int, device: torch.device,
         recipe: Recipe = _NOTHING_MORE, classes: int = 0,
     ) -> None:  # fmt: skip
         if recipe.mixes and classes < 1:
             raise ValueError("MixUp and CutMix need the number of classes")
-        self.images_nhwc = torch.from_numpy(np.array(split.images_nhwc)).to(device)
+        self._crops = split if isinstance(split, Crops) else None
+        if isinstance(split, Split):
+            self.images_nhwc = torch.from_numpy(np.array(split.images_nhwc)).to(device)
+        size = split.size if isinstance(split, Crops) else split.images_nhwc.shape[1:3]
         self.targets = torch.from_numpy(np.array(split.labels)).to(device)
+        # Crops are made on the CPU: numbers that lie there need not wait for what a GPU has still to do.
+        self._home = device if self._crops is None else torch.device("cpu")
         self.batch_size = min(batch_size, len(self.targets))
         self.augmentation = augmentation
         self.recipe, self.classes = recipe, classes
-        self.policies = recipe.policies(*self.images_nhwc.shape[1:3])
+        self.policies = recipe.policies(*size)
         self.seed = seed
         self.epoch = 0
         self.size: tuple[int, int] | None = None
@@ -57,31 +76,49 @@ class TrainLoader:
             if self.policies or self.recipe.mixes:
                 batch = self.at(order, torch.arange(start, start + self.batch_size, device=order.device))
             else:
-                index = order[start : start + self.batch_size]
-                images_nhwc = gather(self.images_nhwc, index, self.augmentation, self.seed, self.epoch)
+                index, source = self._source(order[start : start + self.batch_size])
+                taken = self._crops is not None
+                images_nhwc = gather(source, index, self.augmentation, self.seed, self.epoch, taken=taken)
                 batch = Batch(images_nhwc.permute(0, 3, 1, 2), self.targets[index])
             yield batch if self.size is None else Batch(resized(batch.images_nchw, self.size), batch.targets)
 
     def order(self) -> Tensor:
-        """Return the numbers of all samples in the order of this epoch, int64."""
-        return permutation(self.seed, self.epoch, len(self.targets), self.targets.device)
+        """Return the numbers of all samples in the order of this epoch, int64; of crops on the CPU."""
+        return permutation(self.seed, self.epoch, len(self.targets), self._home)
 
     def at(self, order: Tensor, places: Tensor) -> Batch:
         """Return the samples at `places` (b,) of the epoch's order; no other part of the batch has a say in them."""
         index = order[places]
         if not self.recipe.mixes:
-            return Batch(self._pictures(index), self.targets[index])
+            return Batch(self._pictures(index), self.targets[index.to(self.targets.device)])
         # The partner is the next of the order, so that one more picture than the batch has is enough.
         partners = mixing.partners(order, places, shift=1)
         samples, rows = torch.unique(torch.cat([index, partners]), return_inverse=True)
         made = self._pictures(samples)
-        own, other = rows.split(len(index))
+        own, other = rows.to(made.device).split(len(index))
+        index, partners = index.to(made.device), partners.to(made.device)
         mixed = mix(self.recipe, made[own], made[other], index, self.seed, self.epoch)
         targets = mixing.soft_targets(self.targets[index], self.targets[partners], mixed.own_share, self.classes)
         return Batch(mixed.images_nchw, targets)
 
+    def plain(self, index: Tensor) -> Tensor:
+        """Return images (b, c, h, w), uint8, as they are before they are augmented in this epoch."""
+        index, source = self._source(index.to(self._home))
+        return (source[index] if self._crops is None else source).permute(0, 3, 1, 2)
+
     def _pictures(self, index: Tensor) -> Tensor:
-        return pictures(self.images_nhwc, index, self.augmentation, self.policies, self.seed, self.epoch)
+        index, source = self._source(index)
+        taken = self._crops is not None
+        return pictures(source, index, self.augmentation, self.policies, self.seed, self.epoch, taken=taken)
+
+    def _source(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the numbers and all images, or the crops of these numbers, uint8 (n or b, h, w, c), on the training device."""
+        if self._crops is None:
+            return index, self.images_nhwc
+        device, images_nhwc = self.targets.device, self._crops.take(index, self.epoch)
+        if device.type == "cuda":
+            images_nhwc = images_nhwc.pin_memory()
+        return index.to(device, non_blocking=True), images_nhwc.to(device, non_blocking=True)
 
 
 def resized(images_nchw: Tensor, size: tuple[int, int]) -> Tensor:

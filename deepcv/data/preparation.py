@@ -1,5 +1,7 @@
 """Prepared images into the arrays of the shards: on every core, in the manifest's order, going on where a killed run was.
 
+Train images that are to stay encoded are prepared too, for the statistics: their sums are kept in place of their pixels.
+
 Rows of the manifest come batch by batch and pixels go straight into files, so that memory does not grow with the dataset.
 """
 
@@ -18,13 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from deepcv.data.packed import EncodedImage
 from deepcv.data.samples import DataError
-from deepcv.data.shards import SPLITS, create_array
+from deepcv.data.shards import SPLITS, Statistics, channel_sums, create_array, statistics_of
 from deepcv.files import write_text
 from deepcv.images import DecodeError, ImageRecipe, UInt8Array, prepare
 from deepcv.parallel import in_order
 
 FINISHED = "finished"  # the file that says how many tasks are
+_SUMS = "train_sums.npy"  # of levels and of their squares, int64 (images, 2, channels)
 _BATCH = 64  # images of one task
 _COLUMNS = ["id", "split", "label", "sha256", "bytes", "offset"]
 _RECORD_S = 1.0  # between two records of the progress
@@ -48,20 +52,26 @@ def prepare_all(
     classes: tuple[str, ...],
     leave_out: frozenset[str] = frozenset(),
     *,
+    encoded_train: bool = False,
     processes: int,
     done: Callable[[int], object],
 ) -> None:
     """Write `<split>_images.npy` and `<split>_labels.npy` of all splits to `folder`; `done` hears of images as they finish.
 
-    A folder that holds the work of a killed run with the same arguments is completed: the caller sees to it that they are
-    the same. Images whose id is in `leave_out` are left out. The result does not depend on `processes`. Raises DataError, and
-    OSError where the disk is full.
+    Of an `encoded_train` split the sums that `encoded_statistics` takes are written in place of its images. A folder that
+    holds the work of a killed run with the same arguments is completed: the caller sees to it that they are the same. Images
+    whose id is in `leave_out` are left out. The result does not depend on `processes`. Raises DataError, and OSError where
+    the disk is full.
     """
     counts: Counter[str] = Counter()
     for (split, _), images in count(raw, leave_out).items():
         counts[split] += images
     finished = _progress(folder)
-    arrays = {split: _open(folder, split, counts[split], recipe, resume=finished > 0) for split in SPLITS}
+    encoded = {"train"} if encoded_train else set()
+    arrays = {
+        split: _open(folder, split, counts[split], recipe, encoded=split in encoded, resume=finished > 0)
+        for split in SPLITS
+    }
     number_of = {label: number for number, label in enumerate(classes)}
     places: Counter[str] = Counter()
     recorded = time.monotonic()
@@ -72,7 +82,7 @@ def prepare_all(
     for task, images_nhwc in in_order(partial(_prepare, raw / "images.bin", recipe), tasks, processes):
         for split, label, image_hwc in zip(task.splits, task.labels, images_nhwc, strict=True):
             pixels, numbers = arrays[split]
-            pixels[places[split]] = image_hwc
+            pixels[places[split]] = channel_sums(image_hwc[None]) if split in encoded else image_hwc
             numbers[places[split]] = number_of[label]
             places[split] += 1
         finished += 1
@@ -81,6 +91,28 @@ def prepare_all(
             _save(folder, arrays, finished)
             recorded = time.monotonic()
     _save(folder, arrays, finished)
+
+
+def encoded_statistics(folder: Path, recipe: ImageRecipe) -> Statistics:
+    """Take what `prepare_all` wrote of an encoded train split out of `folder`; return its statistics as if it held pixels."""
+    sums = np.load(folder / _SUMS)
+    for name in (_SUMS, "train_labels.npy"):
+        (folder / name).unlink()
+    return statistics_of(sums.sum(axis=0), len(sums) * recipe.height * recipe.width)
+
+
+def encoded_images(
+    raw: Path, split: str, classes: tuple[str, ...], leave_out: frozenset[str] = frozenset()
+) -> Iterator[EncodedImage]:
+    """Yield the files of a split in the manifest's order, but for the ids to leave out."""
+    number_of = {label: number for number, label in enumerate(classes)}
+    columns = ["id", "split", "label", "height", "width", "bytes", "offset"]
+    with (raw / "images.bin").open("rb") as blob:
+        for rows in _batches(raw, columns, leave_out):
+            for _, of_split, label, height, width, size, offset in zip(*rows.to_pydict().values(), strict=True):
+                if of_split == split:
+                    blob.seek(offset)
+                    yield EncodedImage(blob.read(size), number_of[label], height, width)
 
 
 def count(raw: Path, leave_out: frozenset[str] = frozenset()) -> Counter[tuple[str, str]]:
@@ -130,15 +162,17 @@ def _batches(raw: Path, columns: list[str], leave_out: frozenset[str]) -> Iterat
 
 
 def _open(
-    folder: Path, split: str, count: int, recipe: ImageRecipe, *, resume: bool
+    folder: Path, split: str, count: int, recipe: ImageRecipe, *, encoded: bool, resume: bool
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    images, labels = folder / f"{split}_images.npy", folder / f"{split}_labels.npy"
+    images, labels = folder / (_SUMS if encoded else f"{split}_images.npy"), folder / f"{split}_labels.npy"
     if resume:
         return np.load(images, mmap_mode="r+"), np.load(labels, mmap_mode="r+")
-    return (
-        create_array(images, np.uint8, (count, recipe.height, recipe.width, recipe.channels)),
-        create_array(labels, np.int64, (count,)),
+    made = (
+        create_array(images, np.int64, (count, 2, recipe.channels))
+        if encoded
+        else create_array(images, np.uint8, (count, recipe.height, recipe.width, recipe.channels))
     )
+    return made, create_array(labels, np.int64, (count,))
 
 
 def _progress(folder: Path) -> int:

@@ -2,7 +2,8 @@
 
 `data/shards/` holds `<split>_images.npy` (uint8, images × height × width × channels), `<split>_labels.npy` (int64) and
 `dataset.json` (class names, image recipe, mean and std of the train split per channel in 0–1, sha256 of each file).
-numpy reads them without this project.
+Where the train split was stored encoded, the folder `train/` stands in for its two files: see `packed`.
+numpy reads all of them without this project.
 """
 
 import hashlib
@@ -16,15 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepcv.errors import DeepcvError
+from deepcv.data.packed import PackedImages, ShardError
 from deepcv.files import sha256
 
 SPLITS = ("train", "val", "test")
+TRAIN_FOLDER = "train"  # of encoded images
+_PACKED = f"{TRAIN_FOLDER}/packed.json"
 _CHUNK_BYTES = 2**22  # of uint8; counting needs a few times as much
 
-
-class ShardError(DeepcvError):
-    """A shard is missing or damaged."""
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation per channel, on the scale 0–1
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str
-    train: Split
+    train: Split | PackedImages
     val: Split
     test: Split
 
@@ -78,11 +79,17 @@ def write_split(
 
 
 def write_description(
-    folder: Path, *, name: str, classes: tuple[str, ...], test_digest: str, recipe: Mapping[str, Any]
-) -> None:
-    """Write dataset.json once all splits of `folder` are written; statistics come from the train split alone."""
-    mean, std = channel_statistics(np.load(folder / "train_images.npy", mmap_mode="r"))
+    folder: Path, *, name: str, classes: tuple[str, ...], test_digest: str, recipe: Mapping[str, Any],
+    statistics: Statistics | None = None,
+) -> None:  # fmt: skip
+    """Write dataset.json once all splits of `folder` are written.
+
+    `statistics` are those of the train split alone; they must be given where it is stored encoded.
+    """
+    mean, std = statistics or channel_statistics(np.load(folder / "train_images.npy", mmap_mode="r"))
     files = {path.name: sha256(path) for path in sorted(folder.glob("*.npy"))}
+    if (packed := folder / _PACKED).exists():  # it holds the digest of the index, and that the digests of the images
+        files[_PACKED] = sha256(packed)
     description = {
         "name": name, "classes": classes, "test_digest": test_digest, "recipe": dict(recipe),
         "mean": mean, "std": std, "sha256": files,
@@ -90,14 +97,23 @@ def write_description(
     (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
-def channel_statistics(images_nhwc: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images_nhwc: NDArray[np.uint8]) -> Statistics:
     """Mean and standard deviation per channel over all pixels, on the scale 0–1; exact sums of integers, no rounding."""
+    return statistics_of(channel_sums(images_nhwc), images_nhwc.size // images_nhwc.shape[-1])
+
+
+def channel_sums(images_nhwc: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Sums of the levels and of their squares, int64 (2, channels)."""
     counts = np.zeros((images_nhwc.shape[-1], 256), np.int64)  # of each level, a quarter of the time of sums of squares
     for chunk in _chunks(images_nhwc):
         for channel, of_channel in enumerate(counts):
             of_channel += np.bincount(chunk[..., channel].ravel(), minlength=256)
-    total, squares = counts @ np.arange(256), counts @ np.arange(256) ** 2
-    count = images_nhwc.size // images_nhwc.shape[-1]
+    return np.stack([counts @ np.arange(256), counts @ np.arange(256) ** 2])
+
+
+def statistics_of(sums: NDArray[np.int64], count: int) -> Statistics:
+    """Mean and standard deviation of `count` pixels with these `channel_sums`."""
+    total, squares = sums
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     floor = 1.0  # one grey level: a constant channel is centred and not blown up
@@ -114,11 +130,13 @@ def open_shards(folder: Path) -> Dataset:
                 raise ShardError(
                     f"{folder / name}: damaged (its sha256 is not the one in dataset.json); run `dvc repro preprocess`"
                 )
-        splits = {split: _open_split(folder, split) for split in SPLITS}
+        is_packed = _PACKED in description["sha256"]
+        train = PackedImages(folder / TRAIN_FOLDER) if is_packed else _open_split(folder, "train")
         return Dataset(
             name=description["name"], classes=tuple(description["classes"]), test_digest=description["test_digest"],
             recipe=description["recipe"], mean=tuple(description["mean"]), std=tuple(description["std"]),
-            digest=hashlib.sha256(text.encode()).hexdigest(), **splits,
+            digest=hashlib.sha256(text.encode()).hexdigest(),
+            train=train, val=_open_split(folder, "val"), test=_open_split(folder, "test"),
         )  # fmt: skip
     except FileNotFoundError as error:
         raise ShardError(f"{error.filename}: missing; run `dvc repro preprocess`") from error

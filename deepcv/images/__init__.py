@@ -4,7 +4,7 @@ Images are numpy arrays `image_hwc`: uint8, height × width × channels, RGB (3 
 """
 
 from deepcv.images.codec import MAX_PIXELS, DecodeError, UInt8Array, decode, encode_png
-from deepcv.images.recipe import Colour, Denoise, ImageRecipe, Resize, fit, prepare, resized_crop
+from deepcv.images.recipe import Colour, Denoise, ImageRecipe, Resize, fit, prepare, prepare_crop, resized_crop
 from deepcv.images.sheet import grid
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "fit",
     "grid",
     "prepare",
+    "prepare_crop",
     "resized_crop",
 ]

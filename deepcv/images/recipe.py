@@ -68,6 +68,12 @@ def fit(image_hwc: UInt8Array, recipe: ImageRecipe) -> UInt8Array:
     return _colours(_pad(_enhance(inner, recipe), recipe), recipe)
 
 
+def prepare_crop(encoded: bytes, box: tuple[int, int, int, int], recipe: ImageRecipe) -> UInt8Array:
+    """A box of an image file to the network's input: `resized_crop` in place of `keep` and `resize`, then the other steps."""
+    image_hwc = resized_crop(encoded, box, recipe.height, recipe.width, recipe.channels)
+    return _colours(_enhance(image_hwc, recipe), recipe)
+
+
 def resized_crop(
     encoded: bytes, box: tuple[int, int, int, int], height: int, width: int, channels: Literal[1, 3] = 3
 ) -> UInt8Array:

@@ -1,7 +1,7 @@
 """Where the images come from and how they are split."""
 
 import re
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,9 @@ class IngestParams(Section):
         pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100, examples=["digits"], description="name of the dataset"
     )
     path: str = Field(min_length=1, description="file or folder that the dataset is read from")
+    labels: dict[str, Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=dict, description="other names for classes; those of equal names become one class"
+    )
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the images that is held out for validation")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the images that is held out for the test")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the split")

@@ -30,9 +30,23 @@ class PreprocessParams(Section):
     clahe: float = Field(0.0, ge=0, le=100, description="contrast limit of local equalisation of the lightness; 0: off")
     colour: Literal["rgb", "hsv", "lab"] = Field("rgb", description="colour space of 3 channels, each on 0–255")
     reduced: bool = Field(False, description="decode a JPEG at 1/2, 1/4 or 1/8 where it is shrunk at least as much")
+    store: Literal["pixels", "encoded"] = Field(
+        "pixels",
+        description="train images as prepared pixels, or as the files they are, of which training takes random crops",
+    )
 
     @model_validator(mode="after")
     def _colours_have_three_channels(self) -> Self:
         if self.colour != "rgb" and self.channels != 3:
             raise MisfitError((("colour",), f"{self.colour} needs channels: 3, got 1 (grey)"))
+        return self
+
+    @model_validator(mode="after")
+    def _crops_take_the_recipe(self) -> Self:
+        if self.store == "encoded" and self.resize in ("pad", "reflect"):
+            text = f"{self.resize} fills up, and random crops (store: encoded) do not; set resize: crop or stretch"
+            raise MisfitError((("resize",), f"{text}, or store: pixels"))
+        if self.store == "encoded" and self.denoise == "nlmeans":
+            text = "nlmeans takes some 0.2 s of each random crop (store: encoded), in every epoch"
+            raise MisfitError((("denoise",), f"{text}; set denoise: median or bilateral, or store: pixels"))
         return self

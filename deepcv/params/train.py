@@ -49,6 +49,12 @@ class TrainParams(Section):
     flip: bool = Field(False, description="mirror images left to right at random")
     shift: int = Field(1, ge=0, le=4096, description="largest random translation, in pixels")
     cutout: int = Field(0, ge=0, le=4096, description="side of the random square that is blanked, in pixels; 0: none")
+    least_crop: float = Field(
+        0.08,
+        gt=0,
+        le=1,
+        description="least area of a random crop as a share of the image, where images are stored encoded",
+    )
     progressive_resize: ProgressiveResizeParams = Field(
         default_factory=lambda: ProgressiveResizeParams.model_validate({}),
         description="smaller images in the first epochs",

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from deepcv.data import exclusions, packing
+from deepcv.data.labels import relabelled
 from deepcv.data.samples import DataError
 from deepcv.data.sources import open_source
 from deepcv.data.splits import SplitRule
@@ -29,7 +30,7 @@ def main() -> None:
     )
     listed = exclusions.read(exclusions.FILE)
     with _alone():
-        source = open_source(Path(params.path), state_dir() / "downloads")
+        source = relabelled(open_source(Path(params.path), state_dir() / "downloads"), params.labels)
         kept = exclusions.Kept(
             tqdm(source.samples(), total=source.count, desc="ingest", unit="image", mininterval=0.5), listed
         )

@@ -9,12 +9,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
-from deepcv.data import manifest, preparation, quarantine, shards
+from deepcv.data import manifest, packed, preparation, quarantine, shards
 from deepcv.errors import DeepcvError
 from deepcv.files import atomic_folder
 from deepcv.home import state_dir
@@ -31,47 +30,53 @@ _FORGOTTEN_S = 30 * 24 * 3600
 
 def main() -> Callable[[], None]:
     """Read data/raw without what `validate` quarantined, write data/shards."""
-    recipe = ImageRecipe(**load_section(PreprocessParams).model_dump())
+    params = load_section(PreprocessParams)
+    recipe, encoded = ImageRecipe(**params.model_dump(exclude={"store"})), params.store == "encoded"
     info = manifest.read_info(RAW)
     left_out = quarantine.read(QUARANTINE)
     counts = preparation.count(RAW, left_out)
     if left_out:
         quarantine.check_enough_is_left(preparation.count(RAW), counts)
-    with working_folder(recipe) as work:
+    with working_folder(params) as work:
         try:
             with tqdm(total=counts.total(), desc="preprocess", unit="image", mininterval=0.5) as bar:
                 preparation.prepare_all(
                     RAW, work, recipe, info.classes, left_out,
-                    processes=len(os.sched_getaffinity(0)), done=lambda n: bar.update(n),
+                    encoded_train=encoded, processes=len(os.sched_getaffinity(0)), done=lambda n: bar.update(n),
                 )  # fmt: skip
             with atomic_folder(SHARDS) as folder:
+                if encoded:
+                    files = preparation.encoded_images(RAW, "train", info.classes, left_out)
+                    packed.write(folder / shards.TRAIN_FOLDER, files, info.classes)
                 (work / preparation.FINISHED).unlink()  # from here on a killed run starts anew
+                statistics = preparation.encoded_statistics(work, recipe) if encoded else None
                 for path in sorted(work.glob("*.npy")):
                     shutil.move(path, folder / path.name)
                 shards.write_description(
                     folder, name=info.name, classes=info.classes,
                     test_digest=quarantine.digest_of_kept_test_images(RAW, left_out) if left_out else info.test_digest,
-                    recipe=recipe.stored(),
+                    recipe=recipe.stored(), statistics=statistics,
                 )  # fmt: skip
         except OSError as error:
             if error.errno not in entry.NO_SPACE:
                 raise
             shutil.rmtree(work, ignore_errors=True)
+            smaller = "store to pixels" if encoded else "height and width lower"
             raise DeepcvError(
                 f"no room for the prepared images in {work} and {SHARDS} ({os.strerror(error.errno or 0)}); free space "
-                "(`dvc gc -w` drops data of other versions), or set preprocess.height and width lower"
+                f"(`dvc gc -w` drops data of other versions), or set preprocess.{smaller}"
             ) from error
     return lambda: shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
-def working_folder(recipe: ImageRecipe) -> Iterator[Path]:
+def working_folder(params: PreprocessParams) -> Iterator[Path]:
     """Yield this preparation's folder, locked; those that nobody took up again for a month are removed.
 
     It lies outside DVC's outputs, which DVC deletes before a stage runs. Its name is the digest of all that decides the
-    result: recipe, manifest, quarantine, library versions and loaded code.
+    result: params, manifest, quarantine, library versions and loaded code.
     """
-    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(params.model_dump(), sort_keys=True).encode())
     sources = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "deepcv"]
     files = [RAW / "manifest.parquet", RAW / "dataset.json", QUARANTINE, Path("versions.yaml")]
     for path in [*files, *(Path(source) for source in sorted(source for source in sources if source))]:

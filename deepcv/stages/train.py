@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcv import tracking
+from deepcv.data import crops  # noqa: F401 - `fit` imports it late, and a training's key takes in all loaded code
 from deepcv.data.shards import Dataset, open_shards
 from deepcv.errors import DeepcvError
 from deepcv.files import sha256, write_text

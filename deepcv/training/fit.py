@@ -12,12 +12,14 @@ from ignite.engine import Engine, Events
 from torch import fx, nn
 
 from deepcv.data.augmentation import DROPOUT, Augmentation, Recipe, hash32, permutation
-from deepcv.data.loaders import TrainLoader
-from deepcv.data.shards import Dataset
+from deepcv.data.loaders import Crops, TrainLoader
+from deepcv.data.packed import PackedImages
+from deepcv.data.shards import Dataset, Split
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
 from deepcv.nn.classifier import Classifier, ModelInfo, build_network, create
+from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training import checkpoints as checkpointing
 from deepcv.training.engine import RunningMetrics, create_trainer
@@ -26,6 +28,7 @@ from deepcv.training.optimizers import Muon
 
 _EVALUATION_BATCH = 500
 _WHITENING_IMAGES = 5_000
+_WHITENING_CROPS = 500  # which are larger, and each must be decoded
 _PROGRESS_STEPS = 100  # redraws of the progress bar per epoch, at most
 
 
@@ -66,6 +69,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"]
     channels_last: Literal["auto"] | bool
     test_time_flip: bool = False
+    least_crop: float = 0.08
     progressive_resize: ProgressiveResize = field(default_factory=ProgressiveResize)
     augmentation: Recipe = field(default_factory=Recipe)
 
@@ -138,15 +142,16 @@ def fit(
     classifier = create(spec.canonical(), info).to(device).to(memory_format=hardware.memory_format)
     augmentation = Augmentation(config.flip, config.shift, config.cutout)
     loader = TrainLoader(
-        shards.train, batch_size=config.batch_size, augmentation=augmentation, seed=config.seed, device=device,
+        training_images(shards, config), batch_size=config.batch_size, augmentation=augmentation, seed=config.seed, device=device,
         recipe=config.augmentation, classes=len(shards.classes),
     )  # fmt: skip
     small_epochs = config.progressive_resize.epochs(config.epochs)
     small = config.progressive_resize.size(*shards.input_shape[1:])
     if small_epochs:
         check_size(classifier, spec, shards, small)
-    sample = permutation(config.seed, 0, len(shards.train.labels), device)[:_WHITENING_IMAGES]
-    classifier.fit_whitening(loader.images_nhwc[sample].permute(0, 3, 1, 2))
+    if any(isinstance(module, WhiteningConv2d) for module in classifier.network.modules()):
+        count = _WHITENING_IMAGES if isinstance(shards.train, Split) else _WHITENING_CROPS
+        classifier.fit_whitening(loader.plain(permutation(config.seed, 0, len(loader.targets), device)[:count]))
     if loader.batch_size == 1:
         check_norms(classifier.network)
     optimizer = create_optimizer(classifier, config)
@@ -199,6 +204,15 @@ def fit(
     if done < config.epochs:
         trainer.run(loader, max_epochs=config.epochs, epoch_length=len(loader))
     return Fitted(classifier.cpu(), info, tuple(history.records), hardware)
+
+
+def training_images(shards: Dataset, config: TrainConfig) -> Split | Crops:
+    """Return what the loader takes: the prepared images, or random crops of the encoded ones."""
+    if not isinstance(shards.train, PackedImages):
+        return shards.train
+    from deepcv.data.crops import random_crops  # needs OpenCV; a GPU machine may have torch and ignite alone
+
+    return random_crops(shards.train, shards.recipe, seed=config.seed, least_area=config.least_crop)
 
 
 def check_size(classifier: Classifier, spec: NetworkSpec, shards: Dataset, size: tuple[int, int]) -> None:

@@ -94,6 +94,11 @@ def test_a_page_loads_nothing_from_a_network(clean_html: str) -> None:
         assert not re.search(r"@import\s+['\"]?\s*(?:url|https?:|//)", page)
 
 
+def test_the_page_says_what_was_found(clean_html: str) -> None:
+    assert ">16<" in clean_html  # images
+    assert ">0.9375<" in judge(table().assign(sha256="0" * 64), ("a", "b"), LIMITS).html  # duplicate_share
+
+
 def test_severities_decide_what_stops() -> None:
     black = with_values("width", 3)
     for severity, success in {"fail": False, "warn": True, "quarantine": True}.items():
@@ -108,7 +113,8 @@ def test_your_own_expectations_are_held() -> None:
     for name, severity in {"ExpectColumnMaxToBeBetween": "warn", "expect_column_max_to_be_between": "fail"}.items():
         verdict = judge(table(), ("a", "b"), LIMITS, own=[Own(name, kwargs, severity)])
         assert verdict.success == (severity == "warn")
-        assert len(verdict.failures) + len(verdict.warnings) == 1
+        (text,) = verdict.failures + verdict.warnings
+        assert text == "width: expect_column_max_to_be_between(max_value 7.0) fails: 8"
     own = Own("expect_column_values_to_not_be_in_set", {"column": "id", "value_set": ["5.png"]}, "quarantine")
     verdict = judge(table(), ("a", "b"), LIMITS, own=[own])
     assert verdict.success

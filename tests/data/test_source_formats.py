@@ -65,6 +65,19 @@ def test_a_table(file: str, mode: str, tmp_path: Path) -> None:
     assert open_images(path, tmp_path).labelled
 
 
+def test_further_labels_of_a_table(tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path, ["img/1.png", "img/2.png", "img/m/1.png"])
+    csv = "image,label,age,marks,outline\n1.png,a,31.5,red; round,m/1.png\n2.png,b,,,\n"
+    more = "images: img\nnumbers: [age]\ntags: [marks]\nmasks: [outline]\n"
+    write(root, {"labels.csv": csv, "dataset.yaml": f"source: table\n{more}"})
+    assert {name: json.loads(sample.annotations) for name, sample in by_id(root).items()} == {
+        "img/1.png": {
+            "numbers": {"age": 31.5}, "tags": {"marks": ["red", "round"]}, "masks": {"outline": "img/m/1.png"},
+        },
+        "img/2.png": {"numbers": {}, "tags": {"marks": []}, "masks": {}},
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("csv", "more", "message"),
     [
@@ -86,6 +99,14 @@ def test_a_table(file: str, mode: str, tmp_path: Path) -> None:
         ("image,label\n1.png,a\n2.png,b\n", "colour: red", "unknown keys colour; source table takes path, images"),
         ("image,label\n1.png,a\n2.png,b\n", "path: none.csv", "there is no file none.csv"),
         ("image,label\n1.png,a\n2.png,b\n", "path: 7", "expected `path: <text>`, got 7"),
+        ("image,label\n1.png,a\n2.png,b\n", "numbers: age", r"expected `numbers: \[<text>, …\]`, got 'age'"),
+        ("image,label\n1.png,a\n2.png,b\n", "numbers: [age]", r"there is no column age; it has image, label"),
+        ("image,label,n\n1.png,a,x\n2.png,b,inf\n", "numbers: [n]", r"2 cells that are no number: 1.png \(n: 'x'\), 2"),
+        (
+            "image,label,m\n1.png,a,2.png\n2.png,b,3.png\n",
+            "masks: [m]",
+            r"1 masks that are not below .*: 2.png \(m: '3",
+        ),
     ],
 )
 def test_a_bad_table(csv: str, more: str, message: str, tmp_path: Path) -> None:
@@ -141,6 +162,19 @@ def test_coco(tmp_path: Path) -> None:
     assert [sample.label for sample in found.values()] == ["dog", "cat"]  # of the largest box; the one that all share
 
 
+def test_coco_with_outlines_and_keypoints(tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path, ["images/1.png", "images/2.png"])
+    one = {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}
+    outlined = one | {"segmentation": [[1, 2, 4, 2, 4, 6.5], [1, 2, 3, 4]], "keypoints": [2, 3, 2, 0, 0, 0]}
+    crowd = one | {"image_id": 2, "category_id": 7, "iscrowd": 1, "segmentation": {"counts": [9], "size": [3, 3]}}
+    write(root, {"annotations.json": coco_json(annotations=[outlined, crowd]), "dataset.yaml": "source: coco\n"})
+    found = by_id(root)
+    assert boxes(found["images/1.png"]) == [
+        {"label": "cat", "xyxy": [1, 2, 4, 6], "polygons": [[1, 2, 4, 2, 4, 6.5]], "keypoints": [[2, 3, 2], [0, 0, 0]]}
+    ]
+    assert boxes(found["images/2.png"]) == [{"label": "dog", "xyxy": [1, 2, 4, 6], "crowd": True}]
+
+
 def test_coco_with_splits(tmp_path: Path) -> None:
     root = toys.write_images(tmp_path, [f"{split}/{n}.png" for split in ("train", "val") for n in (1, 2)])
     description = "source: coco\nannotations: {train: t.json, val: v.json}\nimages: {train: train, val: val}\n"
@@ -160,6 +194,14 @@ BAD_COCO = {
     "no boxes": (coco_json(annotations=[]), r"2 images without boxes \(say `without_boxes: skip` or .*: images/1.png"),
     "negative": (coco_json(annotations=[{"image_id": 1, "category_id": 3, "bbox": [5, 5, -1, 1]}]), "1 bad boxes: annot"),
     "nan": (coco_json(annotations=[{"image_id": 1, "category_id": 3, "bbox": [float("nan")] * 4}]), "1 bad boxes"),
+    "odd outline": (
+        coco_json(annotations=[{"image_id": 1, "category_id": 3, "bbox": [5, 5, 1, 1], "segmentation": [[1.0] * 7]}]),
+        "1 bad boxes: annotation 0: a polygon needs three points",
+    ),
+    "half a keypoint": (
+        coco_json(annotations=[{"image_id": 1, "category_id": 3, "bbox": [5, 5, 1, 1], "keypoints": [1, 2]}]),
+        "1 bad boxes: annotation 0: keypoints need x, y and visibility",
+    ),
     "three numbers": (coco_json(annotations=[{"image_id": 1, "category_id": 3, "bbox": [5, 5, 1]}]), "are not COCO's"),
     "key": (coco_json(images=[{"id": 1}]), "are not COCO's .*KeyError: 'file_name'"),
     "list": ("[]", "got a list"),

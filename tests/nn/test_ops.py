@@ -90,6 +90,17 @@ ELSEWHERE = {
     "upsample_concat": "test_hrnet.py",
     "forget_gate": "test_hcgnet.py",
     "update_gate": "test_hcgnet.py",
+    "meta_conv": "test_meta_convolution.py",
+    "blur": "test_blur.py",
+    "squeeze_excite": "test_attention.py",
+    "eca": "test_attention.py",
+    "cbam": "test_attention.py",
+    "spatial_gate": "test_attention.py",
+    "attention_gate": "test_attention.py",
+    "attention": "test_tokens.py",
+    "patch_embed": "test_tokens.py",
+    "class_token": "test_tokens.py",
+    "positions": "test_tokens.py",
 }
 
 

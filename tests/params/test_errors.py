@@ -53,6 +53,17 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ("threads: 1", "threads: 0", [(24, "train.threads", "a whole number >= 1 and <= 1024 or 'auto'", "got 0")]),
     ("threads: 1", "threads: atuo", [(24, "train.threads", "or 'auto'", "got the text 'atuo'")]),
     ("metric: accuracy", "metric: acc", [(29, "register.metric", "must be 'accuracy' or 'macro_f1'", "'acc'")]),
+    (
+        "resize: stretch",
+        "resize: pad\n  store: encoded",
+        [(16, "preprocess.resize", "random crops", "set resize: crop or")],
+    ),
+    (
+        "resize: stretch",
+        "denoise: nlmeans\n  store: encoded",
+        [(16, "preprocess.denoise", "0.2 s", "or store: pixels")],
+    ),
+    ("resize: stretch", "store: jpeg", [(16, "preprocess.store", "must be 'pixels' or 'encoded'")]),
     ("channels: 1", "channels: 2", [(15, "preprocess.channels", "must be 1 or 3", "got 2")]),
     ("dataset: digits", "dataset: My Digits", [(3, "ingest.dataset", "got the text 'My Digits'")]),
     ("dataset: digits", "dataset: " + "d" * 101, [(3, "ingest.dataset", "at most 100 characters")]),

@@ -200,6 +200,17 @@ def test_a_full_disk_is_one_message_and_the_old_dataset_stays(pets: Path) -> Non
     assert snapshot(pets) == before
 
 
+def test_classes_get_the_names_of_params(pets: Path) -> None:
+    replace("params.yaml", "labels: {} ", "labels: {cat: 10, dog: animal}")(pets)
+    assert re.search(r"params\.yaml:\d+: ingest\.labels\.cat: must be text", ingest(pets).stderr)
+    replace("params.yaml", "cat: 10", "cat: '10'")(pets)
+    done = ingest(pets)
+    assert done.returncode == 0, done.stderr
+    rows, info = manifest.read(pets / "data/raw")
+    assert info.classes == ("10", "animal")
+    assert set(zip(rows["id"].str[:3], rows["label"], strict=True)) == {("cat", "10"), ("dog", "animal")}
+
+
 def test_excluded_images_are_left_out_under_every_name(pets: Path) -> None:
     shutil.copy(pets / "pets/cat/3.png", pets / "pets/cat/again.png")
     exclusions.add(pets / exclusions.FILE, sha256(pets / "pets/cat/3.png"))

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ import pytest
 import toys
 
 from deepcv.data import manifest, packing, preparation
+from deepcv.data.packed import PackedImages
 from deepcv.data.samples import DataError, Sample
-from deepcv.data.shards import SPLITS, open_shards, write_description
+from deepcv.data.shards import SPLITS, Statistics, open_shards, write_description
 from deepcv.data.splits import SplitRule
 from deepcv.images import ImageRecipe, encode_png, prepare
+from deepcv.params.preprocess import PreprocessParams
 
 
 def samples(count: int, side: int = 16, white_test: bool = False) -> list[Sample]:
@@ -79,6 +82,36 @@ def test_statistics_are_those_of_the_train_images_alone(tmp_path: Path) -> None:
     assert abs(mean[0] - pixels.mean()) < 1e-3
     assert abs(std[0] - pixels.std()) < 1e-3
     assert statistics(raw(tmp_path / "poisoned", 200, white_test=True), tmp_path / "other") == (mean, std)
+
+
+def test_encoded_train_images_are_the_files_with_the_statistics_of_their_pixels(tmp_path: Path) -> None:
+    files = {}
+    for store in ("pixels", "encoded"):
+        folder = project(tmp_path / store, 300, f"height: 8; width: 8; store: {store}")
+        process = start(folder)
+        assert process.wait(120) == 0, process.communicate()
+        files[store] = open_shards(folder / "data/shards")
+    pixels, encoded = files["pixels"], files["encoded"]
+    assert (encoded.mean, encoded.std) == (pixels.mean, pixels.std)
+    assert encoded.digest != pixels.digest
+    assert isinstance(encoded.train, PackedImages)
+    given = [sample for sample in samples(300) if sample.split == "train"]
+    assert [encoded.train[n] for n in range(len(encoded.train))] == [sample.encoded for sample in given]
+    assert np.array_equal(encoded.train.labels, pixels.train.labels)
+    assert set(zip(encoded.train.index["height"], encoded.train.index["width"], strict=True)) == {(16, 19)}
+    for one, two in ((encoded.val, pixels.val), (encoded.test, pixels.test)):
+        assert np.array_equal(one.images_nhwc, two.images_nhwc)
+        assert np.array_equal(one.labels, two.labels)
+    left = {str(path.relative_to(tmp_path / "encoded/data/shards")) for path in folder.glob("data/shards/**/*.*")}
+    assert left == {
+        "dataset.json", "train/images.bin", "train/index.npy", "train/packed.json",
+        "val_images.npy", "val_labels.npy", "test_images.npy", "test_labels.npy",
+    }  # fmt: skip
+    quarantine(folder, "0.png")
+    process = start(folder)
+    assert process.wait(120) == 0, process.communicate()
+    after = open_shards(folder / "data/shards").train
+    assert [after[n] for n in range(len(after))] == [sample.encoded for sample in given[1:]]
 
 
 def test_a_bad_image_is_named(tmp_path: Path) -> None:
@@ -164,6 +197,30 @@ def test_a_killed_preparation_goes_on_where_it_was(tmp_path: Path) -> None:
     assert content(folder / "data/shards") == whole
 
 
+def test_a_killed_preparation_of_encoded_images_counts_none_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, recipe = raw(tmp_path / "raw", 300), ImageRecipe(8, 8, 1)
+    monkeypatch.setattr(preparation, "_RECORD_S", 0)
+    heard: list[int] = []
+
+    def kill(images: int) -> None:
+        heard.append(images)
+        if len(heard) == 3:  # its sums are written, its end is not recorded
+            raise KeyboardInterrupt
+
+    def prepare_encoded(folder: Path, done: Callable[[int], object] = lambda _count: None) -> Statistics:
+        folder.mkdir(exist_ok=True)
+        preparation.prepare_all(source, folder, recipe, ("cat", "dog"), encoded_train=True, processes=1, done=done)
+        return preparation.encoded_statistics(folder, recipe)
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_encoded(tmp_path / "killed", kill)
+    assert (tmp_path / "killed/finished").read_text() == "2"
+    assert prepare_encoded(tmp_path / "killed") == prepare_encoded(tmp_path / "whole")
+    assert statistics(source, tmp_path / "pixels") == prepare_encoded(tmp_path / "again")
+
+
 def test_quarantined_images_are_left_out(tmp_path: Path) -> None:
     folder = project(tmp_path / "project", 40)
     process = start(folder)
@@ -192,27 +249,39 @@ def test_another_recipe_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DEEPCV_HOME", str(tmp_path / "state"))
     names = set()
-    for recipe in (ImageRecipe(8, 8, 1), ImageRecipe(8, 8, 1, clahe=2.0), ImageRecipe(8, 8, 1)):
-        with working_folder(recipe) as work:
+    for changes in ({}, {"clahe": 2.0}, {"store": "encoded"}, {}):
+        with working_folder(PreprocessParams(height=8, width=8, channels=1, **changes)) as work:
             names.add(work.name)
-    assert len(names) == 2
+    assert len(names) == 3
 
 
-def test_a_full_disk_is_one_clear_message_and_the_old_output_stays(tmp_path: Path) -> None:
+LARGER = (("  height: 8 ", "  height: 512 "), ("  width: 8\n", "  width: 512\n"))
+ENCODED = (("  store: pixels", "  store: encoded"),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit", "advice"),
+    [(LARGER, 2**20, "height and width lower"), (ENCODED, 2**11, "store to pixels")],  # bytes of a file
+    ids=["pixels", "encoded"],
+)
+def test_a_full_disk_is_one_clear_message_and_the_old_output_stays(
+    changes: tuple[tuple[str, str], ...], limit: int, advice: str, tmp_path: Path
+) -> None:
     folder = project(tmp_path / "project", 40)
     process = start(folder)
     assert process.wait(120) == 0, process.communicate()
     old = content(folder / "data/shards")
     text = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(
-        text.replace("  height: 8 ", "  height: 512 ").replace("  width: 8\n", "  width: 512\n")
-    )
-    limit = 2**20
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    (folder / "params.yaml").write_text(text)
     process = start(folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "preprocess: no room for the prepared images" in said
     assert "free space" in said
+    assert f"or set preprocess.{advice}" in said
     assert "Traceback" not in said
     assert content(folder / "data/shards") == old
     assert not list(folder.glob(".deepcv/preprocess/*/"))  # nor does it take up room

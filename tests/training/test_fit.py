@@ -2,7 +2,7 @@ import itertools
 import math
 import struct
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import nn
 from deepcv.data.augmentation import DROPOUT, Augmentation, Recipe, gather, hash32, permutation
 from deepcv.data.augmentation.policies import Operation
 from deepcv.data.augmentation.recipe import Mix
-from deepcv.data.shards import Dataset
+from deepcv.data.crops import random_crops
+from deepcv.data.shards import Dataset, open_shards
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
@@ -92,6 +93,51 @@ def test_a_killed_training_goes_on_bit_for_bit(
     assert tuple(seen) == whole.history  # restored epochs are told too
     again = fit(network, shards, config, checkpoints=tmp_path)  # nothing is left to do
     assert same(again, whole)
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_shards(toys.write_encoded_shards(tmp_path_factory.mktemp("encoded")))
+
+
+WHITENED = toys.NETWORK.replace(
+    "{id: stem, op: conv, channels: 4}", "{id: white, op: whiten}\n  - {id: norm, op: batch_norm}"
+)
+
+
+@pytest.mark.parametrize("changes", [
+    {"flip": True}, {"augmentation": MIXED}, {"progressive_resize": SMALL_FIRST, "least_crop": 0.5},
+])  # fmt: skip
+def test_a_killed_training_on_crops_goes_on_bit_for_bit(
+    changes: dict[str, Any], encoded: Dataset, tmp_path: Path
+) -> None:
+    network, config = toys.network(tmp_path, WHITENED), toys.config(**changes)
+    whole = fit(network, encoded, config)
+
+    def kill(record: EpochRecord) -> None:
+        if record.epoch == 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        fit(network, encoded, config, checkpoints=tmp_path / "checkpoints", on_epoch=kill)
+    assert same(fit(network, encoded, config, checkpoints=tmp_path / "checkpoints"), whole)
+    assert [record.epoch for record in whole.history] == [1, 2, 3]
+    assert not same(fit(network, encoded, replace(config, least_crop=0.3)), whole)
+
+
+def test_whitening_is_fitted_on_crops_without_augmentation(encoded: Dataset, tmp_path: Path) -> None:
+    network = toys.network(tmp_path, WHITENED)
+    fitted = fit(network, encoded, toys.config(flip=True, epochs=1, lr=1e-9))
+    crops = random_crops(encoded.train, encoded.recipe, seed=0).take(permutation(0, 0, 24, CPU), 0)
+    other = create(network.canonical(), fitted.info)
+    other.fit_whitening(crops.permute(0, 3, 1, 2))
+    for (name, one), (_, two) in zip(fitted.classifier.state_dict().items(), other.state_dict().items(), strict=True):
+        assert "white" not in name or torch.equal(one, two), name
+
+
+def test_crops_teach(encoded: Dataset, tmp_path: Path) -> None:
+    fitted = fit(toys.network(tmp_path), encoded, toys.config(epochs=6, least_crop=0.3))
+    assert fitted.history[-1].val_accuracy == 1.0
 
 
 def flip_a_bit(path: Path) -> None:

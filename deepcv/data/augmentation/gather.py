@@ -22,21 +22,28 @@ class Augmentation:
     cutout: int = 0
 
 
-def gather(images_nhwc: Tensor, index: Tensor, augmentation: Augmentation, seed: int, epoch: int) -> Tensor:
-    """Take and augment images in one gather: uint8 (n, h, w, c) and (b,) to uint8 (b, h, w, c)."""
+def gather(
+    images_nhwc: Tensor, index: Tensor, augmentation: Augmentation, seed: int, epoch: int, *, taken: bool = False
+) -> Tensor:
+    """Take and augment images in one gather: uint8 (n, h, w, c) and (b,) to uint8 (b, h, w, c).
+
+    `index` are the images' numbers in the dataset, on which the draws depend. They lie at these numbers in `images_nhwc`;
+    where they are `taken` already, n is b and they lie in the order of `index`.
+    """
     height, width, channels = images_nhwc.shape[1:]
     if augmentation == Augmentation():
-        return images_nhwc[index]
-    rows = torch.arange(height, device=index.device).expand(len(index), height)
+        return images_nhwc if taken else images_nhwc[index]
+    images = torch.arange(len(index), device=index.device) if taken else index
+    lines = torch.arange(height, device=index.device).expand(len(index), height)
     columns = torch.arange(width, device=index.device).expand(len(index), width)
     if augmentation.shift:
-        rows = reflect(rows + _draw(seed, epoch, index, SHIFT_Y, augmentation.shift), height)
+        lines = reflect(lines + _draw(seed, epoch, index, SHIFT_Y, augmentation.shift), height)
         columns = reflect(columns + _draw(seed, epoch, index, SHIFT_X, augmentation.shift), width)
     if augmentation.flip:
         flipped = ((hash32(seed, 0, index, FLIP) >> 31) + epoch) % 2 == 1
         columns = torch.where(flipped[:, None], columns.flip(1), columns)
     # Whole pixels by their number: a quarter of the time of an index per axis.
-    pixels = ((index[:, None] * height + rows)[:, :, None] * width + columns[:, None, :]).flatten()
+    pixels = ((images[:, None] * height + lines)[:, :, None] * width + columns[:, None, :]).flatten()
     batch = images_nhwc.view(-1, channels).index_select(0, pixels).view(-1, height, width, channels)
     if augmentation.cutout:
         inside_rows = _window(seed, epoch, index, CUTOUT_Y, height, augmentation.cutout)

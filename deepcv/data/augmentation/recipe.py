@@ -111,9 +111,11 @@ def pictures(
     policies: Mapping[int, Policy],
     seed: int,
     epoch: int,
+    *,
+    taken: bool = False,
 ) -> Tensor:
-    """Take and change images: uint8 (n, h, w, c) and (b,) to uint8 (b, c, h, w), channels last in memory."""
-    images = gather(images_nhwc, index, augmentation, seed, epoch).permute(0, 3, 1, 2).contiguous()
+    """Take and change images: uint8 (n, h, w, c) and (b,) to uint8 (b, c, h, w), channels last in memory; see `gather`."""
+    images = gather(images_nhwc, index, augmentation, seed, epoch, taken=taken).permute(0, 3, 1, 2).contiguous()
     for step, policy in policies.items():
         images = policy(images, Draws(seed, epoch, index, step))
     return images.contiguous(memory_format=torch.channels_last)

@@ -17,17 +17,26 @@ BACKGROUND = "background"
 class Box:
     """A labelled box; `xyxy` is left, top, right, bottom in pixels from the image's upper left corner, right and bottom outside.
 
-    `flags` are marks of the format that are true for it, such as `crowd` (COCO) and `difficult` (VOC).
+    `flags` are marks of the format that are true for it, such as `crowd` (COCO) and `difficult` (VOC). `polygons` are its
+    outlines, (x, y, x, y, …); `keypoints` are (x, y, visibility), all in pixels as in the box.
     """
 
     label: str
     xyxy: tuple[float, float, float, float]
     flags: tuple[str, ...] = ()
+    polygons: tuple[tuple[float, ...], ...] = ()
+    keypoints: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         left, top, right, bottom = self.xyxy
         if not all(map(math.isfinite, self.xyxy)) or right < left or bottom < top:
             raise ValueError(f"the box {self.xyxy} has no area")
+        if not all(map(math.isfinite, (number for points in (*self.polygons, *self.keypoints) for number in points))):
+            raise ValueError("a polygon or keypoint is not finite")
+        if any(len(polygon) < 6 or len(polygon) % 2 for polygon in self.polygons):
+            raise ValueError("a polygon needs three points or more, x and y of each")
+        if any(len(point) != 3 for point in self.keypoints):
+            raise ValueError("keypoints need x, y and visibility of each")
 
     @property
     def area(self) -> float:
@@ -38,10 +47,15 @@ class Box:
 
 def annotations(boxes: Sequence[Box]) -> str:
     """Return the boxes as the JSON text of `Sample.annotations`."""
-    return json.dumps(
-        {"boxes": [{"label": b.label, "xyxy": list(b.xyxy), **dict.fromkeys(b.flags, True)} for b in boxes]},
-        ensure_ascii=False,
-    )
+    return json.dumps({"boxes": [_plain(box) for box in boxes]}, ensure_ascii=False)
+
+
+def _plain(box: Box) -> dict[str, object]:
+    shapes = {"polygons": box.polygons, "keypoints": box.keypoints}
+    return {
+        "label": box.label, "xyxy": box.xyxy, **dict.fromkeys(box.flags, True),
+        **{name: points for name, points in shapes.items() if points},
+    }  # fmt: skip
 
 
 def image_label(boxes: Sequence[Box]) -> str:

@@ -13,7 +13,7 @@ from deepcv.data.sources.tree import Tree
 
 
 def coco(tree: Tree, description: Description) -> Source:
-    """Read the images that the JSON names with their boxes; an image's class is `boxes.image_label`. Raises DataError."""
+    """Read the images that the JSON names with boxes, outlines, keypoints; the class is `boxes.image_label`. Raises DataError."""
     description.only("annotations", "images", "without_boxes")
     files = description.places("annotations", "annotations.json")
     folders = description.places("images", "images")
@@ -55,7 +55,8 @@ def _collect(
                 flags = ("crowd",) if annotation.get("iscrowd") else ()
                 label = classes[annotation["category_id"]]
                 try:
-                    box = Box(label, (left, top, left + width, top + height), flags)
+                    xyxy = (left, top, left + width, top + height)
+                    box = Box(label, xyxy, flags, _polygons(annotation), _keypoints(annotation))
                 except ValueError as error:
                     problems["bad boxes"].append(f"{where}: {error}")
                 else:
@@ -77,6 +78,19 @@ def _collect(
         else:
             problems[f"images that are not below {tree.origin}"].append(str(name))
     return classes
+
+
+def _polygons(annotation: dict[str, Any]) -> tuple[tuple[float, ...], ...]:
+    """Return outlines; none of a mask as run lengths, which COCO gives for crowds, nor of points and lines, as COCO has some."""
+    found = annotation.get("segmentation") or []
+    if isinstance(found, dict):
+        return ()
+    return tuple(tuple(map(float, polygon)) for polygon in found if len(polygon) >= 6)
+
+
+def _keypoints(annotation: dict[str, Any]) -> tuple[tuple[float, ...], ...]:
+    flat = [float(number) for number in annotation.get("keypoints") or []]
+    return tuple(tuple(flat[start : start + 3]) for start in range(0, len(flat), 3))
 
 
 def _parse(content: bytes, origin: str) -> dict[str, Any]:

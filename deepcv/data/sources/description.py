@@ -40,6 +40,13 @@ class Description:
             raise DataError(f"{self.origin}: expected `{key}: <text>`, got {value!r}")
         return value
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return a list of texts, empty where it is missing. Raises DataError where it is something else."""
+        values = self.values.get(key, [])
+        if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
+            raise DataError(f"{self.origin}: expected `{key}: [<text>, …]`, got {values!r}")
+        return tuple(values)
+
     def place(self, key: str, default: str | None = None) -> PurePosixPath:
         """Return a path in the tree."""
         return self.inside(self.text(key, default))

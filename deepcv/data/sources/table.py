@@ -1,7 +1,11 @@
-"""A CSV or parquet file of paths and labels: `{source: table, path, images, image, label, split}`."""
+"""A CSV or parquet file of paths and labels: `{source: table, path, images, image, label, split, numbers, tags, masks}`."""
 
 import io
+import json
+import math
 from collections import Counter
+from collections.abc import Hashable, Mapping
+from pathlib import PurePosixPath
 
 import pandas as pd
 
@@ -10,21 +14,28 @@ from deepcv.data.sources.description import Description
 from deepcv.data.sources.source import Place, Source, check_classes, refuse, source_of, split_named
 from deepcv.data.sources.tree import Tree
 
+_KINDS = ("numbers", "tags", "masks")
+
 
 def table(tree: Tree, description: Description) -> Source:
     """Read the images that a table names, one row each; files that it does not name are left out.
 
     Keys: `path` (labels.csv), `images` (the folder that the paths start from: the description's own), `image` and `label`
-    (the columns of that name), `split` (a column; without it DeepCV splits). Raises DataError that lists the first bad rows.
+    (the columns of that name), `split` (a column; without it DeepCV splits), and lists of columns that the manifest keeps as
+    JSON in `annotations`: `numbers`, `tags` (several, separated by `;`), `masks` (paths, as of images). Of these, a cell may
+    be empty. Raises DataError that lists the first bad rows.
     """
-    description.only("path", "images", "image", "label", "split")
+    description.only("path", "images", "image", "label", "split", *_KINDS)
     file = description.place("path", "labels.csv")
     origin = tree.origin / file
     rows = _read(tree.read(file), str(origin))
     columns = {key: description.text(key, key) for key in ("image", "label")}
     if "split" in description.values:
         columns["split"] = description.text("split")
-    if absent := sorted(set(columns.values()) - set(rows.columns)):
+    more = {kind: description.texts(kind) for kind in _KINDS}
+    if absent := sorted(
+        {*columns.values(), *(column for found in more.values() for column in found)} - set(rows.columns)
+    ):
         raise DataError(
             f"{origin}: there is no column {', '.join(absent)}; it has {', '.join(map(str, rows.columns))}. "
             f"Name them in {description.origin}: `image: <column>`, `label: <column>`"
@@ -46,14 +57,48 @@ def table(tree: Tree, description: Description) -> Source:
             "rows whose split is none of train, val, test": []
             if splits is None
             else [f"{name} ({split!r})" for name, split in zip(names, splits, strict=True) if not split_named(split)],
+            "cells that are no number": [
+                f"{name} ({column}: {cell!r})"
+                for column in more["numbers"]
+                for name, cell in zip(names, rows[column], strict=True)
+                if cell and not math.isfinite(_number(cell))
+            ],
+            f"masks that are not below {tree.origin}": [
+                f"{name} ({column}: {cell!r})"
+                for column in more["masks"]
+                for name, cell in zip(names, rows[column], strict=True)
+                if cell and folder / cell not in files
+            ],
         },
     )
     plan = {
-        name: Place(None if splits is None else split_named(splits.iloc[row]), labels.iloc[row])
-        for row, name in enumerate(names)
+        name: Place(
+            None if splits is None else split_named(splits.iloc[row]),
+            labels.iloc[row],
+            _annotations(cells, more, folder) if any(more.values()) else "",
+        )
+        for row, (name, cells) in enumerate(zip(names, rows.to_dict("records"), strict=True))
     }
     check_classes(origin, plan.values())
     return source_of(tree, plan)
+
+
+def _annotations(row: Mapping[Hashable, str], more: dict[str, tuple[str, ...]], folder: PurePosixPath) -> str:
+    """Return the further labels of an image as JSON text, by kind and column; empty cells are left out."""
+    made = {
+        "numbers": {column: _number(row[column]) for column in more["numbers"] if row[column]},
+        "tags": {column: [t for tag in row[column].split(";") if (t := tag.strip())] for column in more["tags"]},
+        "masks": {column: str(folder / row[column]) for column in more["masks"] if row[column]},
+    }
+    return json.dumps({kind: cells for kind, cells in made.items() if more[kind]}, ensure_ascii=False)
+
+
+def _number(cell: str) -> float:
+    """Return NaN where it is none."""
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
 
 
 def _read(content: bytes, origin: str) -> pd.DataFrame:

@@ -8,6 +8,8 @@ from types import MappingProxyType
 
 from deepcv.nn.ops import (
     activation,
+    attention,
+    blur,
     choice,
     convolution,
     hcgnet,
@@ -15,10 +17,12 @@ from deepcv.nn.ops import (
     joins,
     libraries,
     linear,
+    meta_convolution,
     norms,
     pooling,
     regularisation,
     tensors,
+    tokens,
 )
 from deepcv.nn.ops.op import Op, Range
 
@@ -28,6 +32,7 @@ OPS: Mapping[str, type[Op]] = MappingProxyType(
     {
         "conv": convolution.Conv,
         "whiten": convolution.Whiten,
+        "meta_conv": meta_convolution.MetaConv,
         "linear": linear.Linear,
         "max_pool": pooling.MaxPool,
         "avg_pool": pooling.AvgPool,
@@ -37,6 +42,16 @@ OPS: Mapping[str, type[Op]] = MappingProxyType(
         "activation": activation.ActivationOp,
         "batch_norm": norms.BatchNorm,
         "dropout": regularisation.Dropout,
+        "blur": blur.BlurOp,
+        "squeeze_excite": attention.SqueezeExciteOp,
+        "eca": attention.Eca,
+        "cbam": attention.CbamOp,
+        "spatial_gate": attention.SpatialGateOp,
+        "attention_gate": attention.AttentionGateOp,
+        "attention": attention.Attention,
+        "patch_embed": tokens.PatchEmbed,
+        "class_token": tokens.ClassTokenOp,
+        "positions": tokens.PositionsOp,
         "sum": joins.Sum,
         "concat": joins.Concat,
         "fuse": hrnet.Fuse,

@@ -1,0 +1,87 @@
+"""Vision transformers' layers on tokens (N, T, D), after Dosovitskiy 2021, arXiv 2010.11929."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_STD = 0.02  # of learned tokens and positions at the start
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention: softmax(q kᵀ / sqrt(D / heads)) v per head, then a linear layer (Vaswani 2017, 1706.03762).
+
+    `dropout` acts on the attention weights, `out_dropout` on what comes out.
+    """
+
+    def __init__(self, features: int, heads: int, qkv_bias: bool, dropout: float, out_dropout: float) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(features, 3 * features, bias=qkv_bias)
+        self.proj = nn.Linear(features, features)
+        self.out = nn.Dropout(out_dropout)
+        self.heads, self.dropout = heads, dropout
+
+    def extra_repr(self) -> str:
+        """What the weights do not show."""
+        return f"heads={self.heads}, dropout={self.dropout}"
+
+    def forward(self, tokens_ntd: Tensor) -> Tensor:
+        """(N, T, D), kept."""
+        qkv: Tensor = self.qkv(tokens_ntd).unflatten(2, (3, self.heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        out: Tensor = self.out(self.proj(mixed.transpose(1, 2).flatten(2)))
+        return out
+
+
+class PatchEmbedding(nn.Module):
+    """Cuts maps into square patches and embeds each: (N, C, H, W) to (N, H / patch * W / patch, D), row by row."""
+
+    def __init__(self, channels: int, features: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, features, patch, patch)
+
+    def forward(self, maps_nchw: Tensor) -> Tensor:
+        """The patches as tokens."""
+        tokens: Tensor = self.proj(maps_nchw).flatten(2).transpose(1, 2)
+        return tokens
+
+
+class ClassToken(nn.Module):
+    """A learned token before the others: (N, T, D) to (N, T + 1, D)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.empty(1, 1, features))
+        if not self.token.is_meta:
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small and random."""
+        nn.init.normal_(self.token, std=_STD)
+
+    def forward(self, tokens_ntd: Tensor) -> Tensor:
+        """The tokens with the learned one at 0."""
+        return torch.cat([self.token.expand(tokens_ntd.shape[0], -1, -1), tokens_ntd], 1)
+
+
+class Positions(nn.Module):
+    """Adds a learned vector to each token by its place: (N, T, D), kept. T is fixed."""
+
+    def __init__(self, tokens: int, features: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(1, tokens, features))
+        if not self.embedding.is_meta:
+            self.reset_parameters()
+
+    def extra_repr(self) -> str:
+        """Its size."""
+        return f"tokens={self.embedding.shape[1]}, features={self.embedding.shape[2]}"
+
+    def reset_parameters(self) -> None:
+        """Small and random."""
+        nn.init.trunc_normal_(self.embedding, std=_STD)
+
+    def forward(self, tokens_ntd: Tensor) -> Tensor:
+        """The tokens, told where they stand."""
+        return tokens_ntd + self.embedding

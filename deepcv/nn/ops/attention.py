@@ -1,0 +1,134 @@
+"""Attention: gates on feature maps, and self-attention of tokens."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from deepcv.nn.emitter import Emitter, FitError, Value
+from deepcv.nn.layers.feature_attention import (
+    AttentionGate,
+    Cbam,
+    EfficientChannelAttention,
+    SpatialGate,
+    SqueezeExcite,
+    eca_kernel,
+)
+from deepcv.nn.layers.tokens import SelfAttention
+from deepcv.nn.ops.op import ACTIVATIONS, Count, Op, Range, Share, Side, maps
+from deepcv.nn.ops.tokens import sequence
+
+
+@dataclass(frozen=True)
+class SqueezeExciteOp(Op):
+    """Gate per channel from the mean over positions (Hu 2018, arXiv 1709.01507).
+
+    The bottleneck has `hidden` features; by default the channels / `reduction`, rounded to a multiple of `divisor`.
+    """
+
+    reduction: Count = 16
+    divisor: Count = 8
+    hidden: Count | None = None
+    activation: Literal["relu", "gelu", "silu"] = "relu"
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W), kept."""
+        (x,) = inputs
+        channels, _, _ = maps(x)
+        hidden = self.hidden or _rounded(channels / self.reduction, self.divisor)
+        return emitter.module(SqueezeExcite(channels, hidden, ACTIVATIONS[self.activation]), x, x.shape)
+
+
+@dataclass(frozen=True)
+class Eca(Op):
+    """Gate per channel from its neighbours' means (Wang 2020, arXiv 1910.03151); the kernel follows from the channels."""
+
+    gamma: Annotated[float, Range(0.1, 100)] = 2.0
+    b: Annotated[float, Range(-100, 100)] = 1.0
+    kernel: Side | None = None
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W), kept."""
+        (x,) = inputs
+        channels, _, _ = maps(x)
+        kernel = self.kernel or eca_kernel(channels, self.gamma, self.b)
+        return emitter.module(EfficientChannelAttention(_odd(kernel)), x, x.shape)
+
+
+@dataclass(frozen=True)
+class CbamOp(Op):
+    """Gate per channel, then per position (Woo 2018, arXiv 1807.06521)."""
+
+    reduction: Count = 16
+    kernel: Side = 7
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W), kept."""
+        (x,) = inputs
+        channels, _, _ = maps(x)
+        return emitter.module(Cbam(channels, _rounded(channels / self.reduction, 1), _odd(self.kernel)), x, x.shape)
+
+
+@dataclass(frozen=True)
+class SpatialGateOp(Op):
+    """Gate per position from the mean and the largest value over the channels: CBAM's second half."""
+
+    kernel: Side = 7
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W), kept."""
+        (x,) = inputs
+        maps(x)
+        return emitter.module(SpatialGate(_odd(self.kernel)), x, x.shape)
+
+
+@dataclass(frozen=True)
+class AttentionGateOp(Op):
+    """Gate per position of a skip link, `from: [skip, gate]`, by coarser, deeper maps (Oktay 2018, arXiv 1804.03999).
+
+    Both meet in `hidden` channels, by default half of the skip link's.
+    """
+
+    many: ClassVar[bool] = True
+    hidden: Count | None = None
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) and (C', h, w) to (C, H, W)."""
+        if len(inputs) != 2:
+            raise FitError(f"needs two inputs, from: [skip, gate], got {len(inputs)}")
+        skip, gate = inputs
+        (channels, _, _), (gate_channels, _, _) = maps(skip), maps(gate)
+        hidden = self.hidden or max(channels // 2, 1)
+        return emitter.module(AttentionGate(channels, gate_channels, hidden), inputs, skip.shape)
+
+
+@dataclass(frozen=True)
+class Attention(Op):
+    """Multi-head self-attention with its linear layers (Vaswani 2017, arXiv 1706.03762).
+
+    `dropout` acts on the attention weights, `out_dropout` on the result. A transformer's block is a template of
+    layer_norm, attention, linear and sum.
+    """
+
+    heads: Count = 8
+    qkv_bias: bool = True
+    dropout: Share = 0.0
+    out_dropout: Share = 0.0
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(T, D), kept."""
+        (x,) = inputs
+        _, features = sequence(x)
+        if features % self.heads:
+            raise FitError(f"heads: {self.heads} does not divide the features of {x}")
+        layer = SelfAttention(features, self.heads, self.qkv_bias, self.dropout, self.out_dropout)
+        return emitter.module(layer, x, x.shape)
+
+
+def _rounded(count: float, divisor: int) -> int:
+    """The multiple of `divisor` that is nearest, at least one."""
+    return max(divisor, int(count + divisor / 2) // divisor * divisor)
+
+
+def _odd(kernel: int) -> int:
+    if kernel % 2 == 0:
+        raise FitError(f"kernel: {kernel} must be odd, so that the size is kept")
+    return kernel
