@@ -10,7 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Init = Literal["he", "he_fan_out", "xavier", "truncated_normal", "orthogonal", "zeros", "dirac", "torch"]
+Init = Literal[
+    "he", "he_fan_out", "xavier", "xavier_normal", "truncated_normal", "orthogonal", "constant", "zeros", "dirac", "torch",
+]  # fmt: skip
 
 
 def reset(module: nn.Module) -> None:
@@ -37,6 +39,7 @@ WEIGHTS: Mapping[str, Callable[[Tensor], object]] = MappingProxyType(
         "he": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
         "he_fan_out": lambda weight: nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu"),
         "xavier": nn.init.xavier_uniform_,
+        "xavier_normal": nn.init.xavier_normal_,
         "truncated_normal": _truncated,
         "orthogonal": nn.init.orthogonal_,
         "zeros": nn.init.zeros_,
@@ -45,15 +48,21 @@ WEIGHTS: Mapping[str, Callable[[Tensor], object]] = MappingProxyType(
 )
 
 
-def start(name: Init) -> Callable[[nn.Module], None]:
-    """The function that draws a layer's `weight` again in the way of that name; its bias then starts at zero."""
+def start(name: Init, value: float = 0) -> Callable[[nn.Module], None]:
+    """The function that draws a layer's `weight` again in the way of that name; its bias then starts at zero.
+
+    `value` is that of `constant`.
+    """
 
     def draw(module: nn.Module) -> None:
         parameters = dict(module.named_parameters(recurse=False))
         if name == "torch":
             getattr(module, "reset_parameters")()  # noqa: B009  every layer of torch with weights has it
             return
-        WEIGHTS[name](parameters["weight"])
+        if name == "constant":
+            nn.init.constant_(parameters["weight"], value)
+        else:
+            WEIGHTS[name](parameters["weight"])
         if "bias" in parameters:
             nn.init.zeros_(parameters["bias"])
 

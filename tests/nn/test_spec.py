@@ -106,6 +106,11 @@ def test_canonical_form_survives_json_and_yaml(spec: NetworkSpec) -> None:
         "features": "$classes*2-$classes",
         "bias": True,
         "activation": "none",
+        "norm": "none",
+        "dropout": 0.0,
+        "init": "torch",
+        "init_value": 0.0,
+        "spectral_norm": False,
     }
 
 

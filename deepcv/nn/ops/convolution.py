@@ -1,23 +1,32 @@
-"""Convolutions."""
+"""Convolutions, each followed by a norm and an activation."""
 
+import math
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Literal
 
+import torch
 from torch import nn
 
 from deepcv.nn.emitter import Emitter, FitError, Value
-from deepcv.nn.init import Init, start
+from deepcv.nn.init import Init
+from deepcv.nn.layers.spectral import SpectralConv2d
 from deepcv.nn.layers.whitening import WhiteningConv2d
-from deepcv.nn.ops.op import Activation, Count, Op, Padding, Range, Side, activate, maps, slide
+from deepcv.nn.ops.norms import Norm, normalise
+from deepcv.nn.ops.op import Activation, Count, Op, Padding, Range, Side, activate, maps, mirrored, slide
+from deepcv.nn.ops.weights import Constant, begin
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+_PYRAMID_GROUPS = (1, 4, 8, 16)  # Duta 2020, table 1: of the kernels 3, 5, 7, 9
 
 
 @dataclass(frozen=True)
 class Conv(Op):
-    """Convolution, then batch norm and ReLU unless told otherwise.
+    """Convolution, then batch norm and ReLU unless told otherwise; `pre_activation` puts norm and activation before it.
 
     The padding defaults to half the kernel: an odd kernel keeps the size at stride 1. The bias defaults to off before a
-    norm, on without one. `init: dirac` starts the first filters as the identity.
+    norm, on without one. `init: dirac` starts the first filters as the identity. `kernel_width` is for a kernel that is
+    not square, `norm_groups` for `norm: group`; `zero_init` starts the norm's scale at 0.
     """
 
     inherits = MappingProxyType({key: key for key in ("norm", "activation", "bias")})
@@ -28,28 +37,191 @@ class Conv(Op):
     dilation: Side = 1
     groups: Count = 1
     bias: bool | None = None
-    norm: Literal["batch", "none"] = "batch"
+    norm: Norm = "batch"
     activation: Activation = "relu"
     init: Init = "he"
+    kernel_width: Side | None = None
+    padding_mode: PaddingMode = "zeros"
+    pre_activation: bool = False
+    norm_groups: Count | None = None
+    zero_init: bool = False
+    spectral_norm: bool = False
+    init_value: Constant = 0.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (channels, H', W')."""
         (x,) = inputs
         channels, _, _ = maps(x)
-        for count, name in ((channels, f"the channels of {x}"), (self.channels, f"channels: {self.channels}")):
-            if count % self.groups:
-                raise FitError(f"groups: {self.groups} does not divide {name}")
-        if self.init == "dirac" and (self.groups > 1 or self.kernel % 2 == 0):
+        _grouped(x, self.channels, self.groups)
+        kernel = (self.kernel, self.kernel_width or self.kernel)
+        if self.init == "dirac" and (self.groups > 1 or kernel[0] % 2 == 0 or kernel[1] % 2 == 0):
+            raise FitError("init: dirac needs an odd kernel and groups: 1")
+        extent = (self.dilation * (kernel[0] - 1) + 1, self.dilation * (kernel[1] - 1) + 1)
+        padding = (extent[0] // 2, extent[1] // 2) if self.padding is None else (self.padding, self.padding)
+        mirrored(x, max(padding), self.padding_mode)
+        shape = (self.channels, *slide(x, extent, self.stride, padding))
+        bias = (self.norm == "none" or self.pre_activation) if self.bias is None else self.bias
+        kind = SpectralConv2d if self.spectral_norm else nn.Conv2d
+        layer = kind(
+            channels, self.channels, kernel, self.stride, padding, self.dilation, self.groups,
+            bias=bias, padding_mode=self.padding_mode,
+        )  # fmt: skip
+        if self.pre_activation:
+            x = normalise(emitter, x, self.norm, self.norm_groups, self.zero_init)
+            x = activate(emitter, x, self.activation)
+        x = emitter.module(layer, x, shape, "conv", begin(self.init, self.init_value, "he"))
+        if self.pre_activation:
+            return x
+        return activate(emitter, normalise(emitter, x, self.norm, self.norm_groups, self.zero_init), self.activation)
+
+
+@dataclass(frozen=True)
+class DepthwiseConv(Op):
+    """Convolution of each channel by itself, with `multiplier` filters each, then norm and activation as in `conv`."""
+
+    multiplier: Count = 1
+    kernel: Side = 3
+    stride: Side = 1
+    padding: Padding | None = None
+    dilation: Side = 1
+    bias: bool | None = None
+    norm: Norm = "batch"
+    activation: Activation = "relu"
+    init: Init = "he"
+    padding_mode: PaddingMode = "zeros"
+    init_value: Constant = 0.0
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (C * multiplier, H', W')."""
+        (x,) = inputs
+        channels, _, _ = maps(x)
+        return Conv(
+            channels * self.multiplier, self.kernel, self.stride, self.padding, self.dilation, channels, self.bias,
+            self.norm, self.activation, self.init, padding_mode=self.padding_mode, init_value=self.init_value,
+        ).emit(emitter, x)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SeparableConv(Op):
+    """Depthwise convolution (`id.depthwise`), then one of 1 x 1 (`id.conv`), norm and activation (Chollet 2017).
+
+    `between` puts norm and activation after the depthwise convolution too, as MobileNet does (Howard 2017).
+    """
+
+    channels: Count
+    kernel: Side = 3
+    stride: Side = 1
+    padding: Padding | None = None
+    dilation: Side = 1
+    norm: Norm = "batch"
+    activation: Activation = "relu"
+    between: bool = False
+    init: Init = "he"
+    init_value: Constant = 0.0
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (channels, H', W')."""
+        (x,) = inputs
+        channels, _, _ = maps(x)
+        if self.init == "dirac":
             raise FitError("init: dirac needs an odd kernel and groups: 1")
         extent = self.dilation * (self.kernel - 1) + 1
         padding = extent // 2 if self.padding is None else self.padding
-        shape = (self.channels, *slide(x, extent, self.stride, padding))
-        bias = self.norm == "none" if self.bias is None else self.bias
+        shape = (channels, *slide(x, extent, self.stride, padding))
+        norm, activation = (self.norm, self.activation) if self.between else ("none", "none")
+        begun = begin(self.init, self.init_value, "he")
         window = (self.kernel, self.stride, padding, self.dilation)
-        layer = nn.Conv2d(channels, self.channels, *window, self.groups, bias=bias)
-        x = emitter.module(layer, x, shape, "conv", None if self.init == "he" else start(self.init))
-        if self.norm == "batch":
-            x = emitter.module(nn.BatchNorm2d(self.channels), x, shape, "norm")
+        each = nn.Conv2d(channels, channels, *window, channels, bias=norm == "none" and self.norm == "none")
+        x = emitter.module(each, x, shape, "depthwise", begun)
+        x = activate(emitter, normalise(emitter, x, norm, part="depthwise_norm"), activation, "depthwise_activation")
+        mix = Conv(
+            self.channels, 1, norm=self.norm, activation=self.activation, init=self.init, init_value=self.init_value
+        )
+        return mix.emit(emitter, x)
+
+
+@dataclass(frozen=True)
+class TransposedConv(Op):
+    """Transposed convolution, then norm and activation as in `conv`; the defaults double height and width."""
+
+    channels: Count
+    kernel: Side = 2
+    stride: Side = 2
+    padding: Padding = 0
+    output_padding: Padding = 0
+    dilation: Side = 1
+    groups: Count = 1
+    bias: bool | None = None
+    norm: Norm = "batch"
+    activation: Activation = "relu"
+    init: Init = "he"
+    norm_groups: Count | None = None
+    zero_init: bool = False
+    init_value: Constant = 0.0
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (channels, H', W'), H' = (H - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1."""
+        (x,) = inputs
+        channels, *sides = maps(x)
+        _grouped(x, self.channels, self.groups)
+        if self.output_padding >= max(self.stride, self.dilation):
+            raise FitError(f"output_padding: {self.output_padding} must be less than the stride or the dilation")
+        if self.init == "dirac":
+            raise FitError("init: dirac is not for transposed convolutions")
+        more = self.dilation * (self.kernel - 1) + self.output_padding + 1 - 2 * self.padding
+        high, wide = ((side - 1) * self.stride + more for side in sides)
+        if min(high, wide) < 1:
+            raise FitError(f"padding: {self.padding} leaves nothing of {x}")
+        bias = self.norm == "none" if self.bias is None else self.bias
+        layer = nn.ConvTranspose2d(
+            channels, self.channels, self.kernel, self.stride, self.padding, self.output_padding, self.groups,
+            bias, self.dilation,
+        )  # fmt: skip
+        x = emitter.module(layer, x, (self.channels, high, wide), "conv", begin(self.init, self.init_value, "he"))
+        x = normalise(emitter, x, self.norm, self.norm_groups, self.zero_init)
+        return activate(emitter, x, self.activation)
+
+
+@dataclass(frozen=True)
+class PyramidConv(Op):
+    """Convolutions with kernels 3, 5, 7, 9 side by side, their channels one behind the other (PyConv, Duta 2020).
+
+    arXiv 2006.11538: `levels` kernels. All levels have an equal share of the output channels, but of three the last has
+    half, as in table 1. The level's groups are those of the paper (1, 4, 8, 16), or their greatest common divisor with
+    the input channels and the level's. Then norm and activation over all channels as in `conv`.
+    """
+
+    channels: Count
+    levels: Annotated[int, Range(1, 4)] = 4
+    stride: Side = 1
+    bias: bool | None = None
+    norm: Norm = "batch"
+    activation: Activation = "relu"
+    init: Init = "he"
+    norm_groups: Count | None = None
+    zero_init: bool = False
+    init_value: Constant = 0.0
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (channels, H', W')."""
+        (x,) = inputs
+        channels, _, _ = maps(x)
+        if self.init == "dirac":
+            raise FitError("init: dirac needs one kernel")
+        share = self.channels // (1, 2, 4, 4)[self.levels - 1]
+        if not share:
+            raise FitError(f"channels: {self.channels} are fewer than one for each of levels: {self.levels}")
+        bias = self.norm == "none" if self.bias is None else self.bias
+        sides = slide(x, 3, self.stride, 1)
+        parts = []
+        for level in range(self.levels):
+            count = share if level < self.levels - 1 else self.channels - share * level
+            groups = math.gcd(_PYRAMID_GROUPS[level], channels, count)
+            layer = nn.Conv2d(channels, count, 2 * level + 3, self.stride, level + 1, 1, groups, bias)
+            begun = begin(self.init, self.init_value, "he")
+            parts.append(emitter.module(layer, x, (count, *sides), f"level{level}", begun))
+        x = emitter.function(torch.cat, (parts, 1), (self.channels, *sides)) if len(parts) > 1 else parts[0]
+        x = normalise(emitter, x, self.norm, self.norm_groups, self.zero_init)
         return activate(emitter, x, self.activation)
 
 
@@ -67,3 +239,9 @@ class Whiten(Op):
             raise FitError(f"works on the input images only (from: input), got {x}")
         shape = (2 * channels * self.kernel**2, *slide(x, self.kernel, 1, 0))
         return emitter.module(WhiteningConv2d(channels, self.kernel), x, shape)
+
+
+def _grouped(x: Value, channels: int, groups: int) -> None:
+    for count, name in ((x.shape[0], f"the channels of {x}"), (channels, f"channels: {channels}")):
+        if count % groups:
+            raise FitError(f"groups: {groups} does not divide {name}")

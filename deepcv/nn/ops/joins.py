@@ -2,46 +2,89 @@
 
 import operator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
 from deepcv.nn.emitter import Emitter, FitError, Value
-from deepcv.nn.ops.op import Activation, Op, activate
+from deepcv.nn.ops.op import Activation, Op, Range, activate
 
 
 @dataclass(frozen=True)
 class Sum(Op):
-    """Residual link: adds its inputs, then the activation if there is one."""
+    """Residual link: adds its inputs, then the activation if there is one; `scale` weighs all inputs but the first."""
+
+    many: ClassVar[bool] = True
+    activation: Activation = "none"
+    scale: Annotated[float, Range(-1e6, 1e6)] = 1.0
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """Equal shapes, kept."""
+        return activate(emitter, added(emitter, inputs, self.scale), self.activation)
+
+
+@dataclass(frozen=True)
+class Mean(Op):
+    """Mean of its inputs, then the activation if there is one."""
 
     many: ClassVar[bool] = True
     activation: Activation = "none"
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """Equal shapes, kept."""
-        return activate(emitter, added(emitter, inputs), self.activation)
+        total = added(emitter, inputs)
+        mean = emitter.function(operator.truediv, (total, len(inputs)), total.shape)
+        return activate(emitter, mean, self.activation)
+
+
+@dataclass(frozen=True)
+class Multiply(Op):
+    """Element-wise product: gates. Flat features (C,) gate the channels of maps (C, H, W); sizes of 1 are spread."""
+
+    many: ClassVar[bool] = True
+    activation: Activation = "none"
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """The first input's shape, kept."""
+        product = inputs[0]
+        for x in inputs[1:]:
+            gate = x
+            if len(x.shape) == 1 and len(product.shape) == 3:
+                gate = emitter.function(torch.unflatten, (x, 1, (x.shape[0], 1, 1)), (*x.shape, 1, 1))
+            pairs = zip(product.shape, gate.shape, strict=False)
+            if len(gate.shape) != len(product.shape) or any(b not in (a, 1) for a, b in pairs):
+                raise FitError(f"needs shapes equal to {inputs[0]}, sizes of 1, or a number per channel, got {x}")
+            product = emitter.function(operator.mul, (product, gate), product.shape)
+        return activate(emitter, product, self.activation)
 
 
 @dataclass(frozen=True)
 class Concat(Op):
-    """Dense link: puts its inputs one behind the other along the channels."""
+    """Dense link: puts its inputs one behind the other along the channels, or tokens along their features."""
 
     many: ClassVar[bool] = True
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
-        """(C1, H, W), (C2, H, W) … to (C1 + C2 + …, H, W); likewise flat features."""
+        """(C1, H, W), (C2, H, W) … to (C1 + C2 + …, H, W); likewise flat features, and (T, D1), (T, D2) to (T, D1 + D2)."""
         for x in inputs[1:]:
-            if x.shape[1:] != inputs[0].shape[1:]:
+            if len(x.shape) == len(inputs[0].shape) == 2 and x.shape[0] != inputs[0].shape[0]:
+                raise FitError(f"needs equally many tokens, got {inputs[0]} and {x}")
+            if len(x.shape) != len(inputs[0].shape) or (len(x.shape) == 3 and x.shape[1:] != inputs[0].shape[1:]):
                 raise FitError(f"needs equal height and width, got {inputs[0]} and {x}")
+        if len(inputs[0].shape) == 2:
+            return emitter.function(torch.cat, (list(inputs), 2), (inputs[0].shape[0], sum(x.shape[1] for x in inputs)))
         shape = (sum(x.shape[0] for x in inputs), *inputs[0].shape[1:])
         return emitter.function(torch.cat, (list(inputs), 1), shape)
 
 
-def added(emitter: Emitter, values: tuple[Value, ...]) -> Value:
-    """The sum of values of equal shapes, from the first to the last."""
+def added(emitter: Emitter, values: tuple[Value, ...], scale: float = 1.0) -> Value:
+    """The sum of values of equal shapes, from the first to the last; `scale` weighs all but the first."""
     total = values[0]
     for value in values[1:]:
         if value.shape != values[0].shape:
             raise FitError(f"needs equal shapes, got {values[0]} and {value}")
-        total = emitter.function(operator.add, (total, value), value.shape)
+        if scale == 1:
+            total = emitter.function(operator.add, (total, value), value.shape)
+        else:
+            total = emitter.function(torch.add, (total, value), value.shape, alpha=scale)
     return total

@@ -1,25 +1,47 @@
 """Fully connected layers."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
 from deepcv.nn.emitter import Emitter, FitError, Value
-from deepcv.nn.ops.op import Activation, Count, Op, activate
+from deepcv.nn.init import Init
+from deepcv.nn.layers.spectral import SpectralLinear
+from deepcv.nn.ops.norms import normalise
+from deepcv.nn.ops.op import Activation, Count, Op, Share, activate
+from deepcv.nn.ops.weights import Constant, begin
 
 
 @dataclass(frozen=True)
 class Linear(Op):
-    """Fully connected layer."""
+    """Fully connected layer, on flat features or on each token; then norm, activation and dropout where asked for.
+
+    Its weights are `id.weight` and `id.bias`; where the node has further modules, `id.linear.weight` and so on.
+    """
 
     features: Count
     bias: bool = True
     activation: Activation = "none"
+    norm: Literal["batch", "layer", "none"] = "none"
+    dropout: Share = 0.0
+    init: Init = "torch"
+    init_value: Constant = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
-        """(F,) to (features,)."""
+        """(F,) to (features,), or (T, F) to (T, features)."""
         (x,) = inputs
-        if len(x.shape) != 1:
-            raise FitError(f"needs flat features (F,), got {x}: put flatten or global_avg_pool before it")
-        x = emitter.module(nn.Linear(x.shape[0], self.features, bias=self.bias), x, (self.features,))
-        return activate(emitter, x, self.activation)
+        if len(x.shape) > 2:
+            raise FitError(
+                f"needs flat features (F,) or tokens (T, F), got {x}: put flatten or global_avg_pool before it"
+            )
+        if self.init == "dirac":
+            raise FitError("init: dirac is for convolutions")
+        kind = SpectralLinear if self.spectral_norm else nn.Linear
+        layer = kind(x.shape[-1], self.features, bias=self.bias)
+        several = self.norm != "none" or self.activation == "prelu" or self.dropout > 0
+        begun = begin(self.init, self.init_value, "torch")
+        x = emitter.module(layer, x, (*x.shape[:-1], self.features), "linear" if several else "", begun)
+        x = activate(emitter, normalise(emitter, x, self.norm), self.activation)
+        return emitter.module(nn.Dropout(self.dropout), x, x.shape, "dropout") if self.dropout else x

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepcv.nn.emitter import Emitter, FitError, Value
@@ -24,8 +25,27 @@ Count = Annotated[int, Range(1, 65_536)]
 Side = Annotated[int, Range(1, 1_024)]
 Padding = Annotated[int, Range(0, 1_024)]
 Share = Annotated[float, Range(0, 1)]
-Activation = Literal["relu", "gelu", "silu", "none"]
-ACTIVATIONS: Mapping[str, Callable[..., Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+Activation = Literal[
+    "relu", "leaky_relu", "prelu", "relu6", "elu", "selu", "softplus", "gelu", "silu", "mish", "hardswish",
+    "sigmoid", "hardsigmoid", "tanh", "none",
+]  # fmt: skip
+ACTIVATIONS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {
+        "relu": F.relu,
+        "leaky_relu": F.leaky_relu,
+        "relu6": F.relu6,
+        "elu": F.elu,
+        "selu": F.selu,
+        "softplus": F.softplus,
+        "gelu": F.gelu,
+        "silu": F.silu,
+        "mish": F.mish,
+        "hardswish": F.hardswish,
+        "sigmoid": torch.sigmoid,
+        "hardsigmoid": F.hardsigmoid,
+        "tanh": torch.tanh,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -40,9 +60,13 @@ class Op(ABC):
         """Write the op into the graph; a `FitError` says which shape was expected and which came."""
 
 
-def activate(emitter: Emitter, value: Value, activation: str) -> Value:
-    """Apply an activation by name; `none` leaves the value as it is."""
-    return value if activation == "none" else emitter.function(ACTIVATIONS[activation], (value,), value.shape)
+def activate(emitter: Emitter, value: Value, activation: str, part: str = "activation") -> Value:
+    """Apply an activation by name; `none` leaves the value as it is. `part` is where prelu keeps its one weight."""
+    if activation == "none":
+        return value
+    if activation == "prelu":
+        return emitter.module(nn.PReLU(), value, value.shape, part)
+    return emitter.function(ACTIVATIONS[activation], (value,), value.shape)
 
 
 def maps(value: Value) -> tuple[int, int, int]:
@@ -53,9 +77,36 @@ def maps(value: Value) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def slide(value: Value, extent: int, stride: int, padding: int) -> tuple[int, int]:
-    """Height and width after a window slid over feature maps."""
+def features(value: Value) -> tuple[int, int]:
+    """How many channels or features a value has, and which axis of a batch holds them: the last one of tokens, else 1."""
+    if len(value.shape) == 2:
+        return value.shape[1], 2
+    return value.shape[0], 1
+
+
+def slide(
+    value: Value, extent: int | tuple[int, int], stride: int, padding: int | tuple[int, int], ceil: bool = False
+) -> tuple[int, int]:
+    """Height and width after a window slid over feature maps; `ceil` lets the last one hang over the far edge."""
     _, height, width = maps(value)
-    if min(height, width) + 2 * padding < extent:
-        raise FitError(f"a window of ({extent}, {extent}) is larger than {value} with padding {padding}")
-    return (height + 2 * padding - extent) // stride + 1, (width + 2 * padding - extent) // stride + 1
+    high, wide = (extent, extent) if isinstance(extent, int) else extent
+    above, beside = (padding, padding) if isinstance(padding, int) else padding
+    if height + 2 * above < high or width + 2 * beside < wide:
+        raise FitError(f"a window of ({high}, {wide}) is larger than {value} with padding {max(above, beside)}")
+    return _steps(height, high, stride, above, ceil), _steps(width, wide, stride, beside, ceil)
+
+
+def _steps(size: int, extent: int, stride: int, padding: int, ceil: bool) -> int:
+    room = size + 2 * padding - extent
+    if not ceil:
+        return room // stride + 1
+    steps = -(-room // stride) + 1
+    return steps - 1 if (steps - 1) * stride >= size + padding else steps  # a window must start inside
+
+
+def mirrored(value: Value, padding: int, mode: str) -> None:
+    """A FitError where the maps are too small for a border that repeats them."""
+    _, height, width = maps(value)
+    limit = min(height, width) - (mode == "reflect")
+    if mode in ("reflect", "circular") and padding > limit:
+        raise FitError(f"{mode} padding of {padding} needs maps larger than that, got {value}")

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from deepcv.nn.emitter import Emitter, FitError, Value
-from deepcv.nn.ops.op import Op, Padding, Side, maps, slide
+from deepcv.nn.layers.pooling import BlurPool2d, GeneralisedMean
+from deepcv.nn.ops.op import Op, Padding, Range, Side, maps, mirrored, slide
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class _Pool(Op):
     kernel: Side = 2
     stride: Side | None = None
     padding: Padding = 0
+    ceil_mode: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (C, H', W')."""
@@ -25,21 +27,101 @@ class _Pool(Op):
         if self.padding > self.kernel // 2:
             raise FitError(f"padding: {self.padding} is more than half of kernel: {self.kernel}")
         window = (self.kernel, self.stride or self.kernel, self.padding)
-        return emitter.function(type(self).function, (x, *window), (x.shape[0], *slide(x, *window)))
+        shape = (x.shape[0], *slide(x, *window, self.ceil_mode))
+        return emitter.function(type(self).function, (x, *window), shape, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {"ceil_mode": True} if self.ceil_mode else {}
 
 
 @dataclass(frozen=True)
 class MaxPool(_Pool):
-    """Largest value of each window; the stride defaults to the kernel."""
+    """Largest value of each window; the stride defaults to the kernel.
+
+    `ceil_mode` lets a last window hang over the far edge.
+    """
 
     function = F.max_pool2d
 
 
 @dataclass(frozen=True)
 class AvgPool(_Pool):
-    """Mean of each window, padding counted as zeros; the stride defaults to the kernel."""
+    """Mean of each window; the stride defaults to the kernel. Padding counts as zeros unless told otherwise.
+
+    `ceil_mode` lets a last window hang over the far edge.
+    """
 
     function = F.avg_pool2d
+    count_include_pad: bool = True
+
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | ({} if self.count_include_pad else {"count_include_pad": False})
+
+
+@dataclass(frozen=True)
+class LpPool(Op):
+    """The p-norm of each window: (sum |x|^p)^(1/p); the stride defaults to the kernel.
+
+    torch's own leaves out the absolute value, which gives NaN for negative sums. With `ceil_mode` the part of a window that
+    hangs over counts as the mean of the rest, as in torch. The gradient of a window of zeros is not defined.
+    """
+
+    p: Annotated[float, Range(1, 64)] = 2.0
+    kernel: Side = 2
+    stride: Side | None = None
+    ceil_mode: bool = False
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (C, H', W')."""
+        (x,) = inputs
+        stride = self.stride or self.kernel
+        shape = (x.shape[0], *slide(x, self.kernel, stride, 0, self.ceil_mode))
+        x = emitter.function(torch.abs, (x,), x.shape)
+        return emitter.function(F.lp_pool2d, (x, self.p, self.kernel, stride, self.ceil_mode), shape)
+
+
+@dataclass(frozen=True)
+class BlurPool(Op):
+    """Binomial low-pass filter, then every `stride`-th pixel (Zhang 2019): a strided layer without aliasing."""
+
+    kernel: Annotated[int, Range(2, 9)] = 3
+    stride: Side = 2
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (C, ceil(H / stride), ceil(W / stride))."""
+        (x,) = inputs
+        channels, height, width = maps(x)
+        mirrored(x, self.kernel // 2, "reflect")
+        shape = (channels, -(-height // self.stride), -(-width // self.stride))
+        return emitter.module(BlurPool2d(self.kernel, self.stride), x, shape)
+
+
+@dataclass(frozen=True)
+class _AdaptivePool(Op):
+    function: ClassVar[Callable[..., Tensor]]
+    height: Side = 1
+    width: Side | None = None
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (C, height, width)."""
+        (x,) = inputs
+        channels, _, _ = maps(x)
+        size = (self.height, self.width or self.height)
+        return emitter.function(type(self).function, (x, size), (channels, *size))
+
+
+@dataclass(frozen=True)
+class AdaptiveAvgPool(_AdaptivePool):
+    """Mean of windows of about equal size, for an output of a fixed height and width; width defaults to height."""
+
+    function = F.adaptive_avg_pool2d
+
+
+@dataclass(frozen=True)
+class AdaptiveMaxPool(_AdaptivePool):
+    """Largest value of windows of about equal size, for an output of a fixed size. Its gradient on a GPU is not repeatable."""
+
+    function = F.adaptive_max_pool2d
 
 
 @dataclass(frozen=True)
@@ -63,3 +145,16 @@ class GlobalMaxPool(Op):
         channels, _, _ = maps(x)
         # Not adaptive_max_pool2d: its backward adds atomically on GPUs, so that runs would not repeat bit for bit.
         return emitter.function(torch.amax, (x, (2, 3)), (channels,))
+
+
+@dataclass(frozen=True)
+class GlobalGemPool(Op):
+    """Generalised mean over height and width with a learned power that starts at `p` (Radenović 2018)."""
+
+    p: Annotated[float, Range(0.1, 100)] = 3.0
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (C,)."""
+        (x,) = inputs
+        channels, _, _ = maps(x)
+        return emitter.module(GeneralisedMean(self.p), x, (channels,))

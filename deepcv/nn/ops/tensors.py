@@ -1,42 +1,16 @@
-"""Values moved and rescaled, without weights."""
+"""Values rescaled, named and framed, without weights."""
 
-import math
 import operator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
-import torch
 from torch.nn import functional as F
 
 from deepcv.nn.emitter import Emitter, FitError, Value
-from deepcv.nn.ops.op import Op, Range, maps
+from deepcv.nn.layers.tensors import add_coordinates
+from deepcv.nn.ops.op import Op, Padding, Range, maps
 
-
-@dataclass(frozen=True)
-class Flatten(Op):
-    """All values of a sample in one row."""
-
-    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
-        """(C, H, W) to (C * H * W,)."""
-        (x,) = inputs
-        return emitter.function(torch.flatten, (x, 1), (math.prod(x.shape),))
-
-
-@dataclass(frozen=True)
-class PixelUnshuffle(Op):
-    """Space to depth: each square of `factor` by `factor` pixels becomes channels."""
-
-    factor: Annotated[int, Range(2, 64)] = 2
-
-    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
-        """(C, H, W) to (C * factor², H / factor, W / factor)."""
-        (x,) = inputs
-        channels, height, width = maps(x)
-        if height % self.factor or width % self.factor:
-            parity = "even" if self.factor == 2 else f"multiples of {self.factor}"
-            raise FitError(f"needs height and width that are {parity}, got {x}")
-        shape = (channels * self.factor**2, height // self.factor, width // self.factor)
-        return emitter.function(F.pixel_unshuffle, (x, self.factor), shape)
+Move = Annotated[int, Range(-1_024, 1_024)]
 
 
 @dataclass(frozen=True)
@@ -59,3 +33,79 @@ class Identity(Op):
         """Any shape, kept."""
         (x,) = inputs
         return emitter.value(x.node, x.shape)
+
+
+@dataclass(frozen=True)
+class Coordinates(Op):
+    """Adds two channels, row and column from -1 to 1; with `radius` a third, the distance from the centre (CoordConv, Liu 2018)."""
+
+    radius: bool = False
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (C + 2, H, W), or (C + 3, H, W)."""
+        (x,) = inputs
+        channels, height, width = maps(x)
+        if min(height, width) < 2:
+            raise FitError(f"needs two rows and two columns, got {x}")
+        return emitter.function(add_coordinates, (x, self.radius), (channels + 2 + self.radius, height, width))
+
+
+@dataclass(frozen=True)
+class Pad(Op):
+    """A border around maps; `mode: constant` fills it with `value`."""
+
+    left: Padding = 0
+    right: Padding = 0
+    top: Padding = 0
+    bottom: Padding = 0
+    mode: Literal["constant", "reflect", "replicate", "circular"] = "constant"
+    value: Annotated[float, Range(-1e6, 1e6)] = 0.0
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (C, top + H + bottom, left + W + right)."""
+        (x,) = inputs
+        channels, height, width = maps(x)
+        if self.mode in ("reflect", "circular"):
+            less = self.mode == "reflect"
+            if max(self.top, self.bottom) > height - less or max(self.left, self.right) > width - less:
+                raise FitError(f"a border by {self.mode} must be smaller than the maps, got {x}")
+        border = (self.left, self.right, self.top, self.bottom)
+        shape = (channels, self.top + height + self.bottom, self.left + width + self.right)
+        options = {"value": self.value} if self.mode == "constant" else {}
+        return emitter.function(F.pad, (x, border), shape, mode=self.mode, **options)
+
+
+@dataclass(frozen=True)
+class Crop(Op):
+    """Maps without so many pixels of each side."""
+
+    left: Padding = 0
+    right: Padding = 0
+    top: Padding = 0
+    bottom: Padding = 0
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (C, H - top - bottom, W - left - right)."""
+        (x,) = inputs
+        channels, height, width = maps(x)
+        shape = (channels, height - self.top - self.bottom, width - self.left - self.right)
+        if min(shape) < 1:
+            raise FitError(f"nothing is left of {x}")
+        rows, columns = slice(self.top, -self.bottom or None), slice(self.left, -self.right or None)
+        return emitter.function(operator.getitem, (x, (slice(None), slice(None), rows, columns)), shape)
+
+
+@dataclass(frozen=True)
+class Shift(Op):
+    """Maps moved by so many pixels, to the left or up where negative; zeros move in."""
+
+    right: Move = 0
+    down: Move = 0
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W), kept."""
+        (x,) = inputs
+        _, height, width = maps(x)
+        if abs(self.right) >= width or abs(self.down) >= height:
+            raise FitError(f"a shift by ({self.down}, {self.right}) leaves nothing of {x}")
+        return emitter.function(F.pad, (x, (self.right, -self.right, self.down, -self.down)), x.shape)

@@ -1,0 +1,34 @@
+"""Functions of tensors that follow a run-time size."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def resize_like(x: Tensor, like: Tensor, mode: str) -> Tensor:
+    """Maps (N, C, H, W) at the height and width of other maps."""
+    corners = None if mode.startswith("nearest") else False
+    return F.interpolate(x, size=like.shape[-2:], mode=mode, align_corners=corners)
+
+
+def to_maps_like(tokens: Tensor, like: Tensor) -> Tensor:
+    """Tokens (N, H * W, C), row by row, as maps (N, C, H, W) with the height and width of other maps."""
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], like.shape[2], like.shape[3])
+
+
+def add_coordinates(x: Tensor, radius: bool) -> Tensor:
+    """Maps with two more channels: row and column from -1 to 1; a third, sqrt(row² + column²), with `radius`.
+
+    CoordConv: Liu 2018, arXiv 1807.03247.
+    """
+    count, _, height, width = x.shape
+    rows, columns = _from_minus_one(height, x).view(1, 1, -1, 1), _from_minus_one(width, x).view(1, 1, 1, -1)
+    planes = [rows.expand(count, 1, height, width), columns.expand(count, 1, height, width)]
+    if radius:
+        planes.append((rows.square() + columns.square()).sqrt().expand(count, 1, height, width))
+    return torch.cat([x, *planes], 1)
+
+
+def _from_minus_one(size: int, like: Tensor) -> Tensor:
+    # Not linspace: torch.export freezes its number of steps.
+    return torch.arange(size, device=like.device).to(like.dtype) * 2 / (size - 1) - 1

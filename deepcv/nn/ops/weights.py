@@ -1,0 +1,27 @@
+"""How the weights of an op start: its keys `init`, `init_value` and `spectral_norm` in one function."""
+
+from typing import Annotated
+
+from torch import nn
+
+from deepcv.nn.emitter import Start
+from deepcv.nn.init import Init, start
+from deepcv.nn.layers.spectral import SpectralConv2d, SpectralLinear
+from deepcv.nn.ops.op import Range
+
+Constant = Annotated[float, Range(-1e6, 1e6)]
+
+
+def begin(init: Init, value: float, default: Init) -> Start:
+    """The function that draws a layer's first weights, where they are not the `default` that `build` has drawn already.
+
+    A layer with spectral norm then finds the singular vectors of these weights.
+    """
+
+    def draw(layer: nn.Module) -> None:
+        if init != default:
+            start(init, value)(layer)
+        if isinstance(layer, SpectralConv2d | SpectralLinear):
+            layer.settle()
+
+    return draw
