@@ -3,10 +3,11 @@
 import copy
 import math
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from deepcv.nn.layers.blur import Blur, set_blur
 from deepcv.nn.spec import SpecError, build, from_canonical
@@ -111,6 +112,20 @@ def test_the_largest_sigma_survives_its_rounding() -> None:
     twin.load_state_dict(layer.state_dict())
     assert torch.equal(twin.taps, layer.taps)
     assert twin.on
+
+
+def test_a_schedule_does_not_compile_again() -> None:
+    layer, x, graphs = Blur(1.0), torch.randn(2, 3, 8, 8), []
+
+    def backend(graph: fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(layer, backend=backend)
+    for sigma in (1.0, 0.7, 0.1, 0.0, 0.5, 0.0):
+        layer.set_sigma(sigma)
+        assert torch.equal(compiled(x), layer(x))
+    assert len(graphs) == 1  # where the layer is off, there is nothing to compile
 
 
 def test_gradients_are_those_of_a_fixed_convolution() -> None:
