@@ -1,0 +1,155 @@
+"""Early exits on CIFAR-10-JPEG: the multiply-adds that they save, and the accuracy that they cost.
+
+    python -m benchmarks.early_exit --path cifar10-jpeg.tar.gz [--width 16 --epochs 6 --quick]
+
+Trains `resnet-9-exits` on the mean loss of its exits. One threshold for all exits is taken on the val images: the lowest that
+costs at most half of the points allowed. `value` is the share of multiply-adds saved on the test images at that threshold,
+`points` what the accuracy lost against the same network without exits.
+"""
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.architectures import shards_of
+from benchmarks.result import emit
+from deepcv.data.augmentation import Augmentation
+from deepcv.data.loaders import TrainLoader
+from deepcv.data.shards import Dataset, Split
+from deepcv.nn.classifier import Classifier, ModelInfo
+from deepcv.nn.spec import build, load
+from deepcv.nn.spec.expand import ZOO
+from deepcv.params.train import TrainParams
+from deepcv.serving.early_exit import EarlyExit
+from deepcv.training.fit import TrainConfig, create_optimizer, create_scheduler
+from deepcv.training.hardware import resolve
+
+EXITS = ("exit1", "exit2", "logits")
+SAVED, POINTS = 0.30, 0.5
+THRESHOLDS = np.linspace(0.3, 1.0, 71)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The softmax of each exit, (exits, images, classes), the labels, and the multiply-adds up to each exit."""
+
+    probabilities: Tensor
+    labels: Tensor
+    macs: Tensor
+
+    def at(self, threshold: float) -> tuple[float, float]:
+        """Accuracy, and mean multiply-adds per image, where images leave at the first exit that is this sure."""
+        sure = self.probabilities.amax(2) >= threshold
+        sure[-1] = True
+        left = sure.int().argmax(0)
+        correct = self.probabilities[left, torch.arange(len(left))].argmax(1) == self.labels
+        return correct.double().mean().item(), self.macs[left].mean().item()
+
+
+def train(shards: Dataset, config: TrainConfig, width: int) -> Classifier:
+    """All exits together, on the mean of their losses."""
+    hardware = resolve(config.device, config.precision, config.channels_last, config.threads)
+    torch.manual_seed(config.seed)
+    network = build(load(ZOO / "resnet-9-exits.yaml", {"width": width}), shards.input_shape, len(shards.classes))
+    info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std)
+    model = Classifier(network, info).to(memory_format=hardware.memory_format)
+    loader = TrainLoader(
+        shards.train, batch_size=config.batch_size, seed=config.seed, device=torch.device("cpu"),
+        augmentation=Augmentation(config.flip, config.shift, config.cutout),
+    )  # fmt: skip
+    optimizer = create_optimizer(model, config)
+    scheduler = create_scheduler(optimizer, config, config.epochs * len(loader))
+    loss_of = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    for loader.epoch in range(config.epochs):
+        for images, labels in loader:
+            with hardware.autocast():
+                outputs = model(images)
+                loss = torch.stack([loss_of(outputs[name], labels) for name in EXITS]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+        print(f"epoch {loader.epoch + 1}: loss {loss.item():.3f}", file=sys.stderr, flush=True)
+    return model.eval()
+
+
+@torch.no_grad()
+def answers(model: Classifier, split: Split, macs: Tensor) -> Answers:
+    """Every exit's answer to every image, without leaving early."""
+    images = torch.from_numpy(np.array(split.images_nhwc)).permute(0, 3, 1, 2)
+    parts = [model(part) for part in images.split(500)]
+    probabilities = torch.stack([torch.cat([part[name] for part in parts]).softmax(1) for name in EXITS])
+    return Answers(probabilities, torch.from_numpy(np.array(split.labels)), macs)
+
+
+def macs_to_each_exit(network: fx.GraphModule, image: Tensor) -> Tensor:
+    """Multiply-adds that one image (1, C, H, W) has cost when it leaves by each exit."""
+    counts = []
+    for place in range(len(EXITS)):
+        thresholds = [2.0 if at < place else 0.0 for at in range(len(EXITS) - 1)]
+        with FlopCounterMode(display=False) as counter:
+            left = EarlyExit(network, EXITS, thresholds)(image)
+        assert left.exits.item() == place  # noqa: S101  what is counted is what is meant
+        counts.append(counter.get_total_flops() / 2)
+    return torch.tensor(counts, dtype=torch.float64)
+
+
+def chosen_threshold(val: Answers) -> float:
+    """The lowest that costs at most half of the points allowed; 1 where none does."""
+    whole, _ = val.at(2.0)
+    allowed = [one for one in THRESHOLDS if val.at(one)[0] >= whole - POINTS / 200]
+    return float(min(allowed, default=1.0))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", type=Path, required=True, help="the tar of CIFAR-10-JPEG")
+    parser.add_argument("--width", type=int, default=16, help="64 is ResNet-9 as published")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--quick", action="store_true", help="2,000 training images, width 8, two epochs")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        shards = shards_of(options.path, Path(name, "project"))
+        params = TrainParams(**yaml.safe_load(Path(name, "project/params.yaml").read_text())["train"])
+        config = replace(
+            TrainConfig.of(params.model_dump(exclude={"network", "network_parameters"})), epochs=options.epochs
+        )
+        if options.quick:
+            options.width, config = 8, replace(config, epochs=2)
+            part = np.sort(np.random.default_rng(0).permutation(len(shards.train.labels))[:2_000])
+            shards = replace(shards, train=Split(shards.train.images_nhwc[part], shards.train.labels[part]))
+        torch.set_num_threads(1)
+        model = train(shards, config, options.width)
+        assert isinstance(model.network, fx.GraphModule)  # noqa: S101  for mypy
+        macs = macs_to_each_exit(model.network, torch.randn(1, *shards.input_shape))
+        threshold = chosen_threshold(answers(model, shards.val, macs))
+        test = answers(model, shards.test, macs)
+        images = model.normalise(torch.from_numpy(np.array(shards.test.images_nhwc)).permute(0, 3, 1, 2))
+    runner = EarlyExit(model.network, EXITS, [threshold] * (len(EXITS) - 1))
+    left = [runner(part) for part in images.split(500)]
+    exits = torch.cat([one.exits for one in left])
+    accuracy = (torch.cat([one.logits for one in left]).argmax(1) == test.labels).double().mean().item()
+    without = test.at(2.0)[0]
+    saved, points = 1 - (macs[exits].mean() / macs[-1]).item(), (without - accuracy) * 100
+    emit(
+        "early-exit", value=round(saved, 4), baseline=SAVED, n=len(exits),
+        target=f">= {SAVED:.0%} of the multiply-adds saved at <= {POINTS} points",
+        holds=saved >= SAVED and points <= POINTS, points=round(points, 2), threshold=round(threshold, 2),
+        accuracy=round(accuracy, 4), accuracy_without=round(without, 4),
+        accuracy_of_exits=[round((p.argmax(1) == test.labels).double().mean().item(), 4) for p in test.probabilities],
+        share_of_exits=[round((exits == place).double().mean().item(), 4) for place in range(len(EXITS))],
+        mega_macs=[round(one / 1e6, 2) for one in macs.tolist()], width=options.width, epochs=config.epochs,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
