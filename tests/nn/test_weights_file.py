@@ -29,8 +29,8 @@ def nowhere(model: str) -> Weights:
     raise AssertionError(f"{model} was asked for")
 
 
-def test_the_shipped_file_says_none() -> None:
-    assert read(ROOT / "weights/none.yaml").fetch(nowhere) is None
+def test_the_shipped_file_says_none(tmp_path: Path) -> None:
+    assert written(tmp_path, "source: none\n").fetch(nowhere) is None
 
 
 def test_a_file_beside_it_held_to_its_digest(tmp_path: Path) -> None:
