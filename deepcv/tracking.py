@@ -48,7 +48,8 @@ def experiment_of(dataset: str) -> str:
 
 def run_params(training: Mapping[str, Any]) -> dict[str, Any]:
     """Params of a training's run, from what data/model/training.json says."""
-    return {**training["params"], "hardware": training["hardware"], "data_digest": training["data_digest"]}
+    digests = {key: training[key] for key in ("data_digest", "network_sha256")}
+    return {**training["params"], "hardware": training["hardware"], **digests}
 
 
 def store_uri() -> str:

@@ -20,6 +20,7 @@ from deepcv.errors import DeepcvError
 from deepcv.files import sha256, write_text
 from deepcv.home import state_dir
 from deepcv.nn import classifier, spec
+from deepcv.nn.spec import NetworkSpec
 from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
 from deepcv.stages import entry
@@ -39,15 +40,15 @@ def main() -> Callable[[], None]:
     classifier.build_network(network, shards.input_shape, len(shards.classes))  # a misfit opens no run
     config = TrainConfig.of(params.model_dump(exclude={"network", "network_parameters"}))
     hardware = resolve(config.device, config.precision, config.channels_last, config.threads)
-    key = training_key(params, hardware, shards)
+    key = training_key(params, network, hardware, shards)
     folder = checkpoint_folder(key)
-    log = TrainingLog(tracking.experiment_of(shards.name), key, described(params, hardware, shards))
+    log = TrainingLog(tracking.experiment_of(shards.name), key, described(params, network, hardware, shards))
     try:
         fitted = fit(network, shards, config, checkpoints=folder, on_epoch=log.epoch, progress=True)
     except DeepcvError:
         log.end("FAILED")
         raise
-    write_outputs(fitted, network.canonical(), described(params, fitted.hardware, shards))
+    write_outputs(fitted, network.canonical(), described(params, network, fitted.hardware, shards))
 
     def finish() -> None:
         log.end("FINISHED", {tracking.MODEL_TAG: sha256(MODEL / "model.pt")})
@@ -56,11 +57,12 @@ def main() -> Callable[[], None]:
     return finish
 
 
-def described(params: TrainParams, hardware: Hardware, shards: Dataset) -> dict[str, Any]:
+def described(params: TrainParams, network: NetworkSpec, hardware: Hardware, shards: Dataset) -> dict[str, Any]:
     """What the run and data/model/training.json say of a training; content only."""
     return {
         "dataset": shards.name,
         "data_digest": shards.digest,
+        "network_sha256": network.sha256(),
         "params": params.model_dump(),
         "hardware": asdict(hardware),
     }
@@ -78,12 +80,12 @@ def write_outputs(fitted: Fitted, canonical_spec: dict[str, Any], training: dict
     classifier.save(MODEL / "model.pt", fitted.classifier, canonical_spec, fitted.info)
 
 
-def training_key(params: TrainParams, hardware: Hardware, shards: Dataset) -> str:
-    """Digest of all that decides the result: params, hardware settings, data, network file, loaded code, library versions."""
-    values = [params.model_dump(), asdict(hardware), shards.digest]
+def training_key(params: TrainParams, network: NetworkSpec, hardware: Hardware, shards: Dataset) -> str:
+    """Digest of all that decides the result: params, hardware settings, data, network, loaded code, library versions."""
+    values = [params.model_dump(), network.canonical(), asdict(hardware), shards.digest]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     sources = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "deepcv"]
-    for path in [params.network, "versions.yaml", *sorted(source for source in sources if source)]:
+    for path in ["versions.yaml", *sorted(source for source in sources if source)]:
         digest.update(Path(path).read_bytes())
     return digest.hexdigest()[:16]
 

@@ -20,6 +20,7 @@ from deepcv.data.sources import open_source
 from deepcv.data.splits import SplitRule
 from deepcv.files import sha256
 from deepcv.images import ImageRecipe, decode
+from deepcv.nn import spec
 from deepcv.nn.classifier import ModelInfo, create
 from deepcv.params.train import TrainParams
 from deepcv.receipts import RECEIPT, drop_orphan
@@ -58,7 +59,8 @@ def train_params(**changes: object) -> TrainParams:
 
 
 def key(params: TrainParams, shards: Dataset, precision: Literal["fp32", "bf16"] = "fp32") -> str:
-    return train.training_key(params, Hardware("cpu", precision, channels_last=True, threads=1), shards)
+    hardware = Hardware("cpu", precision, channels_last=True, threads=1)
+    return train.training_key(params, spec.load(Path(params.network)), hardware, shards)
 
 
 def test_the_training_key_holds_all_that_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +100,13 @@ def test_forgotten_checkpoints_are_removed(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["new", "today", "yesterday"]
 
 
-TRAINING = {"dataset": "toy", "data_digest": "d", "params": {"lr": 0.1}, "hardware": {"device": "cpu"}}
+TRAINING = {
+    "dataset": "toy",
+    "data_digest": "d",
+    "network_sha256": "n",
+    "params": {"lr": 0.1},
+    "hardware": {"device": "cpu"},
+}
 
 
 def record(epoch: int) -> EpochRecord:
@@ -158,7 +166,13 @@ def outputs(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     register.MODEL.mkdir()
     (register.MODEL / "model.pt").write_bytes(b"weights")
     (register.MODEL / "history.csv").write_text("epoch,val_accuracy\n1,0.5\n2,0.75\n")
-    training = {"dataset": "toy", "data_digest": "d", "params": {"lr": 0.1}, "hardware": {"threads": 1}}
+    training = {
+        "dataset": "toy",
+        "data_digest": "d",
+        "network_sha256": "n",
+        "params": {"lr": 0.1},
+        "hardware": {"threads": 1},
+    }
     (register.MODEL / "training.json").write_text(json.dumps(training))
     register.EVALUATION.mkdir()
     (register.EVALUATION / "metrics.json").write_text(json.dumps({"accuracy": 0.5, "macro_f1": 0.5, "images": 6}))
@@ -175,7 +189,7 @@ def test_an_evaluation_is_logged_once_per_content(outputs: Path) -> None:
     run_id = lineage.write_evaluation(register.MODEL, register.EVALUATION)
     assert lineage.write_evaluation(register.MODEL, register.EVALUATION) == run_id
     found = MlflowClient().get_run(run_id)
-    assert found.data.params == {"lr": "0.1", "hardware.threads": "1", "data_digest": "d"}
+    assert found.data.params == {"lr": "0.1", "hardware.threads": "1", "data_digest": "d", "network_sha256": "n"}
     assert found.data.metrics["test_accuracy"] == 0.5
     assert accuracy_curve(run_id) == [(1, 0.5), (2, 0.75)]
     assert [a.path for a in MlflowClient().list_artifacts(run_id, "evaluation")] == ["evaluation/metrics.json"]
