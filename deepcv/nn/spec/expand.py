@@ -1,21 +1,20 @@
 """From a network file to a `NetworkSpec`: templates, repeats, shares, choices and nested networks become plain nodes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deepcv.nn.ops import OPS
 from deepcv.nn.spec.document import INDEX, USE_KEYS, Document, Template, open_document, typed
 from deepcv.nn.spec.errors import Where, closest
-from deepcv.nn.spec.formula import Formula, Value
+from deepcv.nn.spec.formula import Formula
 from deepcv.nn.spec.model import MAX_NODES, NODE_KEYS, NetworkSpec, NodeSpec, make_node
 from deepcv.nn.spec.scope import KINDS, Names, Scope
 from deepcv.nn.spec.source import Block, Items, shown
+from deepcv.nn.spec.use import Place, Use, checkpointed, deeper, shared, taken, times
 
 ZOO = Path(__file__).parents[1] / "zoo"
-MAX_DEPTH = 16  # of templates and networks inside each other
-_SHARE_KEYS = ("id", "share", "from", "checkpoint")
 _CHOICE_KEYS = ("id", "choice", "from", "pick", "checkpoint")
 _PICK_KEYS = ("id", "pick_from", "pick", "n")
 _SPEC_KEYS = ("id", "spec", "from", "parameters", "repeat", "checkpoint")
@@ -28,7 +27,7 @@ def load(path: str | Path, parameters: Mapping[str, object] | None = None) -> Ne
     """
     document = open_document(Path(path), parameters or {})
     expander = _Expander()
-    place = _Place(document, document.values, document.defaults)
+    place = Place(document, document.values, document.defaults)
     names = expander.expand(document.nodes, place, {name: (name,) for name in document.inputs})
     outputs = _outputs(document, names)
     nodes = _used(expander, outputs)
@@ -66,65 +65,12 @@ def _used(expander: "_Expander", outputs: Mapping[str, str]) -> tuple[NodeSpec, 
     return tuple(reversed(kept))
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a list of nodes is expanded: what its nodes can see and what their ids begin with.
-
-    `shared` is what the ids begin with whose modules are used: the same as `prefix`, but under a `share`.
-    """
-
-    document: Document
-    values: Mapping[str, Value]
-    defaults: Mapping[str, object]
-    prefix: str = ""
-    shared: str = ""
-    checkpoint: str = ""
-    stack: tuple[str, ...] = ()
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class _Use:
-    """One node of a list as it is written, and where it stands. `owner` is `name`, but under a `share` or a `repeat`."""
-
-    name: str
-    block: Block
-    scope: Scope
-    place: _Place
-    owner: str
-    as_id: str  # the name, with the number of its repetition
-
-    @property
-    def id(self) -> str:
-        return self.place.prefix + self.as_id
-
-    @property
-    def owner_id(self) -> str:
-        return self.place.shared + self.owner
-
-    def value(self, key: str) -> Value:
-        """The value of a key, its formula computed."""
-        return self.scope.value(self.name, key, self.place.values)
-
-    def error(self, message: str, key: str = "id") -> Exception:
-        return self.scope.error(self.name, message, key)
-
-    def check_keys(self, known: tuple[str, ...]) -> None:
-        for key in self.block:
-            if key not in known:
-                raise self.error(f"unknown key {key!r}; {closest(key, known)}", key)
-
-    def inside(self, **changes: Any) -> _Place:
-        """The place of the nodes inside this one."""
-        return replace(self.place, prefix=f"{self.id}.", shared=f"{self.owner_id}.", **changes)
-
-
 class _Expander:
     def __init__(self) -> None:
         self.nodes: list[NodeSpec] = []
         self.nested: list[str] = []  # what the ids of nodes of nested networks begin with
 
-    def expand(self, items: Items, place: _Place, inputs: Names) -> dict[str, tuple[str, ...]]:
+    def expand(self, items: Items, place: Place, inputs: Names) -> dict[str, tuple[str, ...]]:
         """Append the nodes of a list; gives what each name of it stands for."""
         scope = Scope(items, place.note)
         known = dict(inputs)
@@ -133,28 +79,28 @@ class _Expander:
             if name in inputs:
                 raise scope.error(name, "an input has this name")
             sources = () if "pick_from" in block else scope.sources(name, previous, known)
-            made = self._node(_Use(name, block, scope, place, name, name), sources, known)
+            made = self._node(Use(name, block, scope, place, name, name), sources, known)
             known |= {f"{name}.{inner}" if inner else name: ids for inner, ids in made.items()}
             previous = name
         return known
 
-    def _node(self, use: _Use, sources: tuple[str, ...], known: Names) -> dict[str, tuple[str, ...]]:
+    def _node(self, use: Use, sources: tuple[str, ...], known: Names) -> dict[str, tuple[str, ...]]:
         """Append what one node of a file stands for; gives its inner names, and its outputs under the empty name."""
         if "share" in use.block:
-            use = _shared(use)
+            use = shared(use)
         if "repeat" not in use.block:
-            return self._once(_checkpointed(use), sources, known)
+            return self._once(checkpointed(use), sources, known)
         made: dict[str, tuple[str, ...]] = {}
-        for index in range(_times(use)):
+        for index in range(times(use)):
             values = {**use.place.values, INDEX: index}
             owner, as_id = f"{use.owner}.{index}", f"{use.as_id}.{index}"
             again = replace(use, place=replace(use.place, values=values), owner=owner, as_id=as_id)
-            once = self._once(_checkpointed(again), sources, known)
+            once = self._once(checkpointed(again), sources, known)
             made |= {f"{index}.{inner}" if inner else str(index): ids for inner, ids in once.items()}
             sources = once[""]
         return made | once  # without a number: the last
 
-    def _once(self, use: _Use, sources: tuple[str, ...], known: Names) -> dict[str, tuple[str, ...]]:
+    def _once(self, use: Use, sources: tuple[str, ...], known: Names) -> dict[str, tuple[str, ...]]:
         if "template" in use.block:
             return self._template(use, sources)
         if "spec" in use.block:
@@ -179,7 +125,7 @@ class _Expander:
         return self._append(use, name, sources, given)
 
     def _append(
-        self, use: _Use, op: str, sources: tuple[str, ...], given: Mapping[str, Any]
+        self, use: Use, op: str, sources: tuple[str, ...], given: Mapping[str, Any]
     ) -> dict[str, tuple[str, ...]]:
         places = {key: replace(where, note=use.place.note) for key, where in use.block.places.items()}
         inherited = {}
@@ -195,12 +141,12 @@ class _Expander:
         self.nodes.append(replace(node, share=share, checkpoint=use.place.checkpoint))
         return {"": (node.id,)}
 
-    def _template(self, use: _Use, sources: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    def _template(self, use: Use, sources: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         called, templates = use.block["template"], use.place.document.templates
         if not isinstance(called, str) or called not in templates:
             raise use.error(f"unknown template {shown(called)}; {closest(called, templates)}", "template")
         template = templates[called]
-        stack = _deeper(use, called, "template")
+        stack = deeper(use, called, "template")
         for key in use.block:
             if key not in USE_KEYS and key not in template.parameters:
                 known = [*template.parameters, *USE_KEYS]
@@ -215,17 +161,17 @@ class _Expander:
             values={**use.place.document.values, **given}, defaults={**use.place.defaults, **template.defaults},
             stack=stack, note=f"in template {called!r}, used in line {use.block.where.line}",
         )  # fmt: skip
-        names = self.expand(template.nodes, place, _taken(use, f"template {called!r}", template.inputs, sources))
+        names = self.expand(template.nodes, place, taken(use, f"template {called!r}", template.inputs, sources))
         inner = {name: ids for name, ids in names.items() if name not in template.inputs}
         return {**inner, "": _ends(template, names)}
 
-    def _network(self, use: _Use, sources: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    def _network(self, use: Use, sources: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         """A network of the zoo inside this one. A path would be a file that `train` depends on and DVC does not know."""
         use.check_keys(_SPEC_KEYS)
         name, given = use.block["spec"], use.block.get("parameters", Block(use.block.where))
         if not isinstance(name, str) or name not in zoo():
             raise use.error(f"no network {shown(name)} in the zoo; {closest(name, zoo())}", "spec")
-        stack = _deeper(use, name, "spec")
+        stack = deeper(use, name, "spec")
         if not isinstance(given, Block):
             raise use.error(f"parameters must be a mapping, got {shown(given)}", "parameters")
         values = {
@@ -239,12 +185,12 @@ class _Expander:
             note=f"in network {name!r}, used in line {use.block.where.line}",
         )  # fmt: skip
         self.nested.append(place.prefix)
-        names = self.expand(document.nodes, place, _taken(use, f"network {name!r}", document.inputs, sources))
+        names = self.expand(document.nodes, place, taken(use, f"network {name!r}", document.inputs, sources))
         ends = {output: (node,) for output, node in _outputs(document, names).items()}
         inner = {name: ids for name, ids in names.items() if name not in document.inputs}
         return {**inner, **ends, "": tuple(node for (node,) in ends.values())}
 
-    def _choice(self, use: _Use, sources: tuple[str, ...], known: Names) -> dict[str, tuple[str, ...]]:
+    def _choice(self, use: Use, sources: tuple[str, ...], known: Names) -> dict[str, tuple[str, ...]]:
         use.check_keys(_CHOICE_KEYS)
         bodies = use.block["choice"]
         if not isinstance(bodies, Block):
@@ -258,62 +204,12 @@ class _Expander:
         scope, place = Scope(items, use.place.note), use.inside()
         ends: list[str] = []
         for name, block in scope.blocks.items():
-            made = self._node(_Use(name, block, scope, place, name, name), sources, known)[""]
+            made = self._node(Use(name, block, scope, place, name, name), sources, known)[""]
             if len(made) != 1:
                 raise scope.error(name, f"a candidate of a choice has one output, got {len(made)}")
             ends += made
         pick = {"pick": use.value("pick")} if "pick" in use.block else {}
         return self._append(use, "choice", tuple(ends), pick)
-
-
-def _shared(use: _Use) -> _Use:
-    """The node whose modules this one shares, under this one's name."""
-    use.check_keys(_SHARE_KEYS)
-    known = list(use.scope.blocks)[: list(use.scope.blocks).index(use.name)]
-    target = use.name
-    block = use.block
-    while "share" in block:
-        where, target = target, block["share"]
-        if not isinstance(target, str) or target not in known:
-            raise use.scope.error(where, f"share: no node {shown(target)} above it; {closest(target, known)}", "share")
-        block = use.scope.blocks[target]
-    merged = Block(use.block.where)
-    merged.update({**block, **{key: use.block[key] for key in ("from", "checkpoint") if key in use.block}})
-    merged.places = {**block.places, **use.block.places}
-    return replace(use, block=merged, owner=target, scope=use.scope.standing_in(use.name, merged))
-
-
-def _checkpointed(use: _Use) -> _Use:
-    """The node, in a part of its own where it is computed again in the backward pass and lies in no such part yet."""
-    if "checkpoint" not in use.block:
-        return use
-    wanted = use.value("checkpoint")
-    if not isinstance(wanted, bool):
-        raise use.error(f"checkpoint must be true or false, got {wanted!r}", "checkpoint")
-    return replace(use, place=replace(use.place, checkpoint=use.id)) if wanted and not use.place.checkpoint else use
-
-
-def _times(use: _Use) -> int:
-    times = use.value("repeat")
-    if not isinstance(times, int) or isinstance(times, bool) or not 1 <= times <= MAX_NODES:
-        raise use.error(f"repeat must be a whole number from 1 to {MAX_NODES}, got {shown(times)}", "repeat")
-    return times
-
-
-def _deeper(use: _Use, called: str, kind: str) -> tuple[str, ...]:
-    stack = (*use.place.stack, called)
-    if called in use.place.stack:
-        raise use.error(f"{kind} {called!r} uses itself: {' -> '.join(stack)}", kind)
-    if len(stack) > MAX_DEPTH:
-        raise use.error(f"templates nest deeper than {MAX_DEPTH}", kind)
-    return stack
-
-
-def _taken(use: _Use, what: str, inputs: tuple[str, ...], sources: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    if len(inputs) != len(sources):
-        count = "one input" if len(inputs) == 1 else f"{len(inputs)} inputs ({', '.join(inputs)})"
-        raise use.error(f"{what} takes {count}, got {len(sources)}", "from")
-    return {name: (source,) for name, source in zip(inputs, sources, strict=True)}
 
 
 def _ends(template: Template, names: Names) -> tuple[str, ...]:
