@@ -104,4 +104,5 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     with safe_open(path, framework="pt", device="cpu") as file:
         beside: Any = json.loads((file.metadata() or {}).get(_KEY, "{}"))
-        return {key: file.get_tensor(key) for key in file.keys()}, dict(beside)  # noqa: SIM118  no mapping
+        # A mapped tensor may begin at any byte, and kernels then add in another order: clones compute the same last bits.
+        return {key: file.get_tensor(key).clone() for key in file.keys()}, dict(beside)  # noqa: SIM118  no mapping
