@@ -42,7 +42,7 @@ TABLE = {
     "attention-u-net": Entry((3, 256, 256), 2, {"width": 4}, step=16),
     "basic-backbone": Entry(RGB32, 10, {"width": 8}),
     "branched-backbone": Entry(RGB32, 10, {"width": 8}),
-    "densenet-121": Entry(RGB224, 1000, {"width": 8, "growth": 4, **DEPTHS}, RGB64),
+    "densenet-121": Entry(RGB224, 1000, {"width": 8, "growth": 4, **DEPTHS}, RGB64, slow=True),
     "densenet-bc": Entry(RGB32, 10, {"growth": 4, "depth": 2}),
     "eca-resnet-50": Entry(RGB224, 1000, {"width": 8}, RGB64, slow=True),
     "hcgnet-a1": Entry(RGB32, 10, {"growth1": 4, "growth2": 4, "growth3": 4}, slow=True),
@@ -197,7 +197,8 @@ def test_its_comment_states_its_size(name: str) -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(*images(name, 1, full=True))
     assert int(stated[0].replace(",", "")) == sum(parameter.numel() for parameter in network.parameters())
-    assert float(stated[1]) == pytest.approx(counter.get_total_flops() / 2e9, rel=5e-3)
+    digits = len(stated[1].partition(".")[2])
+    assert stated[1] == f"{counter.get_total_flops() / 2e9:.{digits}f}"
 
 
 @pytest.mark.acceptance
