@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -17,6 +18,10 @@ Result = TypeVar("Result")
 
 _ALONE_S = 0.5  # about what a helper takes to start
 _QUEUED = 2  # items at or before each helper
+_KILLED = (
+    "a process that helped was killed, perhaps because memory ran out; free some, or allow fewer cores "
+    "(`taskset -c 0 dvc repro`), then run it again"
+)
 _AHEAD = 16  # items per process whose results wait for an earlier one
 
 
@@ -45,13 +50,32 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], processes: i
             first, future = waiting.popleft()
             yield first, future.result()
     except BrokenProcessPool as error:
-        raise DeepcvError(
-            "a process that helped was killed, perhaps because memory ran out; free some, or allow fewer cores "
-            "(`taskset -c 0 dvc repro`), then run it again"
-        ) from error
+        raise DeepcvError(_KILLED) from error
     finally:
         if pool is not None:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def meanwhile(work: Callable[[], Result], processes: int) -> Iterator[Callable[[], Result]]:
+    """Do `work` in a process of its own while the block runs; what is yielded waits for its result.
+
+    With one process, `work` is done when its result is asked for. The new process imports the main module too: that one
+    should import inside the block what is slow and of no use to `work`. Errors as with `in_order`.
+    """
+    if processes == 1:
+        yield work
+        return
+    with ProcessPoolExecutor(1, get_context("spawn"), _begin) as pool:
+        future = pool.submit(work)
+
+        def result() -> Result:
+            try:
+                return future.result()
+            except BrokenProcessPool as error:
+                raise DeepcvError(_KILLED) from error
+
+        yield result
 
 
 def _begin() -> None:

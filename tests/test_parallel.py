@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -107,3 +108,22 @@ def test_helpers_end_with_the_process_that_asked_them(number: signal.Signals, tm
     while any(map(lives, helpers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(lives, helpers))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_work_is_done_meanwhile(processes: int) -> None:
+    with parallel.meanwhile(os.getpid, processes) as result:
+        assert (result() == os.getpid()) == (processes == 1)
+    with (
+        pytest.raises(DeepcvError, match="3 is odd"),
+        parallel.meanwhile(partial(refuse_odd, 3), processes) as result,
+    ):
+        result()
+
+
+def test_a_killed_helper_is_told() -> None:
+    with (
+        pytest.raises(DeepcvError, match="was killed"),
+        parallel.meanwhile(partial(end_helper, os.getpid()), 2) as result,
+    ):
+        result()

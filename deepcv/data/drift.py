@@ -11,7 +11,6 @@ from math import ceil, log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from deepcv.data.samples import DataError
 
@@ -103,6 +102,8 @@ def compare(reference: Side, new: Side, *, alpha: float, seed: int) -> Compariso
 def compare_values(name: str, reference: FloatArray, new: FloatArray) -> Finding:
     """Kolmogorov-Smirnov test; the effect is its D, the largest distance between the two cumulative distributions."""
     exact = max(len(reference), len(new)) <= 500  # above, the asymptotic p-value is as good and much faster
+    from scipy import stats  # slow to import, and often not needed
+
     result = stats.ks_2samp(reference, new, method="exact" if exact else "asymp")
     before, after = (f"{np.median(values):.4g}" for values in (reference, new))
     return Finding(name, "KS", float(result.statistic), MIN_KS, float(result.pvalue), before, after)
@@ -117,6 +118,8 @@ def compare_classes(reference: Mapping[str, int], new: Mapping[str, int], permut
     table = np.array([[side.get(name, 0) for name in names] for side in (reference, new)])
     before, after = table / table.sum(axis=1, keepdims=True)
     effect = sqrt(float(((before - after) ** 2 / (before + after)).sum()) / 2)
+    from scipy import stats
+
     result = stats.chi2_contingency(table, correction=False)
     p = float(result.pvalue)
     if result.expected_freq.min() < _MIN_EXPECTED:

@@ -1,7 +1,6 @@
 """The part of the checks that looks at pixels: a sample's labels, what cannot be read, what is nearly the same."""
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +23,15 @@ def inspect(raw: Path, manifest: pd.DataFrame, *, size: int, seed: int, min_cont
     unreadable: dict[int, str] = {}
     skipped: dict[str, str] = {}
     drawn = sample(manifest["sha256"], size, seed)
-    features: list[Future[NDArray[np.float32]]] = []
-    with ThreadPoolExecutor(1) as describing:  # while the next images are decoded
-        for start in range(0, len(drawn), _AT_ONCE):
-            images = [image for _, image in _decoded(raw, manifest, drawn[start : start + _AT_ONCE], unreadable)]
-            if images:
-                features.append(describing.submit(describe, images))
-            if len(features) > 1:
-                features[-2].exception()  # so that no more than two lots of images are in memory
+    features: list[NDArray[np.float32]] = []
+    for start in range(0, len(drawn), _AT_ONCE):
+        images = [image for _, image in _decoded(raw, manifest, drawn[start : start + _AT_ONCE], unreadable)]
+        if images:
+            features.append(describe(images))
     drawn = drawn[~np.isin(drawn, list(unreadable))]
     agreement = None
     if len(drawn) > NEIGHBOURS:
-        agreement = agree(np.concatenate([lot.result() for lot in features]), manifest["label"].iloc[drawn])
+        agreement = agree(np.concatenate(features), manifest["label"].iloc[drawn])
     else:
         skipped["label_noise"] = f"expected more than {NEIGHBOURS} sampled images (validate.sample), found {len(drawn)}"
     twins = None

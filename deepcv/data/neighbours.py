@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from deepcv.images import UInt8Array
 
@@ -22,6 +21,8 @@ _SURE = 8  # so many of the neighbours share one class, and none has the image's
 _SIDE, _CELLS, _ORIENTATIONS = 32, 4, 8
 _COLOUR = 0.5  # length of the colours beside gradients of length 1
 _AT_ONCE = 1000
+_BLOCK = 64  # images whose gradients stay in the cache: half of the time of 1000
+_STRIDE = 16  # columns of which the largest value is looked at first
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,25 @@ def sample(sha256: "pd.Series[str]", size: int, seed: int) -> NDArray[np.int64]:
 
 def describe(images: Sequence[UInt8Array]) -> FloatArray:
     """Features of images uint8 (height, width, 1 or 3), float32 (n, 176): gradients in cells (Dalal and Triggs 2005), colours."""
+    return np.concatenate([_describe(images[start : start + _BLOCK]) for start in range(0, len(images), _BLOCK)])
+
+
+def _describe(images: Sequence[UInt8Array]) -> FloatArray:
     colours = np.stack([_colours(image) for image in images])
     luma = np.stack([_luma(image) for image in images])
     down, across = np.gradient(luma, axis=(1, 2))
     length = np.hypot(down, across)
-    turn = (np.arctan2(down, across) % np.pi) / np.pi * _ORIENTATIONS
+    angle = np.arctan2(down, across)
+    angle[np.abs(angle) == np.float32(np.pi)] = 0
+    # As `angle % np.pi` and `turn % 1` are to the last bit, in a tenth of the time.
+    turn = np.where(angle < 0, angle + np.float32(np.pi), angle) / np.float32(np.pi) * np.float32(_ORIENTATIONS)
+    whole = np.floor(turn)
+    part = turn - whole
     rows, columns = np.divmod(np.arange(_SIDE * _SIDE), _SIDE)
     cell = (rows * _CELLS // _SIDE * _CELLS + columns * _CELLS // _SIDE).reshape(_SIDE, _SIDE)
     place = (np.arange(len(images))[:, None, None] * _CELLS**2 + cell) * _ORIENTATIONS
     size = len(images) * _CELLS**2 * _ORIENTATIONS
-    low = turn.astype(np.int64) % _ORIENTATIONS
-    part = turn % 1
+    low = whole.astype(np.int64) % _ORIENTATIONS
     cells = np.bincount((place + low).ravel(), (length * (1 - part)).ravel(), size)
     cells += np.bincount((place + (low + 1) % _ORIENTATIONS).ravel(), (length * part).ravel(), size)
     gradients = np.sqrt(cells.reshape(len(images), -1))  # the root: no single edge decides
@@ -83,6 +92,8 @@ def p_value(reference: FloatArray, new: FloatArray) -> float:
 
     Takes the shares of `agree` in its order; Welch's test on the means of groups, one-sided. NaN below two groups a side.
     """
+    from scipy import stats  # slow to import, and needed with a reference alone
+
     means = [
         np.array([np.nanmean(share[rows]) for rows in _blocks(len(share), GROUP)], np.float64)
         for share in (new, reference)
@@ -109,10 +120,28 @@ def _nearest(features_nf: FloatArray) -> NDArray[np.int64]:
         likeness = centred[start : start + _AT_ONCE] @ centred.T
         rows = np.arange(len(likeness))
         likeness[rows, start + rows] = -2  # an image is not its own neighbour
-        return np.argpartition(likeness, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:]
+        return _largest(likeness)
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # numpy sorts without Python's lock
         return np.concatenate(list(pool.map(of_rows, range(0, len(centred), _AT_ONCE))))
+
+
+def _largest(values: FloatArray) -> NDArray[np.int64]:
+    """Columns of the 10 largest values of each row, (rows, 10), in no order; of equal ones any.
+
+    They lie in the 10 strides with the largest maxima, which leaves a few columns to partition instead of thousands.
+    """
+    rows, columns = values.shape
+    strides = columns // _STRIDE
+    if strides <= NEIGHBOURS:
+        return np.argpartition(values, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:]
+    maxima = values[:, : strides * _STRIDE].reshape(rows, _STRIDE, strides).max(axis=1)
+    best = np.argpartition(maxima, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:]
+    kept = (best[:, None, :] + strides * np.arange(_STRIDE)[:, None]).reshape(rows, -1)
+    rest = np.broadcast_to(np.arange(strides * _STRIDE, columns), (rows, columns - strides * _STRIDE))
+    kept = np.concatenate([kept, rest], axis=1)
+    chosen = np.argpartition(np.take_along_axis(values, kept, axis=1), -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:]
+    return np.take_along_axis(kept, chosen, axis=1)
 
 
 def _luma(image: UInt8Array) -> FloatArray:

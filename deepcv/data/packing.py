@@ -1,27 +1,30 @@
 """What `ingest` does with the samples of a source: decode, measure and pack them, draw the splits, write the manifest.
 
-Memory does not grow with the dataset but for some 30 bytes per image: rows go to a file aside as they come, and from there, with
-their splits, to the manifest. Both are written by row groups of a fixed size, so that equal samples give equal bytes.
+Memory does not grow with the dataset but for some 30 bytes per image while the splits are drawn: rows, and what the draw needs of
+them, go to files aside as they come, and from there, with their splits, to the manifest. Both are written by row groups of a
+fixed size, so that equal samples give equal bytes.
 """
 
+import ctypes
 import hashlib
 import json
-from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from deepcv.data.manifest import COLUMNS, SPLITS, DatasetInfo, digest_of_test_split
-from deepcv.data.measures import Measures, measure
+from deepcv.data.measures import Measures, measure_all
 from deepcv.data.samples import DataError, Sample
 from deepcv.data.splits import DIGEST_BYTES, OPEN, TEST, SplitRule, assign, check_not_empty
-from deepcv.images import DecodeError, decode
+from deepcv.images import DecodeError, UInt8Array, decode
 from deepcv.parallel import in_order
 
 _KINDS = {"phash": pa.uint64(), **dict.fromkeys(("width", "height", "channels", "bytes", "offset"), pa.int64())}
@@ -32,7 +35,9 @@ SCHEMA = pa.schema(
 _REPEATING = ["split", "label", "source", "annotations"]  # a dictionary of the others would be as long as the column
 _ROWS = 8192  # of a row group
 _CHUNK_IMAGES, _CHUNK_BYTES = 64, 2**22  # what a process takes at a time
+_DECODED_BYTES = 2**22  # of images that wait to be measured together
 _SHOWN_PROBLEMS = 10
+_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 
 
 class _Looked(NamedTuple):
@@ -44,15 +49,29 @@ class _Looked(NamedTuple):
     problem: str
 
 
-@dataclass
-class _Kept:
-    """What the draw needs of each image, all that stays in memory."""
+class _Kept(ExitStack):
+    """What the draw needs of each image, in files aside that are then mapped: the kernel can take such memory back."""
 
-    given: "array[int]" = field(default_factory=lambda: array("b"))
-    labels: "array[int]" = field(default_factory=lambda: array("i"))
-    ranks: bytearray = field(default_factory=bytearray)
-    contents: bytearray = field(default_factory=bytearray)
-    names: dict[str, int] = field(default_factory=dict)  # of the labels, numbered as they come
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.names: dict[str, int] = {}  # of the labels, numbered as they come
+        self.files = {
+            name: self.enter_context((folder / f"{name}.tmp").open("wb"))
+            for name in ("given", "labels", "ranks", "contents")
+        }
+
+    def add(self, split: str | None, label: str, rank: bytes, content: bytes) -> None:
+        self.files["given"].write((OPEN if split is None else SPLITS.index(split)).to_bytes(1, "little", signed=True))
+        self.files["labels"].write(self.names.setdefault(label, len(self.names)).to_bytes(4, "little"))
+        self.files["ranks"].write(rank)
+        self.files["contents"].write(content)
+
+    def take(self, name: str, dtype: str) -> NDArray[Any]:
+        """Map what was added, once, after the files are closed; its file goes."""
+        path = Path(self.files[name].name)
+        found = np.memmap(path, dtype, "r").view(np.ndarray) if path.stat().st_size else np.zeros(0, dtype)
+        path.unlink()
+        return found
 
 
 def pack(
@@ -63,28 +82,27 @@ def pack(
 
     The files do not depend on `processes`. Raises DataError that names every bad file.
     """
+    _keep_little_memory()
     aside = folder / "rows.tmp"
     kept = _write_rows(samples, folder, aside, source, rule, processes)
-    rows = pq.ParquetFile(aside)
+    rows = pq.ParquetFile(aside, memory_map=True)
 
     def image_id(position: int) -> str:
         group, row = divmod(position, _ROWS)
-        return str(rows.read_row_group(group, columns=["id"])["id"][row])
+        return str(rows.read_row_group(group, columns=["id"], use_threads=False)["id"][row])
 
     names = sorted({*kept.names, *classes})
     number_of = {label: number for number, label in enumerate(names)}
     renumbered = np.array([number_of[label] for label in kept.names], np.int32)
-    labels = renumbered[np.frombuffer(kept.labels, np.int32)] if kept.labels else np.zeros(0, np.int32)
     digest = f"S{DIGEST_BYTES}"
-    contents = np.frombuffer(kept.contents, digest) if rule.group_by else None
-    splits = assign(
-        np.frombuffer(kept.given, np.int8), labels, np.frombuffer(kept.ranks, digest), contents, rule, image_id
-    )
+    ranks, contents = kept.take("ranks", digest), kept.take("contents", digest)
+    labels = renumbered[kept.take("labels", "<i4")]
+    splits = assign(kept.take("given", "i1"), labels, ranks, contents if rule.group_by else None, rule, image_id)
     check_not_empty(splits, labels, list(names))
     tested = bytearray()
     with rows, pq.ParquetWriter(folder / "manifest.parquet", SCHEMA, use_dictionary=_REPEATING) as writer:
         for group in range(rows.num_row_groups):
-            table = rows.read_row_group(group)
+            table = rows.read_row_group(group, use_threads=False)
             part = splits[group * _ROWS : group * _ROWS + len(table)]
             column = pa.array(np.array(SPLITS, object)[part], pa.string())
             writer.write_table(table.set_column(1, SCHEMA.field("split"), column), row_group_size=_ROWS)
@@ -100,11 +118,11 @@ def _write_rows(
     samples: Iterable[Sample], folder: Path, aside: Path, source: str, rule: SplitRule, processes: int
 ) -> _Kept:
     """Write images.bin and, to `aside`, the rows without their splits."""
-    kept = _Kept()
     bad, ungrouped = _Problems(), _Problems()
     rows: list[tuple[object, ...]] = []
     offset = 0
     with (
+        _Kept(folder) as kept,
         (folder / "images.bin").open("wb") as blob,
         pq.ParquetWriter(aside, SCHEMA, use_dictionary=_REPEATING) as writer,
     ):
@@ -125,11 +143,8 @@ def _write_rows(
                         )
                     )  # fmt: skip
                     offset += len(sample.encoded)
-                    kept.given.append(OPEN if sample.split is None else SPLITS.index(sample.split))
-                    kept.labels.append(kept.names.setdefault(sample.label, len(kept.names)))
-                    kept.ranks += rule.rank(unit)
-                    if rule.group_by:
-                        kept.contents += sha256[:DIGEST_BYTES]
+                    content = sha256[:DIGEST_BYTES] if rule.group_by else b""
+                    kept.add(sample.split, sample.label, rule.rank(unit), content)
                     if len(rows) == _ROWS:
                         writer.write_table(_table(rows), row_group_size=_ROWS)
                         rows.clear()
@@ -140,6 +155,13 @@ def _write_rows(
     return kept
 
 
+def _keep_little_memory() -> None:
+    """Have what is freed used again: glibc and mimalloc keep it apart for each thread, tens of MB and never the same."""
+    pa.set_memory_pool(pa.system_memory_pool())
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # of glibc
+        mallopt(_ARENA_MAX, 1)
+
+
 def _table(rows: list[tuple[object, ...]]) -> pa.Table:
     columns = zip(*rows, strict=True)
     return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
@@ -148,15 +170,22 @@ def _table(rows: list[tuple[object, ...]]) -> pa.Table:
 def _look(samples: list[Sample]) -> list[_Looked]:
     """Decode, hash and measure."""
     cv2.setNumThreads(1)  # chunks are what runs in parallel
-    looked = []
-    for sample in samples:
+    looked: list[_Looked] = []
+    waiting: dict[int, UInt8Array] = {}  # by place
+    size = 0
+    for place, sample in enumerate(samples):
         try:
             image_hwc = decode(sample.encoded)
         except DecodeError as error:
             looked.append(_Looked(b"", (), None, str(error)))
-            continue
-        digest = hashlib.sha256(sample.encoded).digest()
-        looked.append(_Looked(digest, image_hwc.shape, measure(image_hwc), ""))
+        else:
+            looked.append(_Looked(hashlib.sha256(sample.encoded).digest(), image_hwc.shape, None, ""))
+            waiting[place] = image_hwc
+            size += image_hwc.nbytes
+        if waiting and (size >= _DECODED_BYTES or place == len(samples) - 1):
+            for waited, measures in zip(waiting, measure_all(list(waiting.values())), strict=True):
+                looked[waited] = looked[waited]._replace(measures=measures)
+            waiting, size = {}, 0
     return looked
 
 

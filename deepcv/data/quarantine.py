@@ -1,10 +1,10 @@
 """The images that `validate` tells the later stages to leave out."""
 
+import csv
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from deepcv.data import manifest
 from deepcv.data.samples import DataError
@@ -15,8 +15,12 @@ Counts = Counter[tuple[str, str]]  # images of each (split, label)
 def read(path: Path) -> frozenset[str]:
     """Return the ids in the quarantine file. Raises DataError."""
     try:
-        return frozenset(pd.read_csv(path, dtype=str, keep_default_na=False)["id"])
-    except (OSError, ValueError, KeyError) as error:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            if "id" not in (rows.fieldnames or ()):
+                raise ValueError("no column id")
+            return frozenset(row["id"] for row in rows)
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(
             f"{path}: expected the list of quarantined images, found {error}; run `dvc repro validate`"
         ) from error

@@ -65,7 +65,7 @@ def assign(
     wanted = {split: share for split, share in fractions.items() if not (splits == split).any()}
     if rule.folds and VAL not in wanted:
         raise DataError("ingest.folds: the dataset brings a val split of its own; set folds to 0 or remove that folder")
-    drawn = np.flatnonzero(splits == TRAIN)
+    drawn = np.flatnonzero(splits == TRAIN).astype(np.int32)
     if rule.method == "stable":
         splits[drawn] = _stable(ranks[drawn], wanted, rule)
     else:
@@ -92,15 +92,18 @@ def check_not_empty(splits: NDArray[np.int8], labels: NDArray[np.int32], names: 
 
 
 def _by_class(
-    drawn: NDArray[np.intp], labels: NDArray[np.int32], ranks: Digests
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.int32]]]:
+    drawn: NDArray[np.int32], labels: NDArray[np.int32], ranks: Digests
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
     """Yield each class's images in the order of their ranks, and the number of each one's unit, ascending."""
     if not len(drawn):
         return
-    order = drawn[np.argsort(ranks[drawn], kind="stable")]
-    sorted_ranks = ranks[order]
-    begins = np.concatenate([[True], sorted_ranks[1:] != sorted_ranks[:-1]])
-    del sorted_ranks
+    # What lies in memory here is all that grows with the dataset, so nothing is copied that need not be.
+    order = drawn[np.argsort(ranks if len(drawn) == len(ranks) else ranks[drawn], kind="stable")]
+    begins = np.zeros(len(order), np.bool_)
+    begins[0] = True
+    for half in np.ascontiguousarray(ranks).view(np.uint64).reshape(-1, 2).T:
+        sorted_half = half[order]
+        begins[1:] |= sorted_half[1:] != sorted_half[:-1]
     units = np.cumsum(begins, dtype=np.int32) - 1
     label = np.minimum.reduceat(labels[order], np.flatnonzero(begins))[units]
     by_label = np.argsort(label, kind="stable")
@@ -145,7 +148,7 @@ def _stable(ranks: Digests, wanted: Mapping[int, float], rule: SplitRule) -> NDA
 
 
 def _check_together(
-    keys: Digests, splits: NDArray[np.int8], among: NDArray[np.intp], name: Callable[[int], str], what: str
+    keys: Digests, splits: NDArray[np.int8], among: NDArray[np.integer], name: Callable[[int], str], what: str
 ) -> None:
     order = among[np.argsort(keys[among], kind="stable")]
     apart = np.flatnonzero((keys[order[1:]] == keys[order[:-1]]) & (splits[order[1:]] != splits[order[:-1]]))

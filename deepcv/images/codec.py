@@ -67,8 +67,11 @@ def decode_checked(
         raise DecodeError(f"OpenCV cannot decode it: {error.err}") from error
     if image is None:
         raise DecodeError("not a whole image: truncated, damaged, or of a format that OpenCV does not read")
-    image_hwc = image[:, :, None] if image.ndim == 2 else image if channels else image[:, :, 2::-1]  # BGR to RGB
-    return np.ascontiguousarray(image_hwc, dtype=np.uint8)
+    if image.ndim == 2:
+        image = image[:, :, None]
+    elif not channels:  # IMREAD_COLOR_RGB would have made grey files RGB too
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(image, dtype=np.uint8)
 
 
 def reduction(scale: float) -> Reduction:

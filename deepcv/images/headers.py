@@ -22,7 +22,7 @@ def read(encoded: bytes) -> Header | None:
     start = encoded[:32]
     try:
         for magic, reader in _READERS:
-            if re.match(magic, start, re.DOTALL):
+            if magic.match(start):
                 return reader(encoded)
     except (struct.error, IndexError, ValueError, KeyError):
         return None  # shorter than its own header, or damaged: the decoder says so
@@ -112,14 +112,17 @@ def _fixed(layout: str, place: int) -> Callable[[bytes], Header]:
     return lambda encoded: Header(*struct.unpack_from(layout, encoded, place))
 
 
-_READERS: tuple[tuple[bytes, Callable[[bytes], Header | None]], ...] = (
-    (rb"\xff\xd8\xff", _jpeg),
-    (rb"\x89PNG\r\n\x1a\n", _fixed(">II", 16)),
-    (rb"GIF8", _fixed("<HH", 6)),
-    (rb"BM", _bmp),
-    (rb"RIFF.{4}WEBP", _webp),
-    (rb"II\*\0|MM\0\*", _tiff),
-    (rb"P[1-7]\s", _pnm),
-    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", _jpeg_2000),
-    (rb".{4}ftypavi", _avif),
+_READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], Header | None]], ...] = tuple(
+    (re.compile(magic, re.DOTALL), reader)
+    for magic, reader in (
+        (rb"\xff\xd8\xff", _jpeg),
+        (rb"\x89PNG\r\n\x1a\n", _fixed(">II", 16)),
+        (rb"GIF8", _fixed("<HH", 6)),
+        (rb"BM", _bmp),
+        (rb"RIFF.{4}WEBP", _webp),
+        (rb"II\*\0|MM\0\*", _tiff),
+        (rb"P[1-7]\s", _pnm),
+        (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", _jpeg_2000),
+        (rb".{4}ftypavi", _avif),
+    )
 )

@@ -1,14 +1,17 @@
 """Stage `validate`: Great Expectations judges the data; a failed expectation stops the pipeline."""
 
+import gc
 import json
+import os
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 from deepcv.data import findings, flagged_page, gallery, gallery_page, gallery_picture, manifest
-from deepcv.data.expectations import Own, judge
 from deepcv.data.inspection import inspect
 from deepcv.errors import DeepcvError
 from deepcv.files import write_text
+from deepcv.parallel import meanwhile
 from deepcv.params.base import load_section
 from deepcv.params.validate import NO_REFERENCE, ValidateParams
 from deepcv.stages import entry
@@ -28,9 +31,15 @@ def main() -> None:
     """Read data/raw, write reports and, if all expectations hold, the verdict and quarantine that `preprocess` waits for."""
     params = load_section(ValidateParams)
     limits = findings.Limits(**{field.name: getattr(params, field.name) for field in fields(findings.Limits)})
-    rows, info = manifest.read(RAW)
+    look = partial(_look, params.sample, params.seed, params.min_contrast)
+    with meanwhile(look, len(os.sched_getaffinity(0))) as looking:
+        gc.disable()  # thousands of classes come and none goes: a sixth of the time
+        from deepcv.data.expectations import Own, judge  # here, so that what looks at pixels need not wait for it
+
+        gc.enable()
+        rows, info = manifest.read(RAW)
+        looked = looking()
     reference = None if params.reference == NO_REFERENCE else findings.read_reference(Path(params.reference))
-    looked = inspect(RAW, rows, size=params.sample, seed=params.seed, min_contrast=params.min_contrast)
     found = findings.look(rows, info.classes, limits, looked, reference)
     verdict = judge(rows, info.classes, limits, found, params.severities, [Own(**own) for own in params.expectations])
     write_text(DATA_DOCS, verdict.html)
@@ -59,6 +68,11 @@ def main() -> None:
         f"{info.name}: {len(rows)} images hold to every expectation of severity fail, {out['id'].nunique()} are quarantined; "
         f"gallery: {GALLERY}, report: {DATA_DOCS}, what was flagged: {FLAGGED}, to accept as reference: {CANDIDATE}"
     )
+
+
+def _look(size: int, seed: int, min_contrast: float) -> findings.Looked:
+    rows, _ = manifest.read(RAW)
+    return inspect(RAW, rows, size=size, seed=seed, min_contrast=min_contrast)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
+import io
 import stat
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -87,3 +89,45 @@ def test_a_symlink_loop_is_named(tmp_path: Path) -> None:
     (root / "a/2.png").symlink_to(root / "a/2.png")
     with pytest.raises(DataError, match=r"a/2.png: cannot be read \(Too many levels of symbolic links"):
         opened(root)
+
+
+def tar(path: Path, names: list[str], kind: int) -> Path:
+    with tarfile.open(path, "w", format=kind) as packed:
+        folder = tarfile.TarInfo("top")
+        folder.type = tarfile.DIRTYPE
+        packed.addfile(folder)
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.size = 700 * number if number != 2 else 2**20 + 1
+            packed.addfile(info, io.BytesIO(bytes(info.size)))
+    return path
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize(
+    ("names", "plain"), [(["top/a", "top/ä", "b", "c" * 90 + "/d" * 30], False), (["top/a", "b", "c/d", "e f"], True)]
+)
+def test_headers_are_read_as_tarfile_reads_them(names: list[str], plain: bool, kind: int, tmp_path: Path) -> None:
+    path = tar(tmp_path / "i.tar", names, kind)
+    with tarfile.open(path) as packed:
+        expected = [(m.name, "folder" if m.isdir() else "file", m.offset_data, m.size) for m in packed]
+        assert list(archives._headers(packed)) == expected
+        if plain or kind == tarfile.USTAR_FORMAT:  # its prefix holds long names
+            assert list(archives.plain_headers(packed.fileobj)) == expected
+        else:
+            with pytest.raises(archives._OddHeaderError):
+                list(archives.plain_headers(packed.fileobj))
+    assert [(str(name), len(content)) for name, content in archives.archive(path).contents(archives.archive(path).files)] == [
+        (name, size) for name, kind_, _, size in expected if kind_ == "file"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", [0, 100, 130, 150, 156, 512 + 3])
+def test_a_damaged_header_is_left_to_tarfile(place: int, tmp_path: Path) -> None:
+    path = tar(tmp_path / "i.tar", ["a", "b"], tarfile.USTAR_FORMAT)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x5A
+    with pytest.raises(archives._OddHeaderError):
+        list(archives.plain_headers(io.BytesIO(content)))
+    with pytest.raises(archives._OddHeaderError):
+        list(archives.plain_headers(io.BytesIO(path.read_bytes()[:700])))

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits, load_sample_image
 
-from deepcv.data.measures import hash_distance, measure
+from deepcv.data import measures
+from deepcv.data.measures import hash_distance, measure, measure_all
 from deepcv.images import UInt8Array, decode, encode_png
 
 LIMITS = {
@@ -111,3 +112,28 @@ def test_hashes_of_different_digits_differ_in_about_half_of_the_bits() -> None:
     distances = [hash_distance(a, b) for a, b in zip(hashes, hashes[100:], strict=False)]
     assert 20 < np.mean(distances) < 40
     assert hash_distance(0, 2**64 - 1) == 64
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.tuples(st.sampled_from([1, 2, 31, 32, 64]), st.sampled_from([1, 3]), st.integers(0, 99)), max_size=9)
+)
+def test_images_measured_together_measure_the_same(kinds: list[tuple[int, int, int]]) -> None:
+    pictures = [toys.picture(seed, side, 32, channels) for side, channels, seed in kinds]
+    assert measure_all(pictures) == [measure(picture) for picture in pictures]
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (9, 1), (33, 31), (32, 32), (96, 80)])
+def test_sums_and_filters_are_those_of_opencv(height: int, width: int) -> None:
+    pictures = [toys.picture(seed, height, width, 1) for seed in range(5)]
+    for found, picture in zip(measure_all(pictures), pictures, strict=True):
+        mean, deviation = cv2.meanStdDev(picture)
+        assert (found.brightness, found.contrast) == (mean[0, 0] / 255, deviation[0, 0] / 255)
+        square = cv2.resize(
+            picture[:, :, 0].astype(np.float32), (64, 64),
+            interpolation=cv2.INTER_AREA if height * width > 64**2 else cv2.INTER_LINEAR,
+        )  # fmt: skip
+        laplacian = cv2.Laplacian(square, cv2.CV_32F)
+        assert found.sharpness == pytest.approx(float(laplacian.var(dtype=np.float64)) / 255**2, rel=1e-9, abs=1e-12)
+        difference = cv2.filter2D(picture[:, :, 0], cv2.CV_32F, measures._NOISE_MASK)
+        assert found.noise == pytest.approx(np.sqrt(np.pi / 2) / 6 * np.abs(difference).mean(dtype=np.float64) / 255)

@@ -5,15 +5,17 @@ more than `MAX_RATIO` times the archive's own size (but always `ALWAYS_ALLOWED` 
 """
 
 import lzma
+import re
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple, Protocol
 
 from deepcv.data.samples import DataError
 from deepcv.data.sources.tree import Tree, is_litter
@@ -22,6 +24,10 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SUFFIXES = (*TAR_SUFFIXES, ".zip")
 MAX_RATIO = 100
 ALWAYS_ALLOWED = 2**30  # bytes
+_BLOCK = 512  # bytes; all in a tar is padded to a multiple
+_END = bytes(_BLOCK)
+_OCTAL = re.compile(rb" *([0-7]+)[ \0]*")
+_SKIPPED = 2**20  # bytes of a member that are not read to get to the next
 
 
 @dataclass
@@ -87,16 +93,15 @@ def _kind(path: Path) -> str:
 
 
 def _tar(path: Path) -> Tree:
-    members = _Members(path)
-    places: list[tuple[int, int]] = []  # of each file to read: where its bytes begin, and how many they are
-    with _damage_named(path), tarfile.open(path) as packed:
-        for member in packed:
-            plain = member.isfile() and not member.issparse()
-            kind = "file" if plain else "folder" if member.isdir() else "other"
-            if members.add(member.name, kind, member.size):
-                places.append((member.offset_data, member.size))
-            packed.members = []  # type: ignore[attr-defined]  # which would keep a kilobyte of each; as WebDataset does
-        _read_to_the_end(packed)
+    with _damage_named(path):
+        try:
+            with tarfile.open(path) as packed:
+                members, places = _listed(path, plain_headers(packed.fileobj))
+                _read_to_the_end(packed)
+        except _OddHeaderError:
+            with tarfile.open(path) as packed:
+                members, places = _listed(path, _headers(packed))
+                _read_to_the_end(packed)
     files, folders = members.checked()
 
     def contents(wanted: Container[PurePosixPath]) -> Iterator[tuple[PurePosixPath, bytes]]:
@@ -110,6 +115,72 @@ def _tar(path: Path) -> Tree:
                     yield name, content
 
     return Tree(path, files, folders, contents)
+
+
+class _Stream(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+    def seek(self, position: int, /) -> object: ...
+
+
+class Header(NamedTuple):
+    """A member of a tar: kind is file, folder or other, its `size` bytes begin at `start`."""
+
+    name: str
+    kind: str
+    start: int
+    size: int
+
+
+class _OddHeaderError(ValueError):
+    pass
+
+
+def _listed(path: Path, headers: Iterable[Header]) -> tuple[_Members, list[tuple[int, int]]]:
+    """Members, and of each file to read where its bytes begin and how many they are."""
+    members = _Members(path)
+    places = [(start, size) for name, kind, start, size in headers if members.add(name, kind, size)]
+    return members, places
+
+
+def plain_headers(stream: _Stream | None) -> Iterator[Header]:
+    """Read headers as tarfile does, in a tenth of its time, as long as they are of plain files and folders with plain names.
+
+    Raises _OddHeaderError at any other, as at one that is damaged: what it means, or what is wrong with it, tarfile knows.
+    """
+    if stream is None:
+        raise _OddHeaderError
+    stream.seek(0)
+    start = _BLOCK
+    header = stream.read(_BLOCK)
+    while header != _END:
+        kind, octal, checksum = header[156:157], _OCTAL.fullmatch(header[124:136]), _OCTAL.fullmatch(header[148:156])
+        if len(header) < _BLOCK or kind not in b"05\0" or octal is None or checksum is None:
+            raise _OddHeaderError
+        size = int(octal[1], 8)
+        if sum(header) - sum(header[148:156]) + 8 * ord(" ") != int(checksum[1], 8):
+            raise _OddHeaderError
+        name, prefix = (
+            part.split(b"\0", 1)[0].decode("utf-8", "surrogateescape") for part in (header[:100], header[345:500])
+        )
+        is_folder = kind == b"5" or (kind == b"\0" and name.endswith("/"))
+        name = name.rstrip("/") if is_folder else name
+        yield Header(f"{prefix}/{name}" if prefix else name, "folder" if is_folder else "file", start, size)
+        filled = 0 if is_folder else -(-size // _BLOCK) * _BLOCK
+        if filled > _SKIPPED:
+            stream.seek(start + filled)
+            filled_read = 0
+        else:  # with the next header at once
+            filled_read = filled
+        header = stream.read(filled_read + _BLOCK)[filled_read:]
+        start += filled + _BLOCK
+
+
+def _headers(packed: tarfile.TarFile) -> Iterator[Header]:
+    for member in packed:
+        plain = member.isfile() and not member.issparse()
+        kind = "file" if plain else "folder" if member.isdir() else "other"
+        yield Header(member.name, kind, member.offset_data, member.size)
+        packed.members = []  # type: ignore[attr-defined]  # which would keep a kilobyte of each; as WebDataset does
 
 
 def _zip(path: Path) -> Tree:

@@ -6,13 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from pathlib import PurePosixPath
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from deepcv.data.samples import DataError
 from deepcv.data.sources.description import Description
 from deepcv.data.sources.source import Place, Source, check_classes, refuse, source_of, split_named
 from deepcv.data.sources.tree import Tree
+
+if TYPE_CHECKING:  # no other source needs it
+    import pandas as pd
 
 _KINDS = ("numbers", "tags", "masks")
 
@@ -101,8 +103,10 @@ def _number(cell: str) -> float:
         return math.nan
 
 
-def _read(content: bytes, origin: str) -> pd.DataFrame:
+def _read(content: bytes, origin: str) -> "pd.DataFrame":
     """Return all cells as stripped text, what is missing as empty text."""
+    import pandas as pd
+
     try:
         if origin.lower().endswith((".parquet", ".pq")):
             rows = pd.read_parquet(io.BytesIO(content))

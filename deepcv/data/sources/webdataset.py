@@ -21,7 +21,7 @@ def is_webdataset(tree: Tree) -> bool:
     if tree.origin.is_dir():
         return is_shards(tree)
     labels = {_key(name) for name in tree.files if _extension(name) in _LABELS}
-    return any(_extension(name) in _IMAGES and _key(name) in labels for name in tree.files)
+    return bool(labels) and any(_extension(name) in _IMAGES and _key(name) in labels for name in tree.files)
 
 
 def is_shards(tree: Tree) -> bool:
