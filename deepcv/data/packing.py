@@ -5,7 +5,6 @@ them, go to files aside as they come, and from there, with their splits, to the 
 fixed size, so that equal samples give equal bytes.
 """
 
-import ctypes
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from deepcv.data import memory
 from deepcv.data.manifest import COLUMNS, SPLITS, DatasetInfo, digest_of_test_split
 from deepcv.data.measures import Measures, measure_all
 from deepcv.data.samples import DataError, Sample
@@ -37,7 +37,6 @@ _ROWS = 8192  # of a row group
 _CHUNK_IMAGES, _CHUNK_BYTES = 64, 2**22  # what a process takes at a time
 _DECODED_BYTES = 2**22  # of images that wait to be measured together
 _SHOWN_PROBLEMS = 10
-_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 
 
 class _Looked(NamedTuple):
@@ -82,9 +81,10 @@ def pack(
 
     The files do not depend on `processes`. Raises DataError that names every bad file.
     """
-    _keep_little_memory()
+    memory.keep_little()
     aside = folder / "rows.tmp"
     kept = _write_rows(samples, folder, aside, source, rule, processes)
+    memory.give_back()  # before the draw, of which memory does grow
     rows = pq.ParquetFile(aside, memory_map=True)
 
     def image_id(position: int) -> str:
@@ -153,13 +153,6 @@ def _write_rows(
     bad.report("files are no images; repair or remove them")
     ungrouped.report(f"images are in no group of ingest.group_by {rule.group_by!r}; it must find one in every id")
     return kept
-
-
-def _keep_little_memory() -> None:
-    """Have what is freed used again: glibc and mimalloc keep it apart for each thread, tens of MB and never the same."""
-    pa.set_memory_pool(pa.system_memory_pool())
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # of glibc
-        mallopt(_ARENA_MAX, 1)
 
 
 def _table(rows: list[tuple[object, ...]]) -> pa.Table:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from deepcv.data import memory
 from deepcv.data.packed import EncodedImage
 from deepcv.data.samples import DataError
 from deepcv.data.shards import SPLITS, Statistics, channel_sums, create_array, statistics_of
@@ -117,6 +118,7 @@ def encoded_images(
 
 def count(raw: Path, leave_out: frozenset[str] = frozenset()) -> Counter[tuple[str, str]]:
     """Return how many images of each split and label the manifest lists, but for the ids to leave out. Raises DataError."""
+    memory.keep_little()
     counts: Counter[tuple[str, str]] = Counter()
     for rows in _batches(raw, ["id", "split", "label"], leave_out):
         counts.update(zip(rows["split"].to_pylist(), rows["label"].to_pylist(), strict=True))

@@ -104,7 +104,9 @@ def _by_class(
     for half in np.ascontiguousarray(ranks).view(np.uint64).reshape(-1, 2).T:
         sorted_half = half[order]
         begins[1:] |= sorted_half[1:] != sorted_half[:-1]
-    units = np.cumsum(begins, dtype=np.int32) - 1
+    del half, sorted_half
+    units = np.cumsum(begins, dtype=np.int32)
+    units -= 1
     label = np.minimum.reduceat(labels[order], np.flatnonzero(begins))[units]
     by_label = np.argsort(label, kind="stable")
     ends = np.flatnonzero(np.diff(label[by_label])) + 1

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from deepcv.data import manifest, packed, preparation, quarantine, shards
 from deepcv.errors import DeepcvError
-from deepcv.files import atomic_folder
+from deepcv.files import atomic_folder, sha256
 from deepcv.home import state_dir
 from deepcv.images import ImageRecipe
 from deepcv.params.base import load_section
@@ -80,7 +80,7 @@ def working_folder(params: PreprocessParams) -> Iterator[Path]:
     sources = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "deepcv"]
     files = [RAW / "manifest.parquet", RAW / "dataset.json", QUARANTINE, Path("versions.yaml")]
     for path in [*files, *(Path(source) for source in sorted(source for source in sources if source))]:
-        digest.update(path.read_bytes())
+        digest.update(bytes.fromhex(sha256(path)))
     folder = state_dir() / "preprocess" / digest.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     for other in folder.parent.iterdir():
