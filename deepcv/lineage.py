@@ -33,6 +33,14 @@ def write_evaluation(model_folder: Path, evaluation_folder: Path) -> str:
     return run_id
 
 
+def write_training(model_folder: Path, run_id: str) -> None:
+    """Write a model's file and learning curve to its run, once per content: `network_registry.network` reads them there."""
+    digest = folder_digest(model_folder)
+    if not tracking.has_tag(run_id, tracking.TRAINED_TAG, digest):
+        tracking.log_artifacts(run_id, model_folder, "training")
+        tracking.set_tags(run_id, {tracking.TRAINED_TAG: digest})
+
+
 def log_evaluation(model_folder: Path, evaluation_folder: Path) -> None:
     """Do what `write_evaluation` does; a store that does not answer is only reported: `register` writes it again."""
     try:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deepcv import tracking
 from deepcv.artifacts import download
 from deepcv.files import sha256
-from deepcv.nn import network_file, parts
+from deepcv.nn import classifier, network_file, parts
 from deepcv.nn.module import DeepcvModule
 from deepcv.nn.weights import Weights
 from deepcv.receipts import store_dir
@@ -28,20 +28,25 @@ CONTENT_TAG = "deepcv.content_sha256"
 
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _PART_FILE = Path("part/part.pt")
+_TRAINED = Path("training/model.pt")  # as `lineage.write_training` leaves it
 
 
 def network(model_uri: str) -> DeepcvModule:
     """Return the network of a registered model (`models:/NAME@champion`, `models:/NAME/3`) or of a run (`runs:/ID`).
 
-    A model without a network file of its own has that of its run. Raises RegistryError.
+    One that the pipeline has trained is in eval mode. Raises RegistryError.
     """
     tracking.connect()
     run_id = model_uri.removeprefix("runs:/").strip("/")
     if model_uri.startswith("models:/"):
         run_id = str(_version(model_uri).run_id or "")
     try:
+        if any(MlflowClient().list_artifacts(run_id, str(_TRAINED.parent))):
+            trained, _ = classifier.load(download(f"runs:/{run_id}/{_TRAINED}"))
+            assert isinstance(trained.network, DeepcvModule)  # noqa: S101  # for mypy
+            return trained.network
         return network_file.load(download(f"runs:/{run_id}/{NETWORK}"))
-    except (RegistryError, network_file.NetworkFileError) as error:
+    except (MlflowException, RegistryError, network_file.NetworkFileError, classifier.ModelFileError) as error:
         raise RegistryError(f"{model_uri} holds no network that can be read: {error}") from error
 
 

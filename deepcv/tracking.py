@@ -30,6 +30,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 EVALUATION_TAG = "deepcv.evaluation_sha256"
 TRAINING_TAG = "deepcv.training_key"
+TRAINED_TAG = "deepcv.trained_files_sha256"
 
 # Every column in which MLflow stores an artifact location as an absolute path.
 _PATH_COLUMNS = (

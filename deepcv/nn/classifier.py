@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from deepcv.errors import DeepcvError
 from deepcv.files import atomic, check_archive
 from deepcv.nn.layers.whitening import WhiteningConv2d
-from deepcv.nn.spec import NetworkSpec, build, from_canonical
+from deepcv.nn.module import DeepcvModule
+from deepcv.nn.spec import NetworkSpec, from_canonical
 
 _FORMAT = 2
 _READABLE = (1, 2)  # 1 knew no test_time_flip
@@ -80,9 +81,9 @@ def create(canonical_spec: Mapping[str, Any], info: ModelInfo) -> Classifier:
     return Classifier(build_network(from_canonical(canonical_spec), info.input_shape, len(info.classes)), info)
 
 
-def build_network(spec: NetworkSpec, input_shape: tuple[int, int, int], classes: int) -> fx.GraphModule:
+def build_network(spec: NetworkSpec, input_shape: tuple[int, int, int], classes: int) -> DeepcvModule:
     """Build a network that classifies. Raises SpecError where its output `logits` is not one number per class."""
-    network = build(spec, input_shape, classes)
+    network = DeepcvModule.from_spec(spec, input_shape, classes)
     outputs: Any = network.graph.output_node().args[0]
     if "logits" not in outputs:
         raise spec.nodes[-1].error(f"no output is called logits; there are {', '.join(outputs)}")

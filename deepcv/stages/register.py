@@ -49,6 +49,7 @@ def register(params: RegisterParams) -> dict[str, str]:
     """Find or create the version and give it its alias; `dvc exp run` moves no alias."""
     info = manifest.read_info(RAW)
     run_id = lineage.write_evaluation(MODEL, EVALUATION)
+    lineage.write_training(MODEL, run_id)
     write_picture(run_id)
     candidate = Candidate(
         name=tracking.experiment_of(info.name),

@@ -11,7 +11,7 @@ import torch
 import toys
 from mlflow import MlflowClient
 
-from deepcv import lineage, registry, tracking
+from deepcv import lineage, network_registry, registry, tracking
 from deepcv.data import manifest, packing
 from deepcv.data.augmentation import Recipe
 from deepcv.data.augmentation.policies import Operation
@@ -20,8 +20,9 @@ from deepcv.data.sources import open_source
 from deepcv.data.splits import SplitRule
 from deepcv.files import sha256
 from deepcv.images import ImageRecipe, decode
-from deepcv.nn import spec
+from deepcv.nn import classifier, spec
 from deepcv.nn.classifier import ModelInfo, create
+from deepcv.nn.module import DeepcvModule
 from deepcv.params.train import TrainParams
 from deepcv.receipts import RECEIPT, drop_orphan
 from deepcv.serving import predictor
@@ -164,7 +165,6 @@ def outputs(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     register.PICTURE.parent.mkdir(parents=True)
     register.PICTURE.write_bytes(b"PNG")
     register.MODEL.mkdir()
-    (register.MODEL / "model.pt").write_bytes(b"weights")
     (register.MODEL / "history.csv").write_text("epoch,val_accuracy\n1,0.5\n2,0.75\n")
     training = {
         "dataset": "toy",
@@ -179,7 +179,9 @@ def outputs(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     torch.manual_seed(0)
     recipe = ImageRecipe(8, 8, 1)
     info = ModelInfo("toy", ("dark", "light"), vars(recipe), (0.5,), (0.2,))
-    model = create(toys.network(tmp_path).canonical(), info).eval()
+    canonical = toys.network(tmp_path).canonical()
+    model = create(canonical, info).eval()
+    classifier.save(register.MODEL / "model.pt", model, canonical, info)
     export(model, ExportInfo("toy", ("dark", "light"), recipe, sha256(register.MODEL / "model.pt")), register.ONNX_FILE)
     return tmp_path
 
@@ -212,6 +214,25 @@ def test_the_gallerys_picture_is_logged_once_per_content(outputs: Path, monkeypa
     register.write_picture(run_id)
     assert logged == ["data", "data"]
     assert Path(MlflowClient().download_artifacts(run_id, "data/gallery.png")).read_bytes() == b"another PNG"
+
+
+def test_a_trained_network_comes_out_of_the_registry(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the model's name, with its spec and the weights that were exported; its files are logged once per content."""
+    (outputs / "params.yaml").write_bytes((toys.REPOSITORY / "params.yaml").read_bytes())
+    logged: list[str] = []
+    log_artifacts = tracking.log_artifacts
+    monkeypatch.setattr(tracking, "log_artifacts", lambda *given: (logged.append(given[2]), log_artifacts(*given)))
+    register.main()
+    register.main()
+    assert logged.count("training") == 1
+    network = network_registry.network("models:/deepcv-toy@champion")
+    trained, _ = classifier.load(register.MODEL / "model.pt")
+    assert isinstance(network, DeepcvModule)
+    assert network.spec.sha256() == toys.network(outputs).sha256()
+    assert not network.training
+    state = trained.network.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    assert network_registry.weights("models:/deepcv-toy/1").state.keys() == state.keys()
 
 
 def test_register_leaves_a_receipt_of_content(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
