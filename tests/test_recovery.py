@@ -1,6 +1,9 @@
 from pathlib import Path
 
 import pytest
+import voluptuous
+import yaml
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 
 from deepcv import recovery
 
@@ -36,6 +39,23 @@ def test_a_half_written_lock_is_moved_and_named(lock: Path, text: str) -> None:
     kept = lock.parent / ".deepcv" / "dvc.lock.damaged"
     assert kept.read_text() == text
     assert str(kept) in told
+
+
+def test_whatever_dvc_refuses_of_a_half_written_lock_is_moved(lock: Path) -> None:
+    """Cut anywhere in the first stage and the beginning of the next."""
+    whole = (REPOSITORY / "dvc.lock").read_text()
+    cuts = range(whole.index("\n  validate:") + 300)
+    missed, refused = [], 0
+    for end in cuts:
+        try:
+            COMPILED_LOCKFILE_SCHEMA(yaml.load(whole[:end], yaml.CSafeLoader))
+        except (voluptuous.Invalid, yaml.YAMLError):
+            refused += 1
+            lock.write_text(whole[:end])
+            if not recovery.set_aside_damaged_lock():
+                missed.append(whole[:end][-60:])
+    assert not missed
+    assert refused > 1000
 
 
 @pytest.mark.parametrize("text", ["schema: '2.0'\n", CONFLICT, (REPOSITORY / "dvc.lock").read_text(), None])
