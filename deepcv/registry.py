@@ -91,6 +91,11 @@ def register(candidate: Candidate, loader_module: str, requirements: list[str]) 
     return str(version.version)
 
 
+def run_of(name: str, version: str) -> str:
+    """Id of the run that a version was registered from: it need not be the newest that trained the same model."""
+    return str(tracking.connect().get_model_version(name, version).run_id)
+
+
 def _has_files(version: ModelVersion) -> bool:
     """Whether a version's model is still there: its run or the artifacts may have been deleted."""
     try:

@@ -49,7 +49,6 @@ def register(params: RegisterParams) -> dict[str, str]:
     """Find or create the version and give it its alias; `dvc exp run` moves no alias."""
     info = manifest.read_info(RAW)
     run_id = lineage.write_evaluation(MODEL, EVALUATION)
-    lineage.write_training(MODEL, run_id)
     write_picture(run_id)
     candidate = Candidate(
         name=tracking.experiment_of(info.name),
@@ -62,6 +61,7 @@ def register(params: RegisterParams) -> dict[str, str]:
     )
     requirements = [f"{name}=={metadata.version(name)}" for name in _SERVING_LIBRARIES]
     version = registry.register(candidate, predictor.__name__, requirements)
+    lineage.write_training(MODEL, registry.run_of(candidate.name, version))
     receipt = {"name": candidate.name, "model_sha256": candidate.model_sha256, "test_digest": candidate.test_digest}
     if os.environ.get("DVC_EXP_NAME"):
         print(

@@ -235,6 +235,20 @@ def test_a_trained_network_comes_out_of_the_registry(outputs: Path, monkeypatch:
     assert network_registry.weights("models:/deepcv-toy/1").state.keys() == state.keys()
 
 
+def test_a_version_of_a_former_run_gets_its_network_too(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an older DeepCV registered it, and the same bytes were then trained again."""
+    (outputs / "params.yaml").write_bytes((toys.REPOSITORY / "params.yaml").read_bytes())
+    with monkeypatch.context() as older:
+        older.setattr(lineage, "write_training", lambda *_: None)
+        register.main()
+    first = lineage.run_of(register.MODEL)
+    again = tracking.start_run("deepcv-toy", "train", {}, {tracking.MODEL_TAG: sha256(register.MODEL / "model.pt")})
+    tracking.finish(again)
+    assert lineage.run_of(register.MODEL) == again != first
+    register.main()
+    assert network_registry.network("models:/deepcv-toy@champion").blueprint.classes == 2
+
+
 def test_register_leaves_a_receipt_of_content(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (outputs / "params.yaml").write_bytes((toys.REPOSITORY / "params.yaml").read_bytes())
     register.main()
