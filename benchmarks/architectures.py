@@ -96,7 +96,7 @@ def main() -> None:
         part = replace(
             shards, train=Split(shards.train.images_nhwc[np.sort(chosen)], shards.train.labels[np.sort(chosen)])
         )
-        base = TrainConfig.of(params.model_dump(exclude={"network", "network_parameters"}))
+        base = TrainConfig.of(params.configuration())
         table = {}
         for text, spec in networks.items():
             started = time.process_time()

@@ -120,9 +120,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         shards = shards_of(options.path, Path(name, "project"))
         params = TrainParams(**yaml.safe_load(Path(name, "project/params.yaml").read_text())["train"])
-        config = replace(
-            TrainConfig.of(params.model_dump(exclude={"network", "network_parameters"})), epochs=options.epochs
-        )
+        config = replace(TrainConfig.of(params.configuration()), epochs=options.epochs)
         if options.quick:
             options.width, config = 8, replace(config, epochs=2)
             part = np.sort(np.random.default_rng(0).permutation(len(shards.train.labels))[:2_000])

@@ -36,7 +36,7 @@ class Loop:
 
     def __init__(self, split: Split, params: TrainParams) -> None:
         torch.manual_seed(0)
-        config = TrainConfig.of(params.model_dump(exclude={"network", "network_parameters"}))
+        config = TrainConfig.of(params.configuration())
         info = ModelInfo(
             "digits", tuple("0123456789"), {"channels": 1, "height": 8, "width": 8, "resize": "stretch"}, (0.3,), (0.4,)
         )

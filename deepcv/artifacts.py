@@ -1,4 +1,4 @@
-"""The files of registered models; apart from `registry`, so that the stage `register` does not depend on it."""
+"""The files of registered models; apart from `registry`, so that `register` does not depend on it, nor `train` on `registry`."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from deepcv import tracking
-from deepcv.registry import RegistryError
+from deepcv.tracking import RegistryError
 
 
 def onnx_file(model_uri: str) -> Path:

@@ -19,7 +19,7 @@ from deepcv.nn import classifier, network_file, parts
 from deepcv.nn.module import DeepcvModule
 from deepcv.nn.weights import Weights
 from deepcv.receipts import store_dir
-from deepcv.registry import RegistryError
+from deepcv.tracking import RegistryError
 
 NETWORK = Path("network/network.pt")  # inside a run's artifacts
 SPEC_TAG = "deepcv.spec_sha256"

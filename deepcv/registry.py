@@ -15,7 +15,6 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
 from deepcv import tracking
-from deepcv.errors import DeepcvError
 
 Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
@@ -36,10 +35,6 @@ _SIGNATURE = ModelSignature(
         ]
     ),
 )
-
-
-class RegistryError(DeepcvError):
-    """The registry has not what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +147,7 @@ def load(model_uri: str) -> Any:
     try:
         return mlflow.pyfunc.load_model(model_uri)
     except (MlflowException, OSError) as error:
-        raise RegistryError(
+        raise tracking.RegistryError(
             f"{model_uri} cannot be loaded: {error}. `dvc repro` registers a model, "
             "`dvc repro --force --single-item register` registers it again; `make ui` shows what there is"
         ) from error

@@ -18,6 +18,7 @@ from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from deepcv.errors import DeepcvError
 from deepcv.files import write_text
 from deepcv.receipts import MODEL_TAG as MODEL_TAG
 from deepcv.receipts import database_file, drop_orphan, store_dir
@@ -40,6 +41,10 @@ _PATH_COLUMNS = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
+
+
+class RegistryError(DeepcvError):
+    """The registry has not what was asked for."""
 
 
 def experiment_of(dataset: str) -> str:

@@ -14,6 +14,7 @@ from deepcv.data import packed
 from deepcv.data.shards import Dataset, channel_statistics, open_shards, write_description, write_split
 from deepcv.images import encode_png
 from deepcv.nn.spec import NetworkSpec, load
+from deepcv.params.train import NO_WEIGHTS
 from deepcv.training.fit import TrainConfig
 
 REPOSITORY = Path(__file__).parents[1]
@@ -36,6 +37,14 @@ CONFIG = TrainConfig(
 def picture(seed: int, height: int = 8, width: int = 8, channels: int = 1) -> NDArray[np.uint8]:
     """Noise of its own for each seed."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def no_weights(project: Path) -> Path:
+    """Write the file that params name where a training starts from random weights."""
+    path = project / NO_WEIGHTS
+    path.parent.mkdir(parents=True)
+    path.write_text("source: none\n")
+    return path
 
 
 def write_images(root: Path, names: Iterable[str], **kinds: int) -> Path:

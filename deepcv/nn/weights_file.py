@@ -42,6 +42,7 @@ class WeightsFile:
     """What such a file says; `values` are the keys of its source."""
 
     origin: Path
+    folder: Path
     source: str
     values: Mapping[str, str]
     rename: tuple[Rule, ...] = ()
@@ -53,7 +54,7 @@ class WeightsFile:
         values = self.values
         match self.source:
             case "file":
-                return self._file(self.origin.parent / values["path"])
+                return self._file(self.folder / values["path"])
             case "url":
                 return pretrained.from_url(values["url"], values["sha256"])
             case "torchvision":
@@ -77,8 +78,8 @@ class WeightsFile:
         return weights
 
 
-def read(path: Path) -> WeightsFile:
-    """Read such a file. Raises WeightsError that says what was expected."""
+def read(path: Path, folder: Path | None = None) -> WeightsFile:
+    """Read such a file; `folder` is where paths in it begin, by default its own. Raises WeightsError that says what was expected."""
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -95,7 +96,9 @@ def read(path: Path) -> WeightsFile:
         raise WeightsError(
             f"{path}: expected `model: models:/NAME/VERSION`, as an alias moves unseen, got {values['model']!r}"
         )
-    return WeightsFile(path, source, values, _rules(path, content), _head(path, content), _strict(path, content))
+    return WeightsFile(
+        path, folder or path.parent, source, values, _rules(path, content), _head(path, content), _strict(path, content)
+    )
 
 
 def _text(path: Path, key: str, value: object) -> str:

@@ -1,13 +1,14 @@
 """The network and how it is trained."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from deepcv.params.augmentation import AugmentationParams
 from deepcv.params.base import Group, Section
 
+NO_WEIGHTS = "networks/weights/none.yaml"
 # What a network's parameter or a choice of the search may be; whole numbers fit 64 bits, as databases want them.
 Scalar = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | float | str | bool
 
@@ -32,12 +33,15 @@ class TrainParams(Section):
         "dtype": "precision",
         "memory_format": "channels_last",
         "pct_start": "warmup",
+        "pretrained": "weights",
     }
 
     network: str = Field(min_length=1, description="network file")
     network_parameters: dict[str, Scalar] = Field(
         default_factory=dict, description="values for the network file's $parameters"
     )
+    weights: str = Field(NO_WEIGHTS, min_length=1, description="file that says which weights to start from")
+    freeze: list[str] = Field(default_factory=list, description="parts of the network that do not learn")
     epochs: int = Field(12, ge=1, le=100_000, description="passes over the train split")
     batch_size: int = Field(64, ge=1, le=65_536, description="images per step")
     optimizer: Literal["adamw", "sgd", "muon"] = Field("adamw", description="optimizer")
@@ -73,3 +77,7 @@ class TrainParams(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="arithmetic of the forward pass")
     channels_last: Literal["auto"] | bool = Field("auto", description="memory layout of the images")
+
+    def configuration(self) -> dict[str, Any]:
+        """How to train, as plain values: all but the files and what goes into them."""
+        return self.model_dump(exclude={"network", "network_parameters", "weights"})

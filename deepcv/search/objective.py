@@ -4,7 +4,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from deepcv import tracking
+from deepcv import network_registry, tracking
 from deepcv.data.shards import open_shards
 from deepcv.files import sha256, write_text
 from deepcv.lifetime import Interrupts, end_by_signal
@@ -21,9 +21,10 @@ from deepcv.search.channel import (
     open_channel,
 )
 from deepcv.search.manager import SearchError
-from deepcv.search.snapshot import DATA, SHARDS, network_copy, params_copy
+from deepcv.search.snapshot import DATA, SHARDS, network_copy, params_copy, weights_copy
 from deepcv.search.space import to_values
 from deepcv.training.fit import EpochRecord, TrainConfig, fit
+from deepcv.training.start import Start
 
 
 def run_trial() -> None:
@@ -63,6 +64,8 @@ def _train(params: TrainParams, snapshot: Path, channel: Channel, run_id: str) -
     if shards.digest != sha256(snapshot / DATA):  # too large to be copied as the other inputs are
         raise SearchError(f"{SHARDS} has changed since the search began: a value would not compare with earlier ones")
     spec = load(network_copy(snapshot, params.network), params.network_parameters)
-    config = TrainConfig.of(params.model_dump(exclude={"network", "network_parameters"}))
-    fit(spec, shards, config, on_epoch=report, progress=False)
+    config = TrainConfig.of(params.configuration())
+    weights = Path(params.weights)
+    start = Start.read(weights_copy(snapshot, params.weights), network_registry.weights, relative_to=weights.parent)
+    fit(spec, shards, config, start=start, on_epoch=report, progress=False)
     channel.report_final(records[-1].val_accuracy)

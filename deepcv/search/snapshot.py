@@ -6,7 +6,6 @@ from urllib.parse import quote
 from deepcv.nn.spec import load
 from deepcv.params import document, whole
 from deepcv.params.search import SearchParams, ends
-from deepcv.params.train import TrainParams
 from deepcv.search.manager import SearchError
 
 BEST = "best.yaml"  # written last: a search that has it came to its end
@@ -25,18 +24,26 @@ def network_copy(folder: Path, network: str) -> Path:
     return folder / "networks" / quote(network, safe="")
 
 
+def weights_copy(folder: Path, weights: str) -> Path:
+    """Where the copy of a file of train.weights lies in a search's folder."""
+    return folder / "weights" / quote(weights, safe="")
+
+
 def read_inputs(params: SearchParams, params_path: Path) -> dict[Path, bytes]:
-    """Return what decides the outcome of a search, by its place in a search's folder: params.yaml, network files, data digests.
+    """Return what decides the outcome of a search, by its place in a search's folder: params.yaml, network and weights files, data
+    digests.
 
     Raises SearchError or ParamsError.
     """
     text = document.read(params_path)
-    networks = _networks(params, whole.loads(text, str(params_path)).train)
+    train = whole.loads(text, str(params_path)).train
+    networks, weights = _files(params, "network", train.network), _files(params, "weights", train.weights)
     try:
         return {
             params_copy(Path()): text.encode(),
             DATA: (SHARDS / DATA).read_bytes(),
             **{network_copy(Path(), name): Path(name).read_bytes() for name in networks},
+            **{weights_copy(Path(), name): Path(name).read_bytes() for name in weights},
         }
     except OSError as error:
         raise SearchError(f"{error.filename}: cannot be read: {error.strerror}") from error
@@ -52,15 +59,16 @@ def check_networks(params: SearchParams, params_path: Path) -> None:
         if key.startswith(_NETWORK_PARAMETER)
     }
     given = train.network_parameters | {name: values[0] for name, values in ranges.items()}
-    for network in _networks(params, train):
+    for network in _files(params, "network", train.network):
         load(Path(network), given)
         for name, values in ranges.items():
             for value in values[1:]:
                 load(Path(network), {**given, name: value})
 
 
-def _networks(params: SearchParams, train: TrainParams) -> list[str]:
-    return [str(name) for name in params.space.get("train.network", {}).get("choice", [train.network])]
+def _files(params: SearchParams, key: str, otherwise: str) -> list[str]:
+    """The files that a key of the train section may name in a trial."""
+    return [str(name) for name in params.space.get(f"train.{key}", {}).get("choice", [otherwise])]
 
 
 def take(folder: Path, params: SearchParams, params_path: Path) -> None:

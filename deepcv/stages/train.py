@@ -13,7 +13,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from deepcv import tracking
+from deepcv import network_registry, tracking
 from deepcv.data import crops  # noqa: F401 - `fit` imports it late, and a training's key takes in all loaded code
 from deepcv.data.shards import Dataset, open_shards
 from deepcv.errors import DeepcvError
@@ -24,8 +24,9 @@ from deepcv.nn.spec import NetworkSpec
 from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
 from deepcv.stages import entry
-from deepcv.training.fit import EpochRecord, Fitted, TrainConfig, fit
+from deepcv.training.fit import EpochRecord, Fitted, TrainConfig, fit, freeze
 from deepcv.training.hardware import Hardware, resolve
+from deepcv.training.start import Start
 
 SHARDS = Path("data/shards")
 MODEL = Path("data/model")
@@ -37,14 +38,15 @@ def main() -> Callable[[], None]:
     params = load_section(TrainParams)
     shards = open_shards(SHARDS)
     network = spec.load(Path(params.network), params.network_parameters)
-    classifier.build_network(network, shards.input_shape, len(shards.classes))  # a misfit opens no run
-    config = TrainConfig.of(params.model_dump(exclude={"network", "network_parameters"}))
+    start = Start.read(Path(params.weights), network_registry.weights)
+    check(network, start, params.freeze, shards)  # a misfit opens no run
+    config = TrainConfig.of(params.configuration())
     hardware = resolve(config.device, config.precision, config.channels_last, config.threads)
     key = training_key(params, network, hardware, shards)
     folder = checkpoint_folder(key)
     log = TrainingLog(tracking.experiment_of(shards.name), key, described(params, network, hardware, shards))
     try:
-        fitted = fit(network, shards, config, checkpoints=folder, on_epoch=log.epoch, progress=True)
+        fitted = fit(network, shards, config, start=start, checkpoints=folder, on_epoch=log.epoch, progress=True)
     except DeepcvError:
         log.end("FAILED")
         raise
@@ -55,6 +57,16 @@ def main() -> Callable[[], None]:
         shutil.rmtree(folder)  # so that `dvc repro --force` trains
 
     return finish
+
+
+def check(network: NetworkSpec, start: Start | None, frozen: list[str], shards: Dataset) -> None:
+    """Raise SpecError, WeightsError or PartError where network, weights, parts and data do not fit; say what was loaded."""
+    built = classifier.build_network(network, shards.input_shape, len(shards.classes))
+    if start:
+        print(start.load_into(built))
+        for sentence in start.differences(shards):
+            print(f"warning: {sentence}", file=sys.stderr)
+    freeze(built, frozen)
 
 
 def described(params: TrainParams, network: NetworkSpec, hardware: Hardware, shards: Dataset) -> dict[str, Any]:
@@ -81,8 +93,9 @@ def write_outputs(fitted: Fitted, canonical_spec: dict[str, Any], training: dict
 
 
 def training_key(params: TrainParams, network: NetworkSpec, hardware: Hardware, shards: Dataset) -> str:
-    """Digest of all that decides the result: params, hardware settings, data, network, loaded code, library versions."""
-    values = [params.model_dump(), network.canonical(), asdict(hardware), shards.digest]
+    """Digest of all that decides the result: params, hardware settings, data, network, first weights, loaded code, library versions."""
+    weights = Path(params.weights).read_text(encoding="utf-8")
+    values = [params.model_dump(), network.canonical(), weights, asdict(hardware), shards.digest]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     sources = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "deepcv"]
     for path in ["versions.yaml", *sorted(source for source in sources if source)]:

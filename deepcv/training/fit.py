@@ -1,7 +1,7 @@
 """Train a network: from a spec and shards to a classifier with its learning curve."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from deepcv.data.shards import Dataset, Split
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
+from deepcv.nn import parts
 from deepcv.nn.classifier import Classifier, ModelInfo, build_network, create
 from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.spec import NetworkSpec
@@ -25,6 +26,7 @@ from deepcv.training import checkpoints as checkpointing
 from deepcv.training.engine import RunningMetrics, create_trainer
 from deepcv.training.hardware import Hardware, keep_freed_memory, resolve
 from deepcv.training.optimizers import Muon
+from deepcv.training.start import Start
 
 _EVALUATION_BATCH = 500
 _WHITENING_IMAGES = 5_000
@@ -72,12 +74,14 @@ class TrainConfig:
     least_crop: float = 0.08
     progressive_resize: ProgressiveResize = field(default_factory=ProgressiveResize)
     augmentation: Recipe = field(default_factory=Recipe)
+    freeze: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "TrainConfig":
         """Return the configuration of plain values, as params.yaml has them."""
         resize, augmentation = ProgressiveResize(**values["progressive_resize"]), Recipe.of(values["augmentation"])
-        return cls(**{**values, "progressive_resize": resize, "augmentation": augmentation})
+        freeze = tuple(values["freeze"])
+        return cls(**{**values, "progressive_resize": resize, "augmentation": augmentation, "freeze": freeze})
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,14 @@ def fit(
     shards: Dataset,
     config: TrainConfig,
     *,
+    start: Start | None = None,
     checkpoints: Path | None = None,
     on_epoch: Callable[[EpochRecord], None] = lambda _record: None,
     progress: bool = False,
 ) -> Fitted:
-    """Train on `shards.train`, judging each epoch on `shards.val`.
+    """Train on `shards.train`, judging each epoch on `shards.val`; `start` has weights for the network, instead of random ones.
 
+    Images are normalised as those weights expect, where that is known, else by the statistics of the train split.
     The result depends on the arguments and the hardware settings alone: with `checkpoints`, a killed training that is
     called again goes on after its last whole epoch and ends with the same bits. `on_epoch` sees every epoch, restored ones
     first.
@@ -138,8 +144,13 @@ def fit(
     keep_freed_memory()
     torch.manual_seed(config.seed)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # else a GPU picks by timing
-    info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std, config.test_time_flip)
-    classifier = create(spec.canonical(), info).to(device).to(memory_format=hardware.memory_format)
+    mean, std = start.normalisation(shards) if start else (shards.mean, shards.std)
+    info = ModelInfo(shards.name, shards.classes, shards.recipe, mean, std, config.test_time_flip)
+    classifier = create(spec.canonical(), info)
+    if start:
+        start.load_into(classifier.network)
+    freeze(classifier.network, config.freeze)
+    classifier = classifier.to(device).to(memory_format=hardware.memory_format)
     augmentation = Augmentation(config.flip, config.shift, config.cutout)
     loader = TrainLoader(
         training_images(shards, config), batch_size=config.batch_size, augmentation=augmentation, seed=config.seed, device=device,
@@ -149,7 +160,7 @@ def fit(
     small = config.progressive_resize.size(*shards.input_shape[1:])
     if small_epochs:
         check_size(classifier, spec, shards, small)
-    if any(isinstance(module, WhiteningConv2d) for module in classifier.network.modules()):
+    if not start and any(isinstance(module, WhiteningConv2d) for module in classifier.network.modules()):
         count = _WHITENING_IMAGES if isinstance(shards.train, Split) else _WHITENING_CROPS
         classifier.fit_whitening(loader.plain(permutation(config.seed, 0, len(loader.targets), device)[:count]))
     if loader.batch_size == 1:
@@ -213,6 +224,13 @@ def training_images(shards: Dataset, config: TrainConfig) -> Split | Crops:
     from deepcv.data.crops import random_crops  # needs OpenCV; a GPU machine may have torch and ignite alone
 
     return random_crops(shards.train, shards.recipe, seed=config.seed, least_area=config.least_crop)
+
+
+def freeze(network: nn.Module, names: Sequence[str]) -> None:
+    """Let the named parts learn nothing. Raises PartError where there is no such part, or nothing is left that learns."""
+    parts.freeze(network, *names)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise parts.PartError(f"train.freeze {list(names)}: no parameter is left that learns")
 
 
 def check_size(classifier: Classifier, spec: NetworkSpec, shards: Dataset, size: tuple[int, int]) -> None:

@@ -17,10 +17,11 @@ from deepcv.files import sha256
 from deepcv.images import ImageRecipe, UInt8Array, decode, encode_png
 from deepcv.monitoring.look import draw
 from deepcv.nn.classifier import ModelInfo, create
-from deepcv.registry import Candidate, RegistryError
+from deepcv.registry import Candidate
 from deepcv.serving import predictor
 from deepcv.serving.onnx_export import export
 from deepcv.serving.predictor import ExportInfo
+from deepcv.tracking import RegistryError
 
 DIGITS = str(toys.REPOSITORY / "data/sources/digits.yaml")
 

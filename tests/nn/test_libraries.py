@@ -74,10 +74,25 @@ def test_a_level_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         network_of(tmp_path, "id: net, timm: resnet18, features: true", "id: c, op: feature, level: 7")
 
 
-@pytest.mark.acceptance
-def test_sixty_timm_names_build_and_compute_what_timm_computes(tmp_path: Path) -> None:
-    names = random.Random(0).sample(timm.list_models(exclude_filters=_TOO_LARGE), 60)  # noqa: S311  a sample
+def sample_of_timm(count: int, most_parameters: int) -> list[str]:
+    """Names drawn from all of timm's; a network of more parameters leaves no room for its peer on this machine."""
+    names = timm.list_models()
+    random.Random(0).shuffle(names)  # noqa: S311  a sample
+    found: list[str] = []
     for name in names:
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in timm.create_model(name).parameters())
+        if parameters <= most_parameters:
+            found.append(name)
+        if len(found) == count:
+            break
+    return found
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(3600)
+def test_sixty_timm_names_build_and_compute_what_timm_computes(tmp_path: Path) -> None:
+    for name in sample_of_timm(60, 200_000_000):
         config = timm.get_pretrained_cfg(name)
         _, height, width = config.input_size
         network = network_of(tmp_path, f"id: net, timm: {name}, classes: $classes", shape=(3, height, width)).eval()
@@ -87,17 +102,3 @@ def test_sixty_timm_names_build_and_compute_what_timm_computes(tmp_path: Path) -
         x = torch.randn(1, 3, height, width)
         with torch.no_grad():
             assert torch.equal(network(x)["out"], peer(x)), name
-
-
-_TOO_LARGE = [
-    "*giant*",
-    "*gigantic*",
-    "*huge*",
-    "*enormous*",
-    "*xlarge*",
-    "*xxlarge*",
-    "*so400m*",
-    "*_7b*",
-    "*512x*",
-    "*1b*",
-]

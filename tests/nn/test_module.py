@@ -17,7 +17,7 @@ from deepcv.nn.layers.subgraphs import MixedChoice, OpenChoice, SampledChoice
 from deepcv.nn.network_file import NetworkFileError
 from deepcv.nn.spec import SpecError, build, load
 from deepcv.nn.spec.compile import Search
-from deepcv.registry import RegistryError
+from deepcv.tracking import RegistryError
 
 NETWORKS = Path(__file__).parents[2] / "networks"
 SHAPE = (1, 8, 8)

@@ -15,8 +15,8 @@ from deepcv import network_registry, tracking
 from deepcv.nn import DeepcvModule
 from deepcv.nn.network_file import NetworkFileError
 from deepcv.nn.parts import PartError, averaged, fork, freeze, load_state, merge, share, state_of, unfreeze
-from deepcv.registry import RegistryError
 from deepcv.shared_parts import SharedPart, StaleError
+from deepcv.tracking import RegistryError
 
 SHAPE = (1, 8, 8)
 NETWORK = """\

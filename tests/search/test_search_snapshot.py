@@ -7,8 +7,9 @@ import pytest
 
 from deepcv.params.edit import set_values
 from deepcv.params.search import SearchParams
+from deepcv.params.train import NO_WEIGHTS
 from deepcv.search.manager import SearchError
-from deepcv.search.snapshot import BEST, finished, network_copy, params_copy, take
+from deepcv.search.snapshot import BEST, finished, network_copy, params_copy, take, weights_copy
 
 REPOSITORY = Path(__file__).parents[2]
 PARAMS = Path("params.yaml")
@@ -22,10 +23,11 @@ def searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     text = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
     PARAMS.write_bytes(re.sub(r"(?m)^  network: \S+", "  network: a.yaml", text).replace("\n", "\r\n").encode())
-    for folder in ("nets", "data/shards", "searches"):
+    for folder in ("nets", "networks/weights", "data/shards", "searches"):
         Path(folder).mkdir(parents=True)
     Path("a.yaml").write_text("one")
     Path("nets/a.yaml").write_text("two")
+    Path(NO_WEIGHTS).write_text("source: none")
     Path("data/shards/dataset.json").write_text("{}")
     return tmp_path / "searches"
 
@@ -46,6 +48,7 @@ def test_copies_are_exact_and_an_edit_does_not_reach_them(searches: Path) -> Non
     assert params_copy(folder).read_bytes() == before
     assert network_copy(folder, "a.yaml").read_text() == "one"
     assert network_copy(folder, "nets/a.yaml").read_text() == "two"
+    assert weights_copy(folder, NO_WEIGHTS).read_text() == "source: none"
 
 
 def test_the_newest_finished_search_of_the_same_files_answers(searches: Path) -> None:
@@ -63,7 +66,7 @@ def test_the_newest_finished_search_of_the_same_files_answers(searches: Path) ->
     assert finished(searches, ONE_NETWORK, PARAMS) == second
 
 
-@pytest.mark.parametrize("changed", ["params.yaml", "a.yaml", "nets/a.yaml", "data/shards/dataset.json"])
+@pytest.mark.parametrize("changed", ["params.yaml", "a.yaml", "nets/a.yaml", NO_WEIGHTS, "data/shards/dataset.json"])
 def test_any_other_byte_is_another_search(searches: Path, changed: str) -> None:
     folder = ended(searches, "1", TWO_NETWORKS)
     before = Path(changed).read_bytes()

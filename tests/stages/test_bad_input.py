@@ -88,6 +88,7 @@ def create(project: Path, store: Path) -> None:
     )  # fmt: skip
     toys.write_shards(project / "data/shards")
     toys.network(project)
+    toys.no_weights(project)
     for name in ("dvc.yaml", "params.yaml", "versions.yaml"):
         shutil.copy(toys.REPOSITORY / name, project)
     replace("params.yaml", "data/sources/digits.yaml", "pets")(project)

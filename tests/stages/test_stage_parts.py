@@ -67,6 +67,7 @@ def key(params: TrainParams, shards: Dataset, precision: Literal["fp32", "bf16"]
 def test_the_training_key_holds_all_that_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     toys.network(tmp_path)
+    weights = toys.no_weights(tmp_path)
     Path("versions.yaml").write_text('torch: "1"\n')
     one, two = toys.shards(tmp_path / "one"), toys.shards(tmp_path / "two", train=16)
     keys = [key(train_params(), one)]
@@ -77,17 +78,19 @@ def test_the_training_key_holds_all_that_decides(tmp_path: Path, monkeypatch: py
     toys.network(tmp_path, toys.NETWORK.replace("channels: 4", "channels: 5"))
     keys.append(key(train_params(), one))
     keys.append(key(train_params(), one, precision="bf16"))
-    assert len(set(keys)) == 6
+    weights.write_text("source: timm\nname: resnet18.a1_in1k\n")
+    keys += [key(train_params(), one), key(train_params(freeze=["stem"]), one)]
+    assert len(set(keys)) == 8
 
 
 def test_params_become_the_configuration_of_a_training() -> None:
     values = {"policy": "augmix", "operations": [{"name": "flip", "probability": 0.5}], "mixup": {"probability": 0.2}}
     params = train_params(lr=0.5, augmentation=values)
-    config = TrainConfig.of(params.model_dump(exclude={"network", "network_parameters"}))
+    config = TrainConfig.of(params.configuration())
     assert config.lr == 0.5
     assert config.augmentation.operations == (Operation("flip", probability=0.5),)
     assert (config.augmentation.policy, config.augmentation.mixup.probability) == ("augmix", 0.2)
-    plain = TrainConfig.of(train_params().model_dump(exclude={"network", "network_parameters"}))
+    plain = TrainConfig.of(train_params().configuration())
     assert plain.augmentation == Recipe()
 
 
