@@ -41,7 +41,7 @@ def search(
     if not params.space:
         raise SearchError(f"{params_path}: search.space is empty: there is nothing to search")
     text = document.read(params_path)
-    snapshot.check_networks(params, params_path)
+    snapshot.check_files(params, params_path)
     with sigterm_exits():
         _prepare_images()
         if document.read(params_path) != text:  # `params` are those from before

@@ -3,6 +3,7 @@
 from pathlib import Path
 from urllib.parse import quote
 
+from deepcv.nn import weights_file
 from deepcv.nn.spec import load
 from deepcv.params import document, whole
 from deepcv.params.search import SearchParams, ends
@@ -49,9 +50,14 @@ def read_inputs(params: SearchParams, params_path: Path) -> dict[Path, bytes]:
         raise SearchError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
 
-def check_networks(params: SearchParams, params_path: Path) -> None:
-    """Raise SpecError where a network file that may be searched does not take the ends of the ranges of its parameters."""
+def check_files(params: SearchParams, params_path: Path) -> None:
+    """Raise SpecError where a network file that may be searched does not take the ends of the ranges of its parameters.
+
+    Raises WeightsError where a file of weights is wrong.
+    """
     train = whole.load(params_path).train
+    for weights in _files(params, "weights", train.weights):
+        weights_file.read(Path(weights))
     ranges = {
         key.removeprefix(_NETWORK_PARAMETER): ends(kind, values)
         for key, entry in params.space.items()

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from deepcv.nn.weights import WeightsError
 from deepcv.params.edit import set_values
 from deepcv.params.search import SearchParams
 from deepcv.params.train import NO_WEIGHTS
 from deepcv.search.manager import SearchError
-from deepcv.search.snapshot import BEST, finished, network_copy, params_copy, take, weights_copy
+from deepcv.search.snapshot import BEST, check_files, finished, network_copy, params_copy, take, weights_copy
 
 REPOSITORY = Path(__file__).parents[2]
 PARAMS = Path("params.yaml")
@@ -81,3 +82,12 @@ def test_a_missing_network_file_is_named() -> None:
     Path("a.yaml").unlink()
     with pytest.raises(SearchError, match=r"a\.yaml: cannot be read: No such file"):
         take(Path("searches"), ONE_NETWORK, PARAMS)
+
+
+def test_a_wrong_file_of_weights_starts_no_search(searches: Path) -> None:
+    assert searches
+    Path("a.yaml").write_bytes((REPOSITORY / "networks/digits.yaml").read_bytes())
+    check_files(ONE_NETWORK, PARAMS)
+    Path(NO_WEIGHTS).write_text("source: tim")
+    with pytest.raises(WeightsError, match=r"none\.yaml: expected `source:` with one of none, file.*, got 'tim'"):
+        check_files(ONE_NETWORK, PARAMS)
