@@ -176,7 +176,7 @@ def test_a_database_that_does_not_answer_is_not_taken_for_no_champion(
 
 @pytest.mark.parametrize("uri", ["models:/deepcv-nothing@champion", f"models:/{NAME}/7"])
 def test_a_model_that_is_not_there_is_named(uri: str) -> None:
-    with pytest.raises(registry.RegistryError, match=rf"{uri} cannot be loaded"):
+    with pytest.raises(tracking.RegistryError, match=rf"{uri} cannot be loaded"):
         registry.load(uri)
 
 
