@@ -29,7 +29,8 @@ from deepcv.nn.spec import NetworkSpec, build, load
 from deepcv.nn.spec.expand import ZOO
 from deepcv.params.edit import set_values
 from deepcv.params.train import TrainParams
-from deepcv.training.fit import TrainConfig, fit
+from deepcv.training.config import TrainConfig
+from deepcv.training.fit import fit
 
 POINTS = -0.3
 

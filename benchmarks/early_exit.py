@@ -33,8 +33,9 @@ from deepcv.nn.spec import build, load
 from deepcv.nn.spec.expand import ZOO
 from deepcv.params.train import TrainParams
 from deepcv.serving.early_exit import EarlyExit
-from deepcv.training.fit import TrainConfig, create_optimizer, create_scheduler
+from deepcv.training.config import TrainConfig
 from deepcv.training.hardware import resolve
+from deepcv.training.optimizers import create_optimizer
 
 EXITS = ("exit1", "exit2", "logits")
 SAVED, POINTS = 0.30, 0.5
@@ -71,7 +72,9 @@ def train(shards: Dataset, config: TrainConfig, width: int) -> Classifier:
         augmentation=Augmentation(config.flip, config.shift, config.cutout),
     )  # fmt: skip
     optimizer = create_optimizer(model, config)
-    scheduler = create_scheduler(optimizer, config, config.epochs * len(loader))
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.lr, total_steps=config.epochs * len(loader), pct_start=config.warmup, cycle_momentum=False
+    )
     loss_of = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     for loader.epoch in range(config.epochs):
         for images, labels in loader:

@@ -1,70 +1,112 @@
 """What ignite's Engine costs: DeepCV's training loop against the same loop in bare PyTorch.
 
-    python -m benchmarks.engine [--quick]
+    python -m benchmarks.engine [--quick] [--path cifar10-jpeg.tar.gz]
 
-Default digits network and batch, OneCycle, running loss and accuracy, one thread, CPU seconds of the process. Units of
-the two loops alternate; a control compares the bare loop with itself in the same run.
+On the default digits network and on a trivial one (one linear layer), and with `--path` ResNet-9 on CIFAR-10-JPEG. OneCycle,
+running loss and accuracy, nan guard and progress bar on; with ResNet-9 also tracking and checkpoints, as the stage has them. One
+thread, CPU seconds of the process. Units of the two loops alternate; a control compares the bare loop with itself in the same run.
 """
 
 import argparse
+import gc
+import io
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from ignite.engine import Events
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 
+from benchmarks.architectures import shards_of
 from benchmarks.result import ROOT, emit
 from deepcv.data.augmentation import Augmentation
 from deepcv.data.loaders import TrainLoader
 from deepcv.data.shards import Split
 from deepcv.nn import spec
 from deepcv.nn.classifier import Classifier, ModelInfo
+from deepcv.nn.spec.expand import ZOO
 from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
+from deepcv.training import checkpoints
+from deepcv.training.config import TrainConfig
 from deepcv.training.engine import RunningMetrics, create_trainer
-from deepcv.training.fit import TrainConfig, create_optimizer
+from deepcv.training.fit import objective
+from deepcv.training.hardware import Hardware, resolve
+from deepcv.training.history import History
+from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
+from deepcv.training.optimizers import create_optimizer
+from deepcv.training.progress import show_progress
 
-_LONG = 1_000_000  # steps of the schedule: it never ends here
+_LONG = 1_000_000  # epochs of the schedule: it never ends here
+_CHECKPOINT_S = 600.0
+_OURS, _SAME_NET = 0.98, 35.0
+
+
+class Trivial(nn.Module):
+    """One linear layer: what is left is the loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, images_nchw: Tensor) -> dict[str, Tensor]:
+        """Logits (b, 10) of digits."""
+        return {"logits": self.head(images_nchw.flatten(1).float() / 255)}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both loops train."""
+
+    split: Split
+    config: TrainConfig
+    hardware: Hardware
+    network: Callable[[], nn.Module]
 
 
 class Loop:
     """One training: a network, optimizer and schedule of its own, the same data."""
 
-    def __init__(self, split: Split, params: TrainParams) -> None:
+    def __init__(self, setting: Setting, folder: Path | None = None) -> None:
         torch.manual_seed(0)
-        config = TrainConfig.of(params.configuration())
-        info = ModelInfo(
-            "digits", tuple("0123456789"), {"channels": 1, "height": 8, "width": 8, "resize": "stretch"}, (0.3,), (0.4,)
-        )
-        network = spec.build(
-            spec.load(ROOT / params.network, params.network_parameters), input_shape=(1, 8, 8), classes=10
-        )
-        self.model = Classifier(network, info).to(memory_format=torch.channels_last)
-        self.optimizer = create_optimizer(self.model, config)
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config.lr, total_steps=_LONG, cycle_momentum=False
-        )
-        self.loss_fn = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+        self.config, self.hardware, self.folder = setting.config, setting.hardware, folder
+        self.model = setting.network().to(memory_format=setting.hardware.memory_format)
+        self.optimizer = create_optimizer(self.model, self.config)
         self.metrics = RunningMetrics(torch.device("cpu"))
-        self.autocast = torch.autocast("cpu", enabled=False)
-        augmentation = Augmentation(config.flip, config.shift, config.cutout)
+        augmentation = Augmentation(self.config.flip, self.config.shift, self.config.cutout)
         self.loader = TrainLoader(
-            split, batch_size=config.batch_size, augmentation=augmentation, seed=0, device=torch.device("cpu")
+            setting.split,
+            batch_size=self.config.batch_size,
+            augmentation=augmentation,
+            seed=0,
+            device=torch.device("cpu"),
         )
+        # Made by whoever uses them: a scheduler of torch wraps the optimizer's step.
+        self.scheduler: torch.optim.lr_scheduler.OneCycleLR | None = None
 
     def bare(self, epochs: int) -> None:
         """The loop as a script would write it."""
+        steps = _LONG * len(self.loader)
+        self.scheduler = self.scheduler or torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, self.config.lr, total_steps=steps, pct_start=self.config.warmup, cycle_momentum=False
+        )
+        loss_fn, autocast = nn.CrossEntropyLoss(label_smoothing=self.config.label_smoothing), self.hardware.autocast()
         for _ in range(epochs):
             self.model.train()
             self.metrics.reset()
             for batch in self.loader:
-                with self.autocast:
+                with autocast:
                     logits = self.model(batch.images_nchw)["logits"]
-                    loss = self.loss_fn(logits, batch.targets)
+                    loss = loss_fn(logits, batch.targets)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
@@ -72,18 +114,112 @@ class Loop:
                 self.metrics.add(loss.detach(), logits.detach(), batch.targets)
 
     def engine(self, epochs: int) -> None:
-        """DeepCV's."""
-        trainer = create_trainer(
-            self.model, self.optimizer, self.loss_fn, self.scheduler, self.metrics, autocast=self.autocast
+        """DeepCV's, with its progress bar, and with its checkpoints where there is a folder."""
+        if not hasattr(self, "trainer"):
+            self._create()
+        first = self.trainer.state.epoch or 0
+        with redirect_stderr(io.StringIO()):
+            self.trainer.run(self.loader, max_epochs=first + epochs, epoch_length=len(self.loader))
+
+    def _create(self) -> None:
+        config, settings = (
+            self.config,
+            Settings(self.config.label_smoothing, self.config.clip_norm, self.config.accumulate),
         )
-        trainer.run(self.loader, max_epochs=epochs, epoch_length=len(self.loader))
+        hyperparameters = Hyperparameters(
+            scheduled(config, _LONG * len(self.loader)), config=config, settings=settings, model=self.model,
+            optimizer=self.optimizer, loader=self.loader,
+        )  # fmt: skip
+        self.trainer = create_trainer(
+            self.model, self.optimizer, objective(settings), hyperparameters, settings, self.metrics,
+            autocast=self.hardware.autocast(),
+        )  # fmt: skip
+        self.trainer.add_event_handler(Events.EPOCH_STARTED, self.metrics.reset)
+        if self.folder:
+            state: dict[str, Any] = {"trainer": self.trainer, "model": self.model, "optimizer": self.optimizer}
+            checkpoints.attach(
+                self.trainer, checkpoints.Saver(self.folder, state), every_s=_CHECKPOINT_S, check=lambda: None,
+                interrupted=lambda: False,
+            )  # fmt: skip
+        with redirect_stderr(io.StringIO()):
+            show_progress(self.trainer, History(), _LONG, len(self.loader), 0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Medians over pairs; ratios are CPU seconds over those of the bare loop."""
+
+    ratio: float
+    control: float
+    control_p90: float
+    overhead_us: float
+    ms_per_iteration: float
+    same_weights: bool
+
+
+def compare(setting: Setting, pairs: int, epochs: int, folder: Path | None = None) -> Comparison:
+    """Interleave DeepCV's loop, the bare one and the bare one again."""
+    ours, bare, control = Loop(setting, folder), Loop(setting), Loop(setting)
+    for run in (ours.engine, bare.bare, control.bare):
+        run(1)  # warm-up
+    iterations = epochs * len(ours.loader)
+    ratios, controls, differences_us, units = [], [], [], []
+    for pair in range(pairs):
+        runs = [("engine", ours.engine), ("bare", bare.bare), ("control", control.bare)]
+        order = runs[pair % 3 :] + runs[: pair % 3]
+        cpu = {name: cpu_of(run, epochs) for name, run in order}
+        ratios.append(cpu["engine"] / cpu["bare"])
+        controls.append(cpu["control"] / cpu["bare"])
+        differences_us.append((cpu["engine"] - cpu["bare"]) / iterations * 1e6)
+        units.append(cpu["bare"] / iterations * 1e3)
+    same = all(
+        torch.equal(a, b)
+        for a, b in zip(ours.model.state_dict().values(), bare.model.state_dict().values(), strict=True)
+    )
+    p90 = statistics.quantiles(controls, n=10)[-1] if len(controls) > 1 else controls[0]
+    return Comparison(
+        statistics.median(ratios), statistics.median(controls), p90, statistics.median(differences_us),
+        statistics.median(units), same,
+    )  # fmt: skip
 
 
 def cpu_of(run: Callable[[int], None], epochs: int) -> float:
     """CPU seconds of `epochs` epochs."""
+    gc.collect()
     start = time.process_time()
     run(epochs)
     return time.process_time() - start
+
+
+def digits_setting(params: TrainParams, network: Callable[[], nn.Module] | None = None) -> Setting:
+    """The default network, or another, on digits."""
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, :, :, None]
+    info = ModelInfo(
+        "digits", tuple("0123456789"), {"channels": 1, "height": 8, "width": 8, "resize": "stretch"}, (0.3,), (0.4,)
+    )
+
+    def default() -> nn.Module:
+        file = spec.load(ROOT / params.network, params.network_parameters)
+        return Classifier(spec.build(file, input_shape=(1, 8, 8), classes=10), info)
+
+    config = TrainConfig.of(params.configuration())
+    split = Split(images[:1259], digits.target[:1259].astype(np.int64))
+    return Setting(split, config, resolve("cpu", "fp32", config.channels_last, 1), network or default)
+
+
+def resnet_setting(tar: Path, folder: Path, images: int) -> Setting:
+    """ResNet-9 on the first CIFAR images, as examples/cifar10-jpeg.yaml trains."""
+    shards = shards_of(tar, folder / "project")
+    values = yaml.safe_load((ROOT / "examples/cifar10-jpeg.yaml").read_text())["train"]
+    config = replace(TrainConfig.of(TrainParams(**values).configuration()), batch_size=128, optimizer="sgd")
+    info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std)
+
+    def network() -> nn.Module:
+        return Classifier(spec.build(spec.load(ZOO / "resnet-9.yaml", {"width": 16}), shards.input_shape, 10), info)
+
+    split = Split(shards.train.images_nhwc[:images], shards.train.labels[:images])
+    return Setting(split, config, resolve("cpu", "auto", config.channels_last, 1), network)
 
 
 def main() -> None:
@@ -91,38 +227,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer pairs, within 60 s")
     parser.add_argument("--pairs", type=int, default=60)
-    pairs = 12 if (options := parser.parse_args()).quick else options.pairs
+    parser.add_argument("--path", type=Path, help="CIFAR-10-JPEG, for ResNet-9")
+    options = parser.parse_args()
+    pairs = 12 if options.quick else options.pairs
     torch.set_num_threads(1)
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, :, :, None]
-    split = Split(images[:1259], digits.target[:1259].astype(np.int64))
     params = load_section(TrainParams, Path(ROOT / "params.yaml"))
-    first, second, control = Loop(split, params), Loop(split, params), Loop(split, params)
-    epochs = 2
-    iterations = epochs * len(first.loader)
-    for loop in (first, second, control):
-        loop.bare(1)  # warm-up
-    ratios, controls, differences_us = [], [], []
-    for pair in range(pairs):
-        runs = [("engine", first.engine), ("bare", second.bare), ("control", control.bare)]
-        order = runs[pair % 3 :] + runs[: pair % 3]
-        cpu = {name: cpu_of(run, epochs) for name, run in order}
-        ratios.append(cpu["engine"] / cpu["bare"])
-        controls.append(cpu["control"] / cpu["bare"])
-        differences_us.append((cpu["engine"] - cpu["bare"]) / iterations * 1e6)
-    ratio = statistics.median(ratios)
-    same = all(
-        torch.equal(a, b)
-        for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True)
-    )
+    digits = compare(digits_setting(params), pairs, epochs=2)
+    trivial = compare(digits_setting(params, Trivial), pairs, epochs=10)
+    more: dict[str, Any] = {}
+    holds = digits.same_weights and trivial.same_weights and trivial.overhead_us <= _SAME_NET
+    if options.path:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            setting = resnet_setting(options.path, folder, 1280 if options.quick else 2560)
+            resnet = compare(setting, max(5, pairs // 4), epochs=1, folder=folder / "checkpoints")
+        rate = 1 / resnet.ratio
+        holds = holds and resnet.same_weights and rate >= _OURS
+        more = {
+            "resnet9_rate": rate, "resnet9_control": resnet.control, "resnet9_control_p90": resnet.control_p90,
+            "resnet9_ms_per_iteration": resnet.ms_per_iteration, "resnet9_same_weights": resnet.same_weights,
+        }  # fmt: skip
     emit(
-        "engine", value=ratio, baseline=1.0, n=pairs,
-        target="median CPU ratio <= 1.03, same weights", holds=ratio <= 1.03 and same,
-        control_median=statistics.median(controls),
-        control_p90=statistics.quantiles(controls, n=10)[-1],
-        overhead_us_per_iteration=statistics.median(differences_us),
-        ms_per_iteration=cpu["bare"] / iterations * 1e3,
-        same_weights=same,
+        "engine", value=digits.ratio, baseline=1.0, n=pairs,
+        target="trivial net <= 35 us over the bare loop, resnet9_rate >= 0.98, same weights", holds=holds,
+        control_median=digits.control, control_p90=digits.control_p90, overhead_us_per_iteration=digits.overhead_us,
+        ms_per_iteration=digits.ms_per_iteration, same_weights=digits.same_weights and trivial.same_weights,
+        trivial_overhead_us=trivial.overhead_us, trivial_us_per_iteration=trivial.ms_per_iteration * 1e3,
+        trivial_ratio=trivial.ratio, trivial_control=trivial.control, **more,
     )  # fmt: skip
 
 

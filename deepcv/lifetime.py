@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 if TYPE_CHECKING:
     import psutil
@@ -39,6 +39,43 @@ class Interrupts:
             signal.signal(number, signal.SIG_IGN)
         signal.alarm(_CLEAN_UP_S)
         raise KeyboardInterrupt
+
+
+class Grace:
+    """Inside `with`, the first SIGINT or SIGTERM is only noted in `asked`; `grace_s` later, or when another comes, it acts.
+
+    So the work can be brought to a state worth keeping before `obey` ends it as the signal would have.
+    """
+
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._before: dict[int, Any] = {}
+        self.asked: int | None = None
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._restore()
+
+    def obey(self) -> None:
+        """Let the signal that was noted act."""
+        if self.asked is not None:
+            self._restore()
+            signal.raise_signal(self.asked)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.asked = number
+        self._restore()
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+        signal.setitimer(signal.ITIMER_REAL, self._grace_s)
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 def end_at_once() -> None:

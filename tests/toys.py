@@ -15,7 +15,7 @@ from deepcv.data.shards import Dataset, channel_statistics, open_shards, write_d
 from deepcv.images import encode_png
 from deepcv.nn.spec import NetworkSpec, load
 from deepcv.params.train import NO_WEIGHTS
-from deepcv.training.fit import TrainConfig
+from deepcv.training.config import TrainConfig
 
 REPOSITORY = Path(__file__).parents[1]
 

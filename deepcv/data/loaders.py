@@ -38,12 +38,19 @@ class Batch(NamedTuple):
     images_nchw: Tensor
     targets: Tensor
 
+    def split(self, pieces: int) -> "list[Batch]":
+        """The batch in at most so many pieces, as equal as they can be."""
+        if pieces == 1:
+            return [self]
+        size = -(-len(self.targets) // pieces)
+        return [Batch(*part) for part in zip(self.images_nchw.split(size), self.targets.split(size), strict=True)]
+
 
 class TrainLoader:
-    """Shuffled, augmented batches of one epoch; set `epoch` before each pass. A last partial batch is left out.
+    """Shuffled, augmented batches of one epoch; set `epoch`, and `first` to begin with a later batch, before each pass.
 
-    A `recipe` that mixes needs to know how many `classes` there are. Where `size` (height, width) is set, the augmented
-    images are resized to it.
+    A last partial batch is left out. A `recipe` that mixes needs to know how many `classes` there are. Where `size` (height,
+    width) is set, the augmented images are resized to it.
     """
 
     def __init__(
@@ -62,9 +69,11 @@ class TrainLoader:
         self.batch_size = min(batch_size, len(self.targets))
         self.augmentation = augmentation
         self.recipe, self.classes = recipe, classes
+        self._size = tuple(size)
         self.policies = recipe.policies(*size)
         self.seed = seed
         self.epoch = 0
+        self.first = 0
         self.size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
@@ -72,7 +81,7 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         order = self.order()
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        for start in range(self.first * self.batch_size, len(self) * self.batch_size, self.batch_size):
             if self.policies or self.recipe.mixes:
                 batch = self.at(order, torch.arange(start, start + self.batch_size, device=order.device))
             else:
@@ -81,6 +90,11 @@ class TrainLoader:
                 images_nhwc = gather(source, index, self.augmentation, self.seed, self.epoch, taken=taken)
                 batch = Batch(images_nhwc.permute(0, 3, 1, 2), self.targets[index])
             yield batch if self.size is None else Batch(resized(batch.images_nchw, self.size), batch.targets)
+
+    def use(self, augmentation: Augmentation, recipe: Recipe) -> None:
+        """Augment otherwise from the next pass on."""
+        self.augmentation, self.recipe = augmentation, recipe
+        self.policies = recipe.policies(*self._size)
 
     def order(self) -> Tensor:
         """Return the numbers of all samples in the order of this epoch, int64; of crops on the CPU."""

@@ -1,12 +1,13 @@
 """The network and how it is trained."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from deepcv.params.augmentation import AugmentationParams
-from deepcv.params.base import Group, Section
+from deepcv.params.base import Group, MisfitError, Place, Section
+from deepcv.params.schedules import ScheduleParams, problem
 
 NO_WEIGHTS = "networks/weights/none.yaml"
 # What a network's parameter or a choice of the search may be; whole numbers fit 64 bits, as databases want them.
@@ -42,13 +43,27 @@ class TrainParams(Section):
     )
     weights: str = Field(NO_WEIGHTS, min_length=1, description="file that says which weights to start from")
     freeze: list[str] = Field(default_factory=list, description="parts of the network that do not learn")
+    unfreeze: dict[str, Annotated[int, Field(ge=1, le=100_000)]] = Field(
+        default_factory=dict, description="parts that learn from an epoch on, counted from 1"
+    )
     epochs: int = Field(12, ge=1, le=100_000, description="passes over the train split")
     batch_size: int = Field(64, ge=1, le=65_536, description="images per step")
-    optimizer: Literal["adamw", "sgd", "muon"] = Field("adamw", description="optimizer")
+    optimizer: Literal["adamw", "sgd", "muon"] | Annotated[str, Field(pattern=r"^(torch|timm)/\w+$")] = Field(
+        "adamw", description="or a class of torch.optim, such as torch/NAdam, or one of timm, such as timm/lamb"
+    )
     lr: float = Field(0.01, gt=0, le=100, description="peak learning rate of the OneCycle schedule")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd and muon, first beta of adamw")
     weight_decay: float = Field(0.01, ge=0, le=10, description="weight decay")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target spread over all classes")
+    clip_norm: float = Field(0.0, ge=0, le=1e6, description="largest norm of the gradients; 0: any")
+    accumulate: int = Field(1, ge=1, le=10_000, description="batches per step of the optimizer")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="share of its past that a running mean of the weights keeps; 0: none"
+    )
+    layer_decay: float = Field(1.0, gt=0, le=1, description="rate of each layer, times that of the one after it")
+    schedules: dict[str, ScheduleParams] = Field(
+        default_factory=dict, description="how hyperparameters change over the training"
+    )
     warmup: float = Field(0.25, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     flip: bool = Field(False, description="mirror images left to right at random")
     shift: int = Field(1, ge=0, le=4096, description="largest random translation, in pixels")
@@ -75,8 +90,26 @@ class TrainParams(Section):
         1, description="CPU threads; another number, other last bits"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="arithmetic of the forward pass")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="arithmetic of the forward pass")
     channels_last: Literal["auto"] | bool = Field("auto", description="memory layout of the images")
+    compile: bool = Field(False, description="compile the training step with torch.compile")
+    patience: int = Field(
+        0, ge=0, le=100_000, description="epochs without progress after which training ends; 0: never"
+    )
+    select: Literal["last", "best"] = Field("last", description="which epoch's weights become the model")
+    checkpoint_minutes: float = Field(10.0, gt=0, le=100_000, description="longest work that a crash may cost")
+
+    @model_validator(mode="after")
+    def _schedules_fit(self) -> Self:
+        values = self.model_dump(exclude={"schedules"})
+        found: list[tuple[Place, str]] = [
+            (("schedules", name), text)
+            for name, schedule in self.schedules.items()
+            if (text := problem(name, schedule, values)) is not None
+        ]
+        if found:
+            raise MisfitError(*found)
+        return self
 
     def configuration(self) -> dict[str, Any]:
         """How to train, as plain values: all but the files and what goes into them."""

@@ -23,7 +23,9 @@ from deepcv.search.channel import (
 from deepcv.search.manager import SearchError
 from deepcv.search.snapshot import DATA, SHARDS, network_copy, params_copy, weights_copy
 from deepcv.search.space import to_values
-from deepcv.training.fit import EpochRecord, TrainConfig, fit
+from deepcv.training.config import TrainConfig
+from deepcv.training.fit import fit
+from deepcv.training.history import EpochRecord
 from deepcv.training.start import Start
 
 

@@ -19,18 +19,23 @@ from deepcv.data.shards import Dataset, open_shards
 from deepcv.errors import DeepcvError
 from deepcv.files import sha256, write_text
 from deepcv.home import state_dir
+from deepcv.lifetime import Grace
 from deepcv.nn import classifier, spec
 from deepcv.nn.spec import NetworkSpec
 from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
 from deepcv.stages import entry
-from deepcv.training.fit import EpochRecord, Fitted, TrainConfig, fit, freeze
+from deepcv.training.checkpoints import InterruptedTrainingError
+from deepcv.training.config import TrainConfig
+from deepcv.training.fit import Fitted, fit, freeze
 from deepcv.training.hardware import Hardware, resolve
+from deepcv.training.history import EpochRecord
 from deepcv.training.start import Start
 
 SHARDS = Path("data/shards")
 MODEL = Path("data/model")
 _FORGOTTEN_S = 30 * 24 * 3600
+_GRACE_S = 5.0  # for the running step and its checkpoint; who cancels a flow waits longer
 
 
 def main() -> Callable[[], None]:
@@ -45,11 +50,18 @@ def main() -> Callable[[], None]:
     key = training_key(params, network, hardware, shards)
     folder = checkpoint_folder(key)
     log = TrainingLog(tracking.experiment_of(shards.name), key, described(params, network, hardware, shards))
-    try:
-        fitted = fit(network, shards, config, start=start, checkpoints=folder, on_epoch=log.epoch, progress=True)
-    except DeepcvError:
-        log.end("FAILED")
-        raise
+    with Grace(_GRACE_S) as grace:
+        try:
+            fitted = fit(
+                network, shards, config, start=start, checkpoints=folder, on_epoch=log.epoch,
+                interrupted=lambda: grace.asked is not None, progress=True,
+            )  # fmt: skip
+        except InterruptedTrainingError:
+            grace.obey()
+            raise
+        except DeepcvError:
+            log.end("FAILED")
+            raise
     write_outputs(fitted, network.canonical(), described(params, network, fitted.hardware, shards))
 
     def finish() -> None:
@@ -75,7 +87,7 @@ def described(params: TrainParams, network: NetworkSpec, hardware: Hardware, sha
         "dataset": shards.name,
         "data_digest": shards.digest,
         "network_sha256": network.sha256(),
-        "params": params.model_dump(),
+        "params": params.model_dump(exclude_none=True),
         "hardware": asdict(hardware),
     }
 

@@ -1,40 +1,111 @@
 """Training state on disk, so that an interrupted run goes on where it was, bit for bit.
 
-One folder per training, named by everything that decides its result; two checkpoints are kept, written aside and renamed by
-ignite's DiskSaver.
+One folder per training, named by everything that decides its result. A checkpoint is one file, written aside and renamed by
+ignite's DiskSaver; the newest two are kept.
 """
 
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver
+from torch import Tensor
 
+from deepcv.errors import DeepcvError
 from deepcv.files import check_archive
 
 _KEPT = 2
 
 
-def save_every_epoch(trainer: Engine, folder: Path, state: Mapping[str, Any]) -> None:
-    """Write `state` (objects with state_dict) to `folder` after each epoch."""
-    handler = Checkpoint(
-        to_save=dict(state),
-        save_handler=DiskSaver(str(folder), create_dir=True, require_empty=False),
-        n_saved=_KEPT,
-        global_step_transform=lambda engine, _event: engine.state.epoch,
-    )
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, handler)
+class InterruptedTrainingError(DeepcvError):
+    """The training was asked to end; its state is on disk."""
+
+
+class RandomState:
+    """The state of torch's generators: what dropout draws from, in the middle of an epoch."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._restored: Mapping[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as tensors."""
+        state = {"cpu": torch.get_rng_state()}
+        return state | ({"cuda": torch.cuda.get_rng_state(self._device)} if self._device.type == "cuda" else {})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Keep what `state_dict` gave until `apply`: a trainer draws before its first step."""
+        self._restored = state
+
+    def apply(self) -> None:
+        """Put the generators where they were."""
+        torch.set_rng_state(self._restored["cpu"])
+        if "cuda" in self._restored:
+            torch.cuda.set_rng_state(self._restored["cuda"], self._device)
+
+
+class Saver:
+    """Writes `state` (objects with state_dict) to `folder`: call `save` when it holds the work of whole steps."""
+
+    def __init__(self, folder: Path, state: Mapping[str, Any]) -> None:
+        self._checkpoint = Checkpoint(
+            to_save=dict(state),
+            save_handler=DiskSaver(str(folder), create_dir=True, require_empty=False),
+            n_saved=_KEPT,
+            global_step_transform=lambda engine, _event: engine.state.iteration,
+        )
+        self._saved = (-1, time.monotonic())  # iteration, when
+
+    def save(self, trainer: Engine) -> None:
+        """Write a checkpoint, unless this iteration has one."""
+        if trainer.state.iteration != self._saved[0]:
+            self._checkpoint(trainer)
+            self._saved = (trainer.state.iteration, time.monotonic())
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last checkpoint, or since the start."""
+        return time.monotonic() - self._saved[1]
+
+
+def attach(
+    trainer: Engine, saver: Saver, *, every_s: float, check: Callable[[], None], interrupted: Callable[[], bool]
+) -> None:
+    """Save after each epoch, after a step when `every_s` have passed, and when `interrupted`: then raise InterruptedTrainingError.
+
+    The trainer's output tells whether an iteration ended with a step; `check` raises where the state is not worth keeping. How
+    often is saved changes no result.
+    """
+
+    def after_step(engine: Engine) -> None:
+        asked = interrupted()
+        if not (asked or saver.age_s > every_s) or not engine.state.output:
+            return
+        if engine.state.iteration % engine.state.epoch_length:  # else the epoch is whole in a moment
+            check()
+            saver.save(engine)
+            if asked:
+                raise InterruptedTrainingError("interrupted")
+
+    def after_epoch(engine: Engine) -> None:
+        saver.save(engine)
+        if interrupted() and engine.state.epoch < engine.state.max_epochs:
+            raise InterruptedTrainingError("interrupted")
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, after_step)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, after_epoch)
 
 
 def restore_latest(folder: Path, state: Mapping[str, Any]) -> int:
-    """Load the newest readable checkpoint into `state` and return its epoch, 0 where there is none.
+    """Load the newest readable checkpoint into `state` and return its iteration, 0 where there is none.
 
     A damaged checkpoint is reported on stderr and set aside; the one before it serves.
     """
-    for path in sorted(folder.glob("*.pt"), key=_epoch, reverse=True):
+    for path in sorted(folder.glob("*.pt"), key=_iteration, reverse=True):
         try:
             check_archive(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -46,9 +117,9 @@ def restore_latest(folder: Path, state: Mapping[str, Any]) -> int:
             path.replace(aside)
             print(f"checkpoint {path} cannot be read ({error}); set aside as {aside.name}", file=sys.stderr)  # noqa: T201 - a warning for the person who waits
         else:
-            return _epoch(path)
+            return _iteration(path)
     return 0
 
 
-def _epoch(path: Path) -> int:
+def _iteration(path: Path) -> int:
     return int(path.stem.rsplit("_", maxsplit=1)[-1])

@@ -1,13 +1,28 @@
 """The training step and its ignite Engine."""
 
 import logging
-from collections.abc import Callable
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from deepcv.data.loaders import Batch
+from deepcv.errors import DeepcvError
+from deepcv.training.hyperparameters import Hyperparameters, Settings
+
+Objective = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+GUARD_STEPS = 50  # between looks at the loss, each of which waits for the device
+
+
+class DivergedError(DeepcvError):
+    """The loss is not a number any more."""
+
+    def __init__(self, epoch: int, loss: float) -> None:
+        super().__init__(f"training diverged in epoch {epoch} (loss {loss}); lower train.lr, or set train.clip_norm")
 
 
 class RunningMetrics:
@@ -36,34 +51,112 @@ class RunningMetrics:
         loss, correct, count = self._sums.tolist()
         return loss / max(1.0, count), correct / max(1.0, count)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, for a checkpoint in the middle of an epoch."""
+        return {"sums": self._sums.cpu()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self._sums.copy_(state["sums"])
+
+
+class Pieces:
+    """Into how many pieces a batch goes through the network one after the other: more where memory does not suffice."""
+
+    def __init__(self) -> None:
+        self.count = 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count, so that a resumed training computes the same."""
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.count = int(state["count"])
+
 
 def create_trainer(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss_fn: Callable[[Tensor, Tensor], Tensor],
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    objective: Objective,
+    hyperparameters: Hyperparameters,
+    settings: Settings,
     metrics: RunningMetrics,
     *,
     autocast: torch.autocast,
+    scaler: torch.amp.GradScaler | None = None,
+    pieces: Pieces | None = None,
 ) -> Engine:
-    """Return an Engine that takes `Batch`es, steps optimizer and scheduler each iteration and feeds `metrics`."""
+    """Return an Engine that takes `Batch`es: an optimizer step per `settings.accumulate` of them, and one for an epoch's rest.
 
-    def step(_engine: Engine, batch: Batch) -> None:
-        with autocast:
-            logits = model(batch.images_nchw)["logits"]
-            loss = loss_fn(logits, batch.targets)
+    Its gradients are those of the mean loss over all their images. Batches that do not fit into memory are taken in twice as
+    many pieces from then on. The Engine's output says whether a step was made. Raises DivergedError within 50 steps after the
+    loss became infinite or nan.
+    """
+    scaler = scaler or torch.amp.GradScaler(enabled=False)
+    pieces = pieces or Pieces()
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    waiting: list[Batch] = []
+
+    def forward_backward() -> None:
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        metrics.add(loss.detach(), logits.detach(), batch.targets)
+        images, seen = sum(len(batch.targets) for batch in waiting), []
+        for batch in waiting:
+            for part in batch.split(pieces.count):
+                with autocast:
+                    outputs = model(part.images_nchw)
+                    loss = objective(outputs, part.targets)
+                share = len(part.targets) / images
+                scaler.scale(loss if share == 1 else loss * share).backward()
+                seen.append((loss.detach(), outputs["logits"].detach(), part.targets))
+        for one in seen:
+            metrics.add(*one)
+
+    def step(engine: Engine, batch: Batch) -> bool:
+        iteration, length = engine.state.iteration, engine.state.epoch_length
+        hyperparameters.step(iteration - 1)
+        waiting.append(batch)
+        if len(waiting) < settings.accumulate and iteration % length:
+            return False
+        while not _fits(forward_backward, pieces, max(len(batch.targets) for batch in waiting)):
+            pass
+        waiting.clear()
+        if settings.clip_norm:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(trained, settings.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        if iteration % GUARD_STEPS == 0 and not math.isfinite(loss := metrics.read()[0]):
+            raise DivergedError(engine.state.epoch, loss)
+        return True
 
     trainer = Engine(step)
     trainer.logger.setLevel(logging.CRITICAL)  # it prints every error that it also raises, twice
-
-    def start_epoch() -> None:
-        model.train()
-        metrics.reset()
-
-    trainer.add_event_handler(Events.EPOCH_STARTED, start_epoch)
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda _engine: model.train())
     return trainer
+
+
+def check_weights(model: nn.Module, epoch: int) -> None:
+    """Raise DivergedError where a weight is infinite or nan."""
+    total = torch.stack([parameter.detach().double().sum() for parameter in model.parameters()]).sum().item()
+    if not math.isfinite(total):
+        raise DivergedError(epoch, total)
+
+
+def _fits(work: Callable[[], None], pieces: Pieces, images: int) -> bool:
+    """Whether there was memory for `work`; where there was not, batches of `images` are taken in twice as many pieces from now on."""
+    try:
+        work()
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)):
+            raise
+        if pieces.count >= images:
+            raise DeepcvError("no memory for a single image; use a smaller network or smaller images") from error
+        pieces.count = min(images, pieces.count * 2)
+    else:
+        return True
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    size = -(-images // pieces.count)
+    print(f"warning: out of memory; {size} images at a time go through the network from now on", file=sys.stderr)  # noqa: T201 - for the person who waits
+    return False

@@ -1,17 +1,18 @@
 """Train a network: from a spec and shards to a classifier with its learning curve."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
 from torch import fx, nn
 
-from deepcv.data.augmentation import DROPOUT, Augmentation, Recipe, hash32, permutation
+from deepcv.data.augmentation import DROPOUT, Augmentation, hash32, permutation
 from deepcv.data.loaders import Crops, TrainLoader
 from deepcv.data.packed import PackedImages
 from deepcv.data.shards import Dataset, Split
@@ -23,92 +24,18 @@ from deepcv.nn.classifier import Classifier, ModelInfo, build_network, create
 from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training import checkpoints as checkpointing
-from deepcv.training.engine import RunningMetrics, create_trainer
+from deepcv.training.config import TrainConfig
+from deepcv.training.engine import DivergedError, Objective, Pieces, RunningMetrics, check_weights, create_trainer
 from deepcv.training.hardware import Hardware, keep_freed_memory, resolve
-from deepcv.training.optimizers import Muon
+from deepcv.training.history import Best, EpochRecord, History
+from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
+from deepcv.training.optimizers import create_optimizer
+from deepcv.training.progress import show_progress
 from deepcv.training.start import Start
 
 _EVALUATION_BATCH = 500
 _WHITENING_IMAGES = 5_000
 _WHITENING_CROPS = 500  # which are larger, and each must be decoded
-_PROGRESS_STEPS = 100  # redraws of the progress bar per epoch, at most
-
-
-@dataclass(frozen=True)
-class ProgressiveResize:
-    """Images of `scale` times the side in the first `until` (a share) of the epochs."""
-
-    scale: float = 1.0
-    until: float = 0.0
-
-    def epochs(self, total: int) -> int:
-        """How many of `total` epochs see smaller images."""
-        return round(self.until * total) if self.scale < 1 else 0
-
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the smaller images."""
-        return max(1, round(self.scale * height)), max(1, round(self.scale * width))
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train. Field names are those of the `train` section; `auto` is resolved once, at the start."""
-
-    epochs: int
-    batch_size: int
-    optimizer: Literal["adamw", "sgd", "muon"]
-    lr: float
-    momentum: float
-    weight_decay: float
-    label_smoothing: float
-    warmup: float
-    flip: bool
-    shift: int
-    cutout: int
-    seed: int
-    threads: int | Literal["auto"]
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16"]
-    channels_last: Literal["auto"] | bool
-    test_time_flip: bool = False
-    least_crop: float = 0.08
-    progressive_resize: ProgressiveResize = field(default_factory=ProgressiveResize)
-    augmentation: Recipe = field(default_factory=Recipe)
-    freeze: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """Return the configuration of plain values, as params.yaml has them."""
-        resize, augmentation = ProgressiveResize(**values["progressive_resize"]), Recipe.of(values["augmentation"])
-        freeze = tuple(values["freeze"])
-        return cls(**{**values, "progressive_resize": resize, "augmentation": augmentation, "freeze": freeze})
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One point of the learning curve; losses in nats, accuracies 0–1, `lr` after the epoch's last step."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    lr: float
-
-
-@dataclass
-class History:
-    """The learning curve so far; part of every checkpoint."""
-
-    records: list[EpochRecord] = field(default_factory=list)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
-        return {"records": [asdict(record) for record in self.records]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
-        self.records = [EpochRecord(**record) for record in state["records"]]
 
 
 @dataclass(frozen=True)
@@ -129,14 +56,15 @@ def fit(
     start: Start | None = None,
     checkpoints: Path | None = None,
     on_epoch: Callable[[EpochRecord], None] = lambda _record: None,
+    interrupted: Callable[[], bool] = lambda: False,
     progress: bool = False,
 ) -> Fitted:
     """Train on `shards.train`, judging each epoch on `shards.val`; `start` has weights for the network, instead of random ones.
 
     Images are normalised as those weights expect, where that is known, else by the statistics of the train split.
-    The result depends on the arguments and the hardware settings alone: with `checkpoints`, a killed training that is
-    called again goes on after its last whole epoch and ends with the same bits. `on_epoch` sees every epoch, restored ones
-    first.
+    The result depends on the arguments and the hardware settings alone: with `checkpoints`, a killed training that is called
+    again goes on after its last checkpoint and ends with the same bits. `on_epoch` sees every epoch, restored ones first. When
+    `interrupted` says so, the state is saved after the step and InterruptedTrainingError raised.
     """
     hardware = resolve(config.device, config.precision, config.channels_last, config.threads)
     device = hardware.torch_device
@@ -151,9 +79,9 @@ def fit(
         start.load_into(classifier.network)
     freeze(classifier.network, config.freeze)
     classifier = classifier.to(device).to(memory_format=hardware.memory_format)
-    augmentation = Augmentation(config.flip, config.shift, config.cutout)
     loader = TrainLoader(
-        training_images(shards, config), batch_size=config.batch_size, augmentation=augmentation, seed=config.seed, device=device,
+        training_images(shards, config), batch_size=config.batch_size,
+        augmentation=Augmentation(config.flip, config.shift, config.cutout), seed=config.seed, device=device,
         recipe=config.augmentation, classes=len(shards.classes),
     )  # fmt: skip
     small_epochs = config.progressive_resize.epochs(config.epochs)
@@ -166,55 +94,96 @@ def fit(
     if loader.batch_size == 1:
         check_norms(classifier.network)
     optimizer = create_optimizer(classifier, config)
-    scheduler = create_scheduler(optimizer, config, config.epochs * len(loader))
-    running = RunningMetrics(device)
-    loss_fn = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    trainer = create_trainer(classifier, optimizer, loss_fn, scheduler, running, autocast=hardware.autocast())
-    history = History()
+    courses = scheduled(config, config.epochs * len(loader))
+    settings = Settings(config.label_smoothing, config.clip_norm, config.accumulate)
+    hyperparameters = Hyperparameters(
+        courses, config=config, settings=settings, model=classifier, optimizer=optimizer, loader=loader
+    )
+    running, pieces, history, best = RunningMetrics(device), Pieces(), History(), Best()
+    random, scaler = checkpointing.RandomState(device), hardware.scaler()
+    trainer = create_trainer(
+        cast(nn.Module, torch.compile(classifier)) if config.compile else classifier,
+        optimizer, objective(settings), hyperparameters, settings, running,
+        autocast=hardware.autocast(), scaler=scaler, pieces=pieces,
+    )  # fmt: skip
+    judged = classifier
+    if config.ema:
+        ema = EMAHandler(classifier, momentum=1 - config.ema)
+        ema.attach(trainer, event=Events.ITERATION_COMPLETED(event_filter=lambda engine, _: bool(engine.state.output)))
+        judged = ema.ema_model
 
-    def seed_epoch(engine: Engine) -> None:
+    def begin_epoch(engine: Engine) -> None:
         loader.epoch = engine.state.epoch - 1
         loader.size = small if loader.epoch < small_epochs else None
+        loader.first = engine.state.iteration % len(loader)  # not 0 where a checkpoint of within an epoch was restored
+        thaw(classifier, config, engine.state.epoch)
+        hyperparameters.begin_epoch(loader.epoch * len(loader), [asdict(record) for record in history.records])
+        if loader.first:
+            random.apply()
+            return
+        running.reset()
         drawn = hash32(config.seed, loader.epoch, torch.zeros(1, dtype=torch.int64), DROPOUT)
         torch.manual_seed(int(drawn))  # dropout repeats after a resume without its generator being stored
 
-    def record_epoch(engine: Engine) -> None:
+    def end_epoch(engine: Engine) -> None:
+        epoch = engine.state.epoch
         train_loss, train_accuracy = running.read()
         logits = logits_of(
-            classifier, shards.val.images_nhwc, batch_size=_EVALUATION_BATCH, device=device,
+            judged, shards.val.images_nhwc, batch_size=_EVALUATION_BATCH, device=device,
             memory_format=hardware.memory_format, autocast=hardware.autocast(),
         )  # fmt: skip
         with np.errstate(invalid="ignore"):  # infinite logits; said below
             val_loss = metrics.cross_entropy(logits, shards.val.labels)
         if not math.isfinite(loss := train_loss + val_loss):  # train_loss does not know the epoch's last step
-            raise DeepcvError(f"training diverged in epoch {engine.state.epoch} (loss {loss}); lower train.lr")
-        record = EpochRecord(
-            engine.state.epoch, train_loss, train_accuracy, val_loss,
-            metrics.accuracy(logits, shards.val.labels), float(scheduler.get_last_lr()[0]),
-        )  # fmt: skip
+            raise DivergedError(epoch, loss)
+        if config.ema:
+            check_weights(classifier, epoch)
+        lr = hyperparameters.courses["lr"].at(epoch * len(loader), [asdict(record) for record in history.records])
+        accuracy = metrics.accuracy(logits, shards.val.labels)
+        record = EpochRecord(epoch, train_loss, train_accuracy, val_loss, accuracy, lr)
         history.records.append(record)
+        if config.select == "best":
+            best.offer(record, judged)
         on_epoch(record)
+        if history.waited() >= config.patience > 0:
+            engine.terminate()
 
-    trainer.add_event_handler(Events.EPOCH_STARTED, seed_epoch)
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, record_epoch)
-    done = 0
+    trainer.add_event_handler(Events.EPOCH_STARTED, begin_epoch)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, end_epoch)
     if checkpoints is not None:
-        state = {
-            "trainer": trainer,
-            "model": classifier,
-            "optimizer": optimizer,
-            "scheduler": scheduler,
-            "history": history,
-        }
-        done = checkpointing.restore_latest(checkpoints, state)
+        state: dict[str, Any] = {
+            "trainer": trainer, "model": classifier, "optimizer": optimizer, "scaler": scaler, "history": history,
+            "running": running, "random": random, "pieces": pieces, "best": best,
+        }  # fmt: skip
+        if config.ema:
+            state["ema"] = judged
+        checkpointing.restore_latest(checkpoints, state)
         for restored in history.records:
             on_epoch(restored)
-        checkpointing.save_every_epoch(trainer, checkpoints, state)
+        checkpointing.attach(
+            trainer, checkpointing.Saver(checkpoints, state), every_s=60 * config.checkpoint_minutes,
+            check=lambda: check_weights(classifier, trainer.state.epoch), interrupted=interrupted,
+        )  # fmt: skip
     if progress:
-        show_progress(trainer, history, config.epochs, len(loader), done)
-    if done < config.epochs:
+        show_progress(trainer, history, config.epochs, len(loader), trainer.state.iteration)
+    if trainer.state.iteration < config.epochs * len(loader) and not (history.waited() >= config.patience > 0):
         trainer.run(loader, max_epochs=config.epochs, epoch_length=len(loader))
-    return Fitted(classifier.cpu(), info, tuple(history.records), hardware)
+    if config.select == "best":
+        best.put_into(judged)
+    return Fitted(judged.cpu(), info, tuple(history.records), hardware)
+
+
+def objective(settings: Settings) -> Objective:
+    """Cross entropy of the output `logits`, with the label smoothing that is set at the time."""
+    return lambda outputs, targets: nn.functional.cross_entropy(
+        outputs["logits"], targets, label_smoothing=settings.label_smoothing
+    )
+
+
+def thaw(classifier: Classifier, config: TrainConfig, epoch: int) -> None:
+    """Let those parts of `unfreeze` learn whose epoch has come, and those whose epoch has not, not."""
+    for part, first in config.unfreeze.items():
+        (parts.unfreeze if epoch >= first else parts.freeze)(classifier.network, part)
 
 
 def training_images(shards: Dataset, config: TrainConfig) -> Split | Crops:
@@ -257,48 +226,3 @@ def check_norms(network: nn.Module) -> None:
                 f"node {node.target!r}: a batch norm of one value per channel needs batches of two or more images; "
                 "raise train.batch_size (a batch has no more than the train split)"
             )
-
-
-def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW or Muon (`momentum` is the first beta) or SGD with Nesterov momentum; norms and biases are not decayed."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
-    kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
-    return kind(groups, lr=config.lr, betas=(config.momentum, 0.99))
-
-
-def create_scheduler(
-    optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int
-) -> torch.optim.lr_scheduler.OneCycleLR:
-    """OneCycle over `steps` steps, of which the share `warmup` rises (Smith and Topin 2017, arXiv 1708.07120)."""
-    warmup = float(config.warmup)
-    if warmup * steps == 1:
-        warmup *= 1 + 1e-9  # torch divides by zero where the rise ends on the first step
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.lr, total_steps=steps, pct_start=warmup, cycle_momentum=False
-    )
-
-
-def show_progress(trainer: Engine, history: History, epochs: int, epoch_length: int, done: int) -> None:
-    """Draw one bar over all iterations on stderr, with the time left and the last epoch's val accuracy."""
-    from tqdm import tqdm  # a GPU machine may have torch and ignite alone
-
-    every = max(1, epoch_length // _PROGRESS_STEPS)
-    bar = tqdm(
-        total=epochs * epoch_length, initial=done * epoch_length, unit="step", mininterval=0.5, dynamic_ncols=True
-    )
-
-    def advance(engine: Engine) -> None:
-        bar.set_description(f"epoch {engine.state.epoch}/{epochs}", refresh=False)
-        if history.records:
-            bar.set_postfix_str(f"val accuracy {history.records[-1].val_accuracy:.4f}", refresh=False)
-        bar.update(engine.state.iteration - bar.n)
-
-    trainer.add_event_handler(Events.ITERATION_COMPLETED(every=every), advance)
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, advance)
-    trainer.add_event_handler(Events.COMPLETED, lambda _engine: bar.close())

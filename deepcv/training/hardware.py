@@ -17,7 +17,7 @@ class Hardware:
     """The settings a run really used."""
 
     device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]
     channels_last: bool
     threads: int
 
@@ -33,12 +33,17 @@ class Hardware:
 
     def autocast(self) -> torch.autocast:
         """Context in which the forward pass runs."""
-        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device, dtype=dtype, enabled=self.precision != "fp32")
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """What keeps small gradients from vanishing in fp16; elsewhere it does nothing."""
+        return torch.amp.GradScaler(self.device, enabled=self.precision == "fp16")
 
 
 def resolve(
     device: Literal["auto", "cpu", "cuda"],
-    precision: Literal["auto", "fp32", "bf16"],
+    precision: Literal["auto", "fp32", "bf16", "fp16"],
     channels_last: Literal["auto"] | bool,
     threads: int | Literal["auto"],
 ) -> Hardware:
@@ -47,7 +52,9 @@ def resolve(
         raise DeepcvError("train.device is cuda, but torch sees no GPU here; set it to auto or cpu")
     chosen: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if precision == "auto":
-        precision = "bf16" if _multiplies_bf16(chosen) else "fp32"
+        precision = (
+            "bf16" if _multiplies_bf16(chosen) else "fp16" if chosen == "cuda" and _multiplies_fp16() else "fp32"
+        )
     return Hardware(
         device=chosen,
         precision=precision,
@@ -62,6 +69,11 @@ def _multiplies_bf16(device: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def _multiplies_fp16() -> bool:
+    """Whether the GPU has tensor cores, which Volta (7.0) brought."""
+    return torch.cuda.get_device_capability() >= (7, 0)
 
 
 def keep_freed_memory() -> None:

@@ -1,75 +1,74 @@
-"""Muon, which torch has for matrices only and in bfloat16 only."""
+"""Which optimizer updates which parameters, and how strongly."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-_STEPS = 3
+from deepcv.errors import DeepcvError
+from deepcv.training.config import TrainConfig
+from deepcv.training.muon import Muon
 
 
-class Muon(torch.optim.AdamW):
-    """Orthogonalised momentum for the kernels of convolutions, AdamW for every other parameter (Jordan et al. 2024, Muon).
+def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer of all parameters that require gradients; norms and biases are not decayed.
 
-    A kernel (out, in, h, w) is the matrix (out, in·h·w). Its update has the size that AdamW's would have, so that one `lr` and
-    one decoupled `weight_decay` serve both (Liu et al. 2025, arXiv 2502.16982, equation 4). `betas[0]` is the momentum.
+    adamw and muon take `momentum` as first beta, sgd has Nesterov momentum; any other is a class of torch.optim, `torch/NAdam`, or
+    one of timm's, `timm/lamb`, with their own defaults beside rate and decay. Each group has `lr_scale`, a factor of its rate
+    that is `layer_decay` to the power of its layer's distance from the last one, and `decays`. Raises DeepcvError for an unknown
+    name.
     """
-
-    def __init__(
-        self, params: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], weight_decay: float = 0.0
-    ) -> None:
-        super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update all parameters that have a gradient; those of kernels are freed. Returns what `closure` does."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for kernel in (p for p in group["params"] if p.ndim > 2 and p.grad is not None):
-                self._step_kernel(kernel, group)
-                kernel.grad = None  # so that AdamW passes it by
-        super().step()
-        return loss
-
-    def _step_kernel(self, kernel: Tensor, group: dict[str, Any]) -> None:
-        gradient, state, beta = kernel.grad, self.state[kernel], group["betas"][0]
-        assert gradient is not None  # noqa: S101  # for mypy
-        if not state:  # under AdamW's names, which it expects when a checkpoint is loaded
-            state.update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(kernel))
-        state["step"] += 1
-        average = state["exp_avg"].lerp_(gradient, 1 - beta)
-        update = orthogonalise(gradient.lerp(average, beta).flatten(1))  # Nesterov's look ahead
-        size = 0.2 * max(update.shape) ** 0.5
-        kernel.mul_(1 - group["lr"] * group["weight_decay"])
-        kernel.add_(update.reshape(kernel.shape), alpha=-group["lr"] * size)
+    groups = parameter_groups(model, config.weight_decay, config.layer_decay)
+    for group in groups:
+        group["lr"] = config.lr * group["lr_scale"]
+    library, _, name = config.optimizer.rpartition("/")
+    match library, name:
+        case "", "sgd":
+            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+        case "", "adamw" | "muon":
+            kind = Muon if name == "muon" else torch.optim.AdamW
+            return kind(groups, lr=config.lr, betas=(config.momentum, 0.99))
+        case "torch", _ if isinstance(found := getattr(torch.optim, name, None), type) and name != "LBFGS":
+            return _created(found, groups, config.lr)
+        case "timm", _:
+            return _of_timm(name, groups, config.lr)
+    raise DeepcvError(
+        f"train.optimizer: expected adamw, sgd, muon, a class of torch.optim such as torch/NAdam or one of timm such as timm/lamb, "
+        f"got {config.optimizer!r}"
+    )
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """Bring the singular values of (rows, columns) near 1, by Newton and Schulz' iteration as in Jordan et al. 2024.
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """Parameters that require gradients, those with and without decay apart, and by layer where rates differ.
 
-    In the matrix's own precision: in bfloat16, as torch.optim.Muon has it, it takes 13 times as long on a CPU without AMX.
-    Every step multiplies by a polynomial of the gram matrix, which commutes with the next one, so that only the first and
-    the last product are as long as the matrix: half the time of the iteration as it is written.
+    A layer is a part of the network as `train.freeze` names it, in the order of the network file.
     """
-    wide: Tensor = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    wide = wide / (wide.norm() + 1e-7)
-    gram = wide @ wide.T
-    product = factor = _polynomial(gram)
-    for _ in range(_STEPS - 1):
-        gram = factor @ gram @ factor
-        factor = _polynomial(gram)
-        product = factor @ product
-    wide = product @ wide
-    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+    named = {name.removeprefix("network."): p for name, p in model.named_parameters() if p.requires_grad}
+    layers = list(dict.fromkeys(name.partition(".")[0] for name in named))
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+    for name, parameter in named.items():
+        distance = len(layers) - 1 - layers.index(name.partition(".")[0])
+        found.setdefault((layer_decay**distance, parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale, "decays": decays}
+        for (scale, decays), parameters in found.items()
+    ]
 
 
-def _polynomial(gram: Tensor) -> Tensor:
-    a, b, c = _COEFFICIENTS
-    factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-    factor.diagonal().add_(a)
-    return factor
+def _of_timm(name: str, groups: Iterable[Mapping[str, Any]], lr: float) -> torch.optim.Optimizer:
+    from timm import optim  # late: a GPU machine may have torch and ignite alone
+
+    if name not in (known := [str(one) for one in optim.list_optimizers()]):  # type: ignore[attr-defined]  # documented
+        raise DeepcvError(f"train.optimizer: timm has no optimizer {name!r}; there are {', '.join(known)}")
+    return _created(optim.get_optimizer_class(name), groups, lr)  # type: ignore[attr-defined]
+
+
+def _created(kind: Any, groups: Iterable[Mapping[str, Any]], lr: float) -> torch.optim.Optimizer:
+    try:
+        made = kind([group for group in groups if group["params"]], lr=lr)
+    except TypeError as error:
+        raise DeepcvError(f"train.optimizer: {kind.__name__} cannot be made from groups and a rate: {error}") from error
+    if not isinstance(made, torch.optim.Optimizer):
+        raise DeepcvError(f"train.optimizer: {kind.__name__} is no optimizer of torch")
+    return made

@@ -47,6 +47,85 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ("{}", "{w: .inf}", [(19, "train.network_parameters.w", "got inf")]),
     ('"networks/digits.yaml"', "7", [(18, "train.network", "must be text", "got 7; put it in quotes")]),
     ("dataset: digits", "dataset: 2020-01-01", [(3, "ingest.dataset", "must be text", "a date (2020-01-01)")]),
+    # schedules
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {lr: {kind: cosin}}",
+        [(23, "train.schedules.lr.kind", "'one_cycle' or 'cosine'", "'cosin'")],
+    ),
+    ("lr: 0.01", "lr: 0.01\n  schedules: {lr: {end: 0.1}}", [(23, "train.schedules.lr.kind: missing")]),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {lr: {kind: linear, ende: 2}}",
+        [(23, "train.schedules.lr.ende: unknown key", "the closest is 'end'")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {lr: {kind: linear, peak: 2}}",
+        [(23, "train.schedules.lr.peak: linear has no peak; it has start, end, warmup, until")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {lr: {kind: linear, warmup: 0.5, until: 0.4}}",
+        [(23, "train.schedules.lr.until: expected more than warmup (0.5), got 0.4")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {lr: {kind: exponential}}",
+        [(23, "train.schedules.lr.end", "never reaches 0")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {lr: {kind: one_cycle, shape: step}}",
+        [(23, "train.schedules.lr.shape: expected cosine or linear, got step")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {lr: {kind: piecewise}}",
+        [(23, "train.schedules.lr.points: missing; expected a list of [share of the steps, value]")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {lr: {kind: piecewise, points: [[0, 1], [0, 2]]}}",
+        [(23, "train.schedules.lr.points.1: expected a share above 0, got 0")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {lr: {kind: piecewise, points: [[0, 1, 2]]}}",
+        [(23, "train.schedules.lr.points.0: expected [share from 0 to 1, value of at least 0]")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {lr: {kind: piecewise, points: [[0, 1], [1, 0]], shape: exponential}}",
+        [(23, "train.schedules.lr.points.1", "never reaches 0")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {lrr: {kind: linear}}",
+        [(23, "train.schedules.lrr: no such hyperparameter; there are lr, momentum")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {augmentation.policy: {kind: linear}}",
+        [(23, "train.schedules.augmentation.policy: no such hyperparameter")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {dropout: {kind: linear}}",
+        [(23, "train.schedules.dropout: expected `start`")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {dropout: {kind: one_cycle, start: 0.1}}",
+        [(23, "train.schedules.dropout: expected `peak`")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {blur: {kind: plateau}}",
+        [(23, "train.schedules.blur: a plateau needs a value to begin with")],
+    ),
+    ("lr: 0.01", "lr: 0.01\n  optimizer: adam", [(23, "train.optimizer", "got the text 'adam'")]),
+    ("lr: 0.01", "lr: 0.01\n  unfreeze: {stem: 0}", [(23, "train.unfreeze.stem", ">= 1", "got 0")]),
     # ranges and choices
     ("lr: 0.01", "lr: 0", [(22, "train.lr", "must be a number > 0 and <= 100", "got 0")]),
     ("epochs: 12", "epochs: 0", [(20, "train.epochs", ">= 1", "got 0")]),

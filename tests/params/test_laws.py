@@ -33,6 +33,16 @@ OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "folds": st.sampled_from([0, 2, 5, 1000]),
     "fold": st.integers(0, 4),
     "reference": st.just("data/references/digits.parquet"),
+    "optimizer": st.sampled_from(["adamw", "sgd", "muon", "torch/NAdam", "timm/lamb"]),
+    "schedules": st.fixed_dictionaries(
+        {},
+        optional={
+            "lr": st.just({"kind": "one_cycle", "phases": 3, "warmup": 0.2}),
+            "weight_decay": st.just({"kind": "piecewise", "points": [[0.0, 0.1], [0.5, 0.3]], "shape": "step"}),
+            "augmentation.randaugment.strength": st.just({"kind": "linear", "start": 0.0, "end": 0.5}),
+            "label_smoothing": st.just({"kind": "plateau", "patience": 2}),
+        },
+    ),
     "severity": st.just({"blurred": "quarantine"}),
     "expectations": st.just(
         [{"expectation": "expect_column_to_exist", "kwargs": {"column": "id"}, "severity": "warn"}]
@@ -124,7 +134,7 @@ def sections(cls: type[Section]) -> st.SearchStrategy[Section]:
     return st.fixed_dictionaries(fields).map(build)
 
 
-NOT_PLAIN = {"space", "severity", "expectations"}  # `deepcv`'s edits set one plain value
+NOT_PLAIN = {"space", "severity", "expectations", "schedules"}  # `deepcv`'s edits set one plain value
 FIELDS = [(cls, name) for cls in SECTIONS.values() for name in cls.model_fields if name not in NOT_PLAIN]
 
 

@@ -29,8 +29,9 @@ from deepcv.serving import predictor
 from deepcv.serving.onnx_export import export
 from deepcv.serving.predictor import ExportInfo, Predictor
 from deepcv.stages import evaluate, register, train
-from deepcv.training.fit import EpochRecord, TrainConfig
+from deepcv.training.config import TrainConfig
 from deepcv.training.hardware import Hardware
+from deepcv.training.history import EpochRecord
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 99])

@@ -33,7 +33,8 @@ import deepcv.nn.module, deepcv.nn.network_file, deepcv.nn.parts, deepcv.nn.pret
 import deepcv.training.checkpoints, deepcv.training.engine, deepcv.training.fit, deepcv.training.hardware
 import deepcv.evaluation.history, deepcv.evaluation.inference, deepcv.evaluation.metrics, deepcv.evaluation.plots
 import deepcv.data.augmentation.mixing, deepcv.data.augmentation.policies, deepcv.data.loaders, deepcv.data.shards
-from deepcv.training.fit import TrainConfig, fit
+from deepcv.training.config import TrainConfig
+from deepcv.training.fit import fit
 
 folder = Path(sys.argv[1])
 spec = deepcv.nn.spec.load(folder / "network.yaml", {})

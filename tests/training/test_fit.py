@@ -2,6 +2,8 @@ import itertools
 import math
 import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 import toys
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from deepcv.data.augmentation import DROPOUT, Augmentation, Recipe, gather, hash32, permutation
 from deepcv.data.augmentation.policies import Operation
@@ -21,14 +24,27 @@ from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
 from deepcv.nn.classifier import ModelFileError, ModelInfo, create, load, save
 from deepcv.nn.spec import NetworkSpec
+from deepcv.training.checkpoints import InterruptedTrainingError
+from deepcv.training.config import ProgressiveResize
 from deepcv.training.engine import RunningMetrics
-from deepcv.training.fit import EpochRecord, Fitted, ProgressiveResize, create_optimizer, create_scheduler, fit
+from deepcv.training.fit import Fitted, fit
+from deepcv.training.history import EpochRecord
+from deepcv.training.optimizers import create_optimizer
+from deepcv.training.schedules import Piecewise, Plateau, Ramp
 
 CPU = torch.device("cpu")
 MIXED = Recipe(
     "trivialaugment", (Operation("rotate", -9, 9),), mixup=Mix(0.4, 0.5), cutmix=Mix(1.0, 0.4)
 )  # soft targets
 SMALL_FIRST = ProgressiveResize(scale=0.6, until=0.5)  # 5×5 of 8×8, in two of three epochs
+EVERYTHING: dict[str, Any] = {
+    "ema": 0.9, "accumulate": 2, "clip_norm": 1.0, "layer_decay": 0.8, "select": "best", "unfreeze": {"stem": 2},
+    "batch_size": 4, "optimizer": "muon",
+    "schedules": {
+        "lr": Ramp(warmup=0.1), "dropout": Ramp("linear", start=0.5), "weight_decay": Plateau(patience=0),
+        "augmentation.mixup.probability": Piecewise(((0.0, 0.0), (0.4, 1.0)), "step"),
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +75,7 @@ def same(one: Fitted, two: Fitted) -> bool:
         {"precision": "bf16"},
         {"augmentation": MIXED},
         {"progressive_resize": SMALL_FIRST, "test_time_flip": True},
+        EVERYTHING,
     ],
 )
 def test_a_training_repeats_bit_for_bit(changes: dict[str, Any], network: NetworkSpec, shards: Dataset) -> None:
@@ -68,11 +85,105 @@ def test_a_training_repeats_bit_for_bit(changes: dict[str, Any], network: Networ
     assert not same(one, fit(network, shards, toys.config(**changes, seed=1)))
 
 
+@pytest.mark.parametrize("changes", [{}, {"augmentation": MIXED, "precision": "bf16"}, EVERYTHING])
+@pytest.mark.parametrize("step", [1, 2, 5, 6, 7, 11])
+def test_an_interrupted_training_goes_on_bit_for_bit_from_the_step_that_it_was_at(
+    changes: dict[str, Any], step: int, network: NetworkSpec, shards: Dataset, tmp_path: Path
+) -> None:
+    config = toys.config(**{"batch_size": 6, **changes})
+    whole = fit(network, shards, config)
+    asked = itertools.count(1)
+    with pytest.raises(InterruptedTrainingError):
+        fit(network, shards, config, checkpoints=tmp_path, interrupted=lambda: next(asked) >= step)
+    torch.rand(5)
+    resumed = fit(network, shards, config, checkpoints=tmp_path)
+    assert same(resumed, whole)
+    assert len(resumed.history) == 3
+
+
+def test_often_saved_is_the_same(network: NetworkSpec, shards: Dataset, tmp_path: Path) -> None:
+    config = toys.config(checkpoint_minutes=1e-9)
+    assert same(fit(network, shards, config, checkpoints=tmp_path), fit(network, shards, toys.config()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_8.pt", "checkpoint_9.pt"]
+
+
+def test_a_running_mean_of_the_weights_is_judged_and_becomes_the_model(network: NetworkSpec, shards: Dataset) -> None:
+    """The mean by its own formula, from the weights after each step."""
+    config = toys.config(ema=0.6, epochs=2)
+    fitted = fit(network, shards, config)
+    mean: dict[str, torch.Tensor] = {}
+    seen: list[dict[str, torch.Tensor]] = []
+    with _watched_steps(seen):
+        plain = fit(network, shards, replace(config, ema=0.0))
+    first, *steps = seen  # the first call of the optimizer sees the initial weights
+    mean = first
+    for weights in [*steps, dict(plain.classifier.named_parameters())]:
+        mean = {key: 0.6 * value + 0.4 * weights[key].detach() for key, value in mean.items()}
+    for key, value in fitted.classifier.named_parameters():
+        assert torch.allclose(value, mean[key], atol=1e-6), key
+    assert [record.train_loss for record in fitted.history] == [record.train_loss for record in plain.history]
+    assert [record.val_loss for record in fitted.history] != [record.val_loss for record in plain.history]
+
+
+@contextmanager
+def _watched_steps(seen: list[dict[str, torch.Tensor]]) -> Iterator[None]:
+    def look(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        names = ["network.stem.conv.weight", "network.head.weight"]
+        by_shape = {(4, 1, 3, 3): names[0], (2, 4): names[1]}
+        rest = iter(["network.stem.norm.weight", "network.stem.norm.bias", "network.head.bias"])
+        seen.append({by_shape.get(tuple(p.shape)) or next(rest): p.detach().clone() for p in parameters})
+
+    handle = register_optimizer_step_pre_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def test_the_best_epoch_becomes_the_model_and_patience_ends_a_training(
+    network: NetworkSpec, shards: Dataset, tmp_path: Path
+) -> None:
+    worse = Piecewise(((0.0, 0.05), (0.3, 0.05), (0.31, 2.0)), "step")  # it learns, then the rate destroys it
+    config = toys.config(epochs=20, schedules={"lr": worse}, optimizer="sgd", select="best", patience=3)
+    fitted = fit(network, shards, config, checkpoints=tmp_path)
+    best = max(fitted.history, key=lambda record: record.rank)
+    assert len(fitted.history) == best.epoch + 3 < 20
+    logits = logits_of(
+        fitted.classifier, shards.val.images_nhwc, batch_size=500, device=CPU, memory_format=torch.channels_last
+    )
+    assert metrics.cross_entropy(logits, shards.val.labels) == best.val_loss
+    last = fit(network, shards, replace(config, select="last"))
+    assert last.history == fitted.history
+    assert bits(last) != bits(fitted)
+    assert same(fit(network, shards, config, checkpoints=tmp_path), fitted)  # not one more epoch
+
+
+def test_a_part_learns_from_its_epoch_on(network: NetworkSpec, shards: Dataset) -> None:
+    def stem(**changes: Any) -> torch.Tensor:
+        return fit(network, shards, toys.config(**changes)).classifier.get_parameter("network.stem.conv.weight")
+
+    frozen = stem(unfreeze={"stem": 4})
+    assert torch.equal(frozen, stem(freeze=("stem",)))
+    assert not torch.equal(frozen, stem(unfreeze={"stem": 3}))
+    assert torch.equal(stem(), stem(unfreeze={"stem": 1}))
+
+
+@pytest.mark.acceptance  # compiling takes a minute
+def test_a_compiled_step_trains(shards: Dataset, tmp_path: Path) -> None:
+    network = toys.network(tmp_path, toys.NETWORK.replace("  - {id: drop, op: dropout, p: 0.3}\n", ""))
+    compiled, plain = (fit(network, shards, toys.config(compile=on)) for on in (True, False))
+    assert [record.train_loss for record in compiled.history] == pytest.approx(
+        [record.train_loss for record in plain.history], rel=1e-4
+    )
+    assert bits(compiled).keys() == bits(plain).keys()
+
+
 class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, {"augmentation": MIXED}])
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, {"augmentation": MIXED}, EVERYTHING])
 @pytest.mark.parametrize("killed_after", [1, 2])
 def test_a_killed_training_goes_on_bit_for_bit(
     changes: dict[str, Any], killed_after: int, network: NetworkSpec, shards: Dataset, tmp_path: Path
@@ -174,12 +285,12 @@ def test_a_damaged_checkpoint_is_set_aside(
 ) -> None:
     config = toys.config()
     whole = fit(network, shards, config, checkpoints=tmp_path)
-    newest = tmp_path / "checkpoint_3.pt"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint_2.pt", "checkpoint_3.pt"]
+    newest = tmp_path / "checkpoint_9.pt"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint_6.pt", "checkpoint_9.pt"]
     CHECKPOINT_DAMAGE[damage](newest)
     assert same(fit(network, shards, config, checkpoints=tmp_path), whole)
-    assert "checkpoint_3.pt cannot be read" in capsys.readouterr().err
-    assert (tmp_path / "checkpoint_3.damaged").exists()
+    assert "checkpoint_9.pt cannot be read" in capsys.readouterr().err
+    assert (tmp_path / "checkpoint_9.damaged").exists()
     for path in tmp_path.glob("*.pt"):  # none is left: the training starts over
         CHECKPOINT_DAMAGE[damage](path)
     assert same(fit(network, shards, config, checkpoints=tmp_path), whole)
@@ -208,24 +319,6 @@ def test_the_learning_rate_is_that_of_one_cycle(
         at = min(record.epoch * 3, steps - 1)  # the rate that the next step would have
         if record.epoch < epochs:
             assert math.isclose(record.lr, one_cycle(at, steps, warmup, 0.02), rel_tol=1e-9)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 4, 5, 10, 100])
-def test_every_number_of_steps_has_a_schedule(steps: int) -> None:
-    """Where the rise ends on the first step, torch's own schedule divides by zero."""
-    for warmup in (0, 0.0, 0.1, 0.2, 0.25, 0.5, 0.99):
-        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-        scheduler = create_scheduler(optimizer, toys.config(lr=0.1, warmup=warmup), steps)
-        rates = []
-        for _ in range(steps):
-            rates.append(scheduler.get_last_lr()[0])
-            optimizer.step()
-            if len(rates) < steps:
-                scheduler.step()
-        assert all(0 < rate <= 0.1 + 1e-12 for rate in rates)
-        peak = rates.index(max(rates))
-        assert rates[peak:] == sorted(rates[peak:], reverse=True)
-        assert rates[:peak] == sorted(rates[:peak])
 
 
 def test_the_optimizers_are_those_that_params_name() -> None:
@@ -327,7 +420,8 @@ def test_the_engine_computes_what_a_plain_loop_does(
             hits += int((logits.argmax(1) == labels[index]).sum())
         val = logits_of(model, shards.val.images_nhwc, batch_size=500, device=CPU, memory_format=torch.channels_last)
         scores = metrics.cross_entropy(val, shards.val.labels), metrics.accuracy(val, shards.val.labels)
-        history.append(EpochRecord(epoch + 1, losses / 24, hits / 24, *scores, schedule.get_last_lr()[0]))
+        rate = schedule.get_last_lr()[0] if epoch < 2 else config.lr / 25 / 1e4  # after its end torch's goes up again
+        history.append(EpochRecord(epoch + 1, losses / 24, hits / 24, *scores, rate))
     assert [asdict(record) for record in fitted.history] == [asdict(record) for record in history]
     for key, value in model.state_dict().items():
         assert torch.equal(value, fitted.classifier.state_dict()[key]), key

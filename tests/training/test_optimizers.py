@@ -1,116 +1,75 @@
-import copy
+from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import toys
 from torch import nn
 
-from deepcv.training.optimizers import Muon, orthogonalise
+from deepcv.errors import DeepcvError
+from deepcv.training.optimizers import create_optimizer, parameter_groups
+
+NAMES = [
+    "network.stem.weight",
+    "network.stem.bias",
+    "network.norm.weight",
+    "network.norm.bias",
+    "network.head.weight",
+    "network.head.bias",
+]
 
 
-def network(memory_format: torch.memory_format = torch.contiguous_format, filters: int = 6) -> nn.Sequential:
-    torch.manual_seed(0)
-    layers = nn.Sequential(
-        nn.Conv2d(3, filters, 3), nn.BatchNorm2d(filters), nn.ReLU(), nn.Flatten(), nn.Linear(filters * 16, 4)
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential()
+        self.network.add_module("stem", nn.Conv2d(1, 2, 3))
+        self.network.add_module("norm", nn.BatchNorm2d(2))
+        self.network.add_module("head", nn.Conv2d(2, 3, 1))
+
+
+def test_rates_fall_from_the_last_layer_to_the_first() -> None:
+    model = Model()
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {
+        names[id(p)]: (group["lr_scale"], group["weight_decay"])
+        for group in parameter_groups(model, 0.1, 0.5)
+        for p in group["params"]
+    }
+    assert found == dict(
+        zip(NAMES, [(0.25, 0.1), (0.25, 0.0), (0.5, 0.0), (0.5, 0.0), (1.0, 0.1), (1.0, 0.0)], strict=True)
     )
-    return layers.to(memory_format=memory_format)
+    optimizer = create_optimizer(model, toys.config(lr=0.1, layer_decay=0.5))
+    assert {group["lr"] for group in optimizer.param_groups if group["params"]} == {0.025, 0.05, 0.1}
 
 
-def muon(model: nn.Module, lr: float = 0.02) -> Muon:
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.1},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return Muon(groups, lr=lr, betas=(0.9, 0.99))
+def test_what_does_not_learn_has_no_layer() -> None:
+    model = Model()
+    model.network.stem.requires_grad_(requires_grad=False)
+    groups = parameter_groups(model, 0.1, 0.5)
+    assert sum(len(group["params"]) for group in groups) == 4
+    assert {group["lr_scale"] for group in groups if group["params"]} == {0.5, 1.0}
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
-    images = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
-    optimizer.zero_grad()
-    nn.functional.cross_entropy(model(images), torch.arange(8) % 4).backward()
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("torch/NAdam", "NAdam"), ("torch/RMSprop", "RMSprop"), ("timm/lion", "Lion"), ("timm/lamb", "Lamb")],
+)
+def test_optimizers_of_the_libraries_take_a_step(name: str, kind: str) -> None:
+    torch.manual_seed(0)
+    model = Model()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = create_optimizer(model, replace(toys.CONFIG, optimizer=name, lr=0.01))
+    assert type(optimizer).__name__ == kind
+    model.network(torch.randn(4, 1, 5, 5)).square().sum().backward()
     optimizer.step()
+    assert not all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
-@settings(deadline=None)
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 99), st.floats(1e-3, 1e3))
-def test_singular_values_come_near_one_and_directions_stay(rows: int, columns: int, seed: int, scale: float) -> None:
-    drawn = scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    left, values, right = torch.linalg.svd(drawn, full_matrices=False)
-    found = left.T @ orthogonalise(drawn) @ right.T
-    diagonal = found.diagonal()
-    assert torch.allclose(found, torch.diag(diagonal), atol=1e-9)  # the singular vectors are those of the input
-    large = values > 0.1 * values.norm()
-    assert ((diagonal[large] > 0.6) & (diagonal[large] < 1.3)).all()
-    assert ((diagonal > 0) & (diagonal < 1.3)).all()
-
-
-@pytest.mark.parametrize("filters", [6, 40])  # fewer and more than a filter has weights, 27
-def test_a_kernel_moves_by_the_size_that_adamw_would_give_it(filters: int) -> None:
-    model = network(filters=filters)
-    kernel = model[0].weight
-    before = kernel.detach().clone()
-    step(model, muon(model), seed=1)
-    moved = (kernel - before * (1 - 0.02 * 0.1)) / 0.02
-    values = torch.linalg.svdvals(moved.flatten(1)) / (0.2 * max(filters, 27) ** 0.5)
-    assert values.max() < 1.3
-    assert values.max() > 0.6
-    assert 0.05 < moved.square().mean().sqrt() < 0.3  # AdamW: at most 1, in practice 0.2 to 0.4
-
-
-def test_all_but_kernels_are_adamws() -> None:
-    ours, theirs = network(), network()
-    one = muon(ours)
-    two = torch.optim.AdamW([dict(group) for group in muon(theirs).param_groups])
-    for seed in range(3):
-        theirs[0].load_state_dict(ours[0].state_dict())  # the same kernel in front of them
-        step(ours, one, seed)
-        step(theirs, two, seed)
-    assert not torch.equal(ours[0].weight, theirs[0].weight)
-    for name in ("0.bias", "1.weight", "1.bias", "4.weight", "4.bias"):
-        assert torch.equal(ours.get_parameter(name), theirs.get_parameter(name)), name
-
-
-def test_the_memory_layout_changes_rounding_alone() -> None:
-    one, two = network(), network(torch.channels_last)
-    for model in (one, two):
-        optimizer = muon(model)
-        for seed in range(3):
-            step(model, optimizer, seed)
-    assert two[0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert torch.allclose(one[0].weight, two[0].weight, atol=1e-5)
-
-
-def test_a_loaded_state_goes_on_bit_for_bit() -> None:
-    one = network()
-    optimizer = muon(one)
-    step(one, optimizer, 0)
-    two = copy.deepcopy(one)
-    resumed = muon(two)
-    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for seed in (1, 2):
-        step(one, optimizer, seed)
-        step(two, resumed, seed)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-
-
-def test_a_closure_computes_the_gradients_and_its_loss_comes_back() -> None:
-    one, two = network(), network()
-    step(one, muon(one), seed=0)
-    images = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-
-    def closure() -> float:
-        loss = nn.functional.cross_entropy(two(images), torch.arange(8) % 4)
-        loss.backward()
-        return loss.item()
-
-    assert 0.5 < (muon(two).step(closure) or 0.0) < 5
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-
-
-def test_a_kernel_decays_by_lr_times_weight_decay() -> None:
-    kernel = torch.nn.Parameter(torch.ones(4, 3, 3, 3))
-    kernel.grad = torch.zeros_like(kernel)  # nothing but the decay moves it
-    Muon([{"params": [kernel]}], lr=0.5, betas=(0.9, 0.99), weight_decay=0.1).step()
-    assert torch.allclose(kernel, torch.full_like(kernel, 0.95))
+@pytest.mark.parametrize(("name", "text"), [
+    ("adam", "expected adamw, sgd, muon, .* got 'adam'"), ("torch/Nadam", "got 'torch/Nadam'"), ("torch/LBFGS", "got"),
+    ("torch/lr_scheduler", "got"), ("timm/lionn", "timm has no optimizer 'lionn'; there are adabelief"),
+    ("torch/Optimizer", "Optimizer cannot be made from groups and a rate"),
+])  # fmt: skip
+def test_an_unknown_optimizer_is_told(name: str, text: str) -> None:
+    with pytest.raises(DeepcvError, match=text):
+        create_optimizer(Model(), replace(toys.CONFIG, optimizer=name))

@@ -1,0 +1,111 @@
+"""How a hyperparameter changes over a training: one entry of `train.schedules`."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from deepcv.params.base import Group, MisfitError
+
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "one_cycle": ("warmup", "peak", "start", "end", "phases", "shape"),
+    "cosine": ("start", "end", "warmup", "until"),
+    "linear": ("start", "end", "warmup", "until"),
+    "exponential": ("start", "end", "warmup", "until"),
+    "step": ("start", "end", "warmup", "until"),
+    "piecewise": ("points", "shape"),
+    "plateau": ("factor", "patience", "metric", "least", "floor"),
+}
+STEPWISE = ("lr", "momentum", "weight_decay", "label_smoothing", "clip_norm", "accumulate", "shift", "cutout")
+_WITHOUT_VALUE = ("dropout", "blur")
+_Value = Annotated[float, Field(ge=0, le=1e6)]
+
+
+class ScheduleParams(Group):
+    """A kind, and what belongs to that kind; a value that is not given is the hyperparameter's own in params."""
+
+    also_called: ClassVar[Mapping[str, str]] = {"pct_start": "warmup", "max_lr": "peak", "gamma": "factor"}
+
+    kind: Literal["one_cycle", "cosine", "linear", "exponential", "step", "piecewise", "plateau"] = Field(
+        description="course of the values"
+    )
+    start: _Value | None = Field(None, description="first value; of one_cycle else a 25th of the peak")
+    peak: _Value | None = Field(None, description="highest value of one_cycle")
+    end: _Value | None = Field(None, description="last value; else 0, of one_cycle a 10,000th of the first")
+    warmup: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="share of the steps in which the value rises"
+    )
+    until: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="share of the steps after which the value stays"
+    )
+    phases: Literal[2, 3] | None = Field(
+        None, description="of one_cycle; 3: down as fast as up, then on to the last value"
+    )
+    shape: Literal["cosine", "linear", "exponential", "step"] | None = Field(None, description="between the points")
+    points: Annotated[list[list[float]], Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="[share of the steps, value], ascending", examples=[[[0, 0.1], [1, 0]]]
+    )
+    factor: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="what a plateau multiplies the value with"
+    )
+    patience: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
+        None, description="epochs without progress before that"
+    )
+    metric: Literal["val_loss", "val_accuracy", "train_loss"] | None = Field(None, description="what must get better")
+    least: _Value | None = Field(None, description="by how much")
+    floor: _Value | None = Field(None, description="lowest value")
+
+    def given(self) -> dict[str, Any]:
+        """What params give, as plain values."""
+        return self.model_dump(exclude_none=True)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        given = self.given()
+        for key in given.keys() - {"kind", *KINDS[self.kind]}:
+            raise MisfitError(((key,), f"{self.kind} has no {key}; it has {', '.join(KINDS[self.kind])}"))
+        if self.kind == "piecewise" or self.points is not None:
+            _check_points(self.points, self.shape)
+        if self.kind == "one_cycle" and self.shape not in (None, "cosine", "linear"):
+            raise MisfitError((("shape",), f"expected cosine or linear, got {self.shape}"))
+        if self.kind == "exponential" and not (self.end and self.start != 0 and not self.warmup):
+            raise MisfitError(
+                (("end",), "an exponential schedule never reaches 0; expected start and end > 0, and no warmup")
+            )
+        if (self.warmup or 0) >= (self.until or 1):
+            raise MisfitError((("until",), f"expected more than warmup ({self.warmup:g}), got {self.until:g}"))
+        return self
+
+
+def _check_points(points: Sequence[Sequence[float]] | None, shape: str | None) -> None:
+    if points is None:
+        raise MisfitError((("points",), "missing; expected a list of [share of the steps, value]"))
+    for number, point in enumerate(points):
+        if len(point) != 2 or not 0 <= point[0] <= 1 or point[1] < 0:
+            raise MisfitError((("points", number), f"expected [share from 0 to 1, value of at least 0], got {point}"))
+        if shape == "exponential" and not point[1]:
+            raise MisfitError((("points", number), "an exponential schedule never reaches 0"))
+    for number, (one, other) in enumerate(pairwise(points), start=1):
+        if one[0] >= other[0]:
+            raise MisfitError((("points", number), f"expected a share above {one[0]:g}, got {other[0]:g}"))
+
+
+def problem(name: str, schedule: ScheduleParams, section: Mapping[str, Any]) -> str | None:
+    """Say why a section has no hyperparameter of this name that the schedule could change, None where it has."""
+    if name in _WITHOUT_VALUE:
+        first = {"one_cycle": "peak", "piecewise": "points"}.get(schedule.kind, "start")
+        if schedule.kind == "plateau":
+            return "a plateau needs a value to begin with, and the network file has this one's"
+        if getattr(schedule, first) is None:
+            return f"expected `{first}`: the network file has this hyperparameter's value"
+        return None
+    value: Any = section if name in STEPWISE or name.startswith("augmentation.") else None
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return (
+            f"no such hyperparameter; there are {', '.join(STEPWISE + _WITHOUT_VALUE)}, and the numbers of train.augmentation, "
+            "such as augmentation.randaugment.strength"
+        )
+    return None

@@ -1,0 +1,75 @@
+"""How a network is trained, as plain values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from deepcv.data.augmentation import Recipe
+from deepcv.training import schedules
+from deepcv.training.schedules import Schedule
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class ProgressiveResize:
+    """Images of `scale` times the side in the first `until` (a share) of the epochs."""
+
+    scale: float = 1.0
+    until: float = 0.0
+
+    def epochs(self, total: int) -> int:
+        """How many of `total` epochs see smaller images."""
+        return round(self.until * total) if self.scale < 1 else 0
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the smaller images."""
+        return max(1, round(self.scale * height)), max(1, round(self.scale * width))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Field names are those of the `train` section; `auto` is resolved once, at the start."""
+
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    momentum: float
+    weight_decay: float
+    label_smoothing: float
+    warmup: float
+    flip: bool
+    shift: int
+    cutout: int
+    seed: int
+    threads: int | Literal["auto"]
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Precision
+    channels_last: Literal["auto"] | bool
+    test_time_flip: bool = False
+    least_crop: float = 0.08
+    progressive_resize: ProgressiveResize = field(default_factory=ProgressiveResize)
+    augmentation: Recipe = field(default_factory=Recipe)
+    freeze: tuple[str, ...] = ()
+    unfreeze: Mapping[str, int] = field(default_factory=dict)
+    accumulate: int = 1
+    clip_norm: float = 0.0
+    ema: float = 0.0
+    layer_decay: float = 1.0
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    patience: int = 0
+    select: Literal["last", "best"] = "last"
+    checkpoint_minutes: float = 10.0
+    compile: bool = False
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """Return the configuration of plain values, as params.yaml has them."""
+        typed = {
+            "progressive_resize": ProgressiveResize(**values["progressive_resize"]),
+            "augmentation": Recipe.of(values["augmentation"]),
+            "freeze": tuple(values["freeze"]),
+            "schedules": {name: schedules.of(schedule) for name, schedule in values["schedules"].items()},
+        }
+        return cls(**{**values, **typed})

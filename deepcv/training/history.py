@@ -1,0 +1,74 @@
+"""The learning curve of a training."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One point of the learning curve; losses in nats, accuracies 0–1, `lr` that of the next step or else the last."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Greater is better: val accuracy, and among equal ones val loss."""
+        return self.val_accuracy, -self.val_loss
+
+
+@dataclass
+class History:
+    """The learning curve so far; part of every checkpoint."""
+
+    records: list[EpochRecord] = field(default_factory=list)
+
+    def waited(self) -> int:
+        """Epochs since the best one."""
+        return len(self.records) - 1 - max(range(len(self.records)), key=self._rank, default=-1)
+
+    def _rank(self, number: int) -> tuple[float, float]:
+        return self.records[number].rank
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return {"records": [asdict(record) for record in self.records]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.records = [EpochRecord(**record) for record in state["records"]]
+
+
+class Best:
+    """The weights of the best epoch so far, on the CPU; part of every checkpoint."""
+
+    def __init__(self) -> None:
+        self._rank: tuple[float, float] | None = None
+        self._weights: dict[str, Tensor] = {}
+
+    def offer(self, record: EpochRecord, model: nn.Module) -> None:
+        """Keep a copy of the model's weights where the epoch is better than all before."""
+        if self._rank is None or record.rank > self._rank:
+            self._rank = record.rank
+            self._weights = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+
+    def put_into(self, model: nn.Module) -> None:
+        """Give a model the weights that were kept, where there are any."""
+        if self._weights:
+            model.load_state_dict(self._weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers, for a checkpoint."""
+        return {"rank": self._rank, "weights": self._weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self._rank = None if state["rank"] is None else tuple(state["rank"])
+        self._weights = dict(state["weights"])

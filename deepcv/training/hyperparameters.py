@@ -1,0 +1,169 @@
+"""What a schedule may change, by the name that it has in params, and how its value gets there."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from deepcv.data.augmentation import Augmentation
+from deepcv.data.loaders import TrainLoader
+from deepcv.errors import DeepcvError
+from deepcv.nn.layers.blur import set_blur
+from deepcv.training.config import TrainConfig
+from deepcv.training.schedules import Curve, Joined, OneCycle, Plateau
+
+Setter = Callable[[float], None]
+# These change between steps; `augmentation.…`, `shift` and `cutout` change between epochs.
+OF_STEPS = ("lr", "momentum", "weight_decay", "label_smoothing", "clip_norm", "accumulate", "dropout", "blur")
+OF_EPOCHS = ("shift", "cutout")
+WITHOUT_VALUE = ("dropout", "blur")  # the network file has theirs
+_WHOLE = ("shift", "cutout", "accumulate")
+_AUGMENTATION = "augmentation."
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """One hyperparameter's course: `value` is what params give it, `follows` what it follows."""
+
+    name: str
+    value: float
+    follows: Curve | Joined | Plateau
+
+    @property
+    def each_step(self) -> bool:
+        """Whether it changes between steps, not only between epochs."""
+        return self.name in OF_STEPS and not isinstance(self.follows, Plateau)
+
+    def at(self, step: int, history: Sequence[Mapping[str, float]] = ()) -> float:
+        """Its value at a step, counted from 0; after the epochs of `history`, where it follows them."""
+        value = self.follows.value(self.value, history) if isinstance(self.follows, Plateau) else self.follows.at(step)
+        return float(round(value)) if self.name in _WHOLE else value
+
+
+def scheduled(config: TrainConfig, steps: int) -> tuple[Scheduled, ...]:
+    """Every hyperparameter that changes in a training of `steps` steps; `lr` always does, in one cycle where nothing else is said."""
+    named = {"lr": OneCycle(config.warmup), **config.schedules}
+    found = []
+    for name, schedule in named.items():
+        value = initial(config, name)
+        follows = schedule if isinstance(schedule, Plateau) else schedule.curve(value, steps)
+        found.append(Scheduled(name, value, follows))
+    return tuple(found)
+
+
+def initial(config: TrainConfig, name: str) -> float:
+    """The value that params give a hyperparameter, 0 for those of WITHOUT_VALUE. Raises DeepcvError for an unknown name."""
+    if name in WITHOUT_VALUE:
+        return 0.0
+    value: Any = config
+    if name in OF_STEPS or name in OF_EPOCHS or name.startswith(_AUGMENTATION):
+        for part in name.split("."):
+            value = getattr(value, part, None)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DeepcvError(
+            f"train.schedules.{name}: expected one of {', '.join(OF_STEPS + OF_EPOCHS)}, or a number of train.augmentation "
+            "such as augmentation.randaugment.strength"
+        )
+    return float(value)
+
+
+@dataclass
+class Settings:
+    """Values that the training step reads anew each time."""
+
+    label_smoothing: float
+    clip_norm: float
+    accumulate: int
+
+
+class Hyperparameters:
+    """Puts the scheduled values where they act: `begin_epoch` before an epoch's first step, `step` before each step."""
+
+    def __init__(
+        self,
+        courses: Sequence[Scheduled],
+        *,
+        config: TrainConfig,
+        settings: Settings,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loader: TrainLoader,
+    ) -> None:
+        self.courses = {course.name: course for course in courses}
+        self.settings, self._loader, self._config = settings, loader, config
+        setters = {
+            course.name: _setter(course.name, settings, model, optimizer)
+            for course in courses
+            if course.name in OF_STEPS
+        }
+        self._per_step = [(course, setters[course.name]) for course in courses if course.each_step]
+        self._per_epoch = [
+            (course, setters[course.name]) for course in courses if course.name in setters and not course.each_step
+        ]
+        self._of_data = [course for course in courses if course.name not in setters]
+
+    def step(self, step: int) -> None:
+        """Set what changes between steps; `step` counts from 0."""
+        for course, put in self._per_step:
+            put(course.at(step))
+
+    def begin_epoch(self, step: int, history: Sequence[Mapping[str, float]]) -> None:
+        """Set what changes between epochs; `step` is the number of the epoch's first step."""
+        for course, put in self._per_epoch:
+            put(course.at(step, history))
+        if self._of_data:
+            changed = self._config
+            for course in self._of_data:
+                changed = _replaced(changed, course.name.split("."), course.at(step, history))
+            self._loader.use(Augmentation(changed.flip, changed.shift, changed.cutout), changed.augmentation)
+
+
+def _replaced(values: Any, path: Sequence[str], value: float) -> Any:
+    """A dataclass with one number changed, whole where it was whole."""
+    if not path:
+        return round(value) if isinstance(values, int) else value
+    return dataclasses.replace(values, **{path[0]: _replaced(getattr(values, path[0]), path[1:], value)})
+
+
+def _setter(name: str, settings: Settings, model: nn.Module, optimizer: torch.optim.Optimizer) -> Setter:
+    def lr(value: float) -> None:
+        for group in optimizer.param_groups:  # a list that load_state_dict replaces
+            group["lr"] = value * group["lr_scale"]
+
+    def momentum(value: float) -> None:
+        for group in optimizer.param_groups:
+            if "betas" in group:
+                group["betas"] = (value, group["betas"][1])
+            else:
+                group["momentum"] = value
+
+    def weight_decay(value: float) -> None:
+        for group in optimizer.param_groups:
+            if group["decays"]:
+                group["weight_decay"] = value
+
+    def dropout(value: float) -> None:
+        for layer in layers:
+            layer.p = value
+
+    def accumulate(value: float) -> None:
+        settings.accumulate = max(1, round(value))
+
+    def blur(value: float) -> None:
+        set_blur(model, value)
+
+    def of_settings(value: float) -> None:
+        setattr(settings, name, value)
+
+    layers = [module for module in model.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
+    if name == "dropout" and not layers:
+        raise DeepcvError("train.schedules.dropout: the network has no dropout; remove the schedule or add a layer")
+    if name == "blur" and not set_blur(model, 0.0):
+        raise DeepcvError("train.schedules.blur: the network has no layer `blur`; remove the schedule or add a layer")
+    own = {
+        "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "dropout": dropout, "accumulate": accumulate, "blur": blur,
+    }  # fmt: skip
+    return own.get(name, of_settings)

@@ -1,0 +1,290 @@
+import itertools
+import math
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import toys
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+
+from deepcv.data.augmentation import Augmentation
+from deepcv.data.loaders import Batch, TrainLoader
+from deepcv.data.shards import Split
+from deepcv.errors import DeepcvError
+from deepcv.nn.layers.blur import Blur
+from deepcv.training.config import TrainConfig
+from deepcv.training.engine import DivergedError, Pieces, RunningMetrics, check_weights, create_trainer
+from deepcv.training.hyperparameters import Hyperparameters, Settings, initial, scheduled
+from deepcv.training.optimizers import create_optimizer
+from deepcv.training.schedules import OneCycle, Piecewise, Plateau, Ramp
+
+CPU = torch.device("cpu")
+IMAGES, LABELS = toys.labelled(28)
+PLAIN = toys.config(shift=0, label_smoothing=0.0, optimizer="sgd", momentum=0.0, weight_decay=0.0, lr=0.1)
+
+
+class Net(nn.Module):
+    """Float64 and without a batch norm: sums of gradients are exact to 1e-12."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.layers = nn.Sequential(nn.Flatten(), *layers, nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 2)).double()
+
+    def forward(self, images_nchw: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.layers(images_nchw.double() / 255)}
+
+
+def cross_entropy(outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs["logits"], targets)
+
+
+def trainer_of(model: nn.Module, config: TrainConfig, **options: Any) -> tuple[Engine, TrainLoader, Hyperparameters]:
+    split = Split(IMAGES, torch.tensor(LABELS).numpy())
+    loader = TrainLoader(
+        split, batch_size=config.batch_size, augmentation=Augmentation(), seed=config.seed, device=CPU, classes=2
+    )
+    optimizer = create_optimizer(model, config)
+    settings = Settings(config.label_smoothing, config.clip_norm, config.accumulate)
+    hyperparameters = Hyperparameters(
+        scheduled(config, config.epochs * len(loader)), config=config, settings=settings, model=model,
+        optimizer=optimizer, loader=loader,
+    )  # fmt: skip
+    trainer = create_trainer(
+        model, optimizer, options.pop("objective", cross_entropy), hyperparameters, settings, RunningMetrics(CPU),
+        autocast=torch.autocast("cpu", enabled=False), **options,
+    )  # fmt: skip
+
+    def begin(engine: Engine) -> None:
+        loader.epoch = engine.state.epoch - 1
+        hyperparameters.begin_epoch(loader.epoch * len(loader), [])
+
+    trainer.add_event_handler(Events.EPOCH_STARTED, begin)
+    trainer.state.optimizer = optimizer
+    return trainer, loader, hyperparameters
+
+
+def trained(config: TrainConfig, **options: Any) -> list[Tensor]:
+    model = Net()
+    trainer, loader, _ = trainer_of(model, config, **options)
+    trainer.run(loader, max_epochs=config.epochs, epoch_length=len(loader))
+    return list(model.parameters())
+
+
+def by_hand(config: TrainConfig, windows: list[list[int]]) -> list[Tensor]:
+    """Plain SGD at the rate of each window's last batch; `windows` are the batches of each step of an epoch."""
+    model = Net()
+    per_epoch = sum(len(window) for window in windows)
+    rate = OneCycle(config.warmup).curve(config.lr, config.epochs * per_epoch)
+    split = Split(IMAGES, torch.tensor(LABELS).numpy())
+    loader = TrainLoader(split, batch_size=config.batch_size, augmentation=Augmentation(), seed=0, device=CPU)
+    for loader.epoch in range(config.epochs):
+        batches = list(loader)
+        for window in windows:
+            images = torch.cat([batches[place].images_nchw for place in window])
+            targets = torch.cat([batches[place].targets for place in window])
+            loss = cross_entropy(model(images), targets)
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            if config.clip_norm:
+                norm = torch.sqrt(sum((g.square().sum() for g in gradients), start=torch.zeros(())))
+                gradients = tuple(g * min(1.0, config.clip_norm / (float(norm) + 1e-6)) for g in gradients)
+            lr = rate.at(loader.epoch * per_epoch + window[-1])
+            with torch.no_grad():
+                for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                    parameter -= lr * gradient
+    return list(model.parameters())
+
+
+def close(one: list[Tensor], other: list[Tensor], bound: float = 1e-12) -> bool:
+    return all(float((a - b).detach().abs().max()) <= bound for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(("accumulate", "windows"), [
+    (1, [[0], [1], [2], [3], [4], [5], [6]]),
+    (2, [[0, 1], [2, 3], [4, 5], [6]]),  # the last, partial window is a step of its own
+    (3, [[0, 1, 2], [3, 4, 5], [6]]),
+    (100, [[0, 1, 2, 3, 4, 5, 6]]),
+])  # fmt: skip
+@pytest.mark.parametrize("clip_norm", [0.0, 0.3])
+def test_a_step_is_that_of_all_images_of_its_window(
+    accumulate: int, windows: list[list[int]], clip_norm: float
+) -> None:
+    config = replace(PLAIN, batch_size=4, accumulate=accumulate, clip_norm=clip_norm)
+    assert close(trained(config), by_hand(config, windows))
+
+
+def test_pieces_give_the_gradient_of_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """A network that has memory for three images: batches of seven are taken in four pieces, of two, two, two and one."""
+
+    class Small(Net):
+        def forward(self, images_nchw: Tensor) -> dict[str, Tensor]:
+            if len(images_nchw) > 3:
+                raise torch.OutOfMemoryError("tried to allocate more than there is")
+            return super().forward(images_nchw)
+
+    config = replace(PLAIN, batch_size=7, accumulate=2)
+    model, pieces = Small(), Pieces()
+    trainer, loader, _ = trainer_of(model, config, pieces=pieces)
+    trainer.run(loader, max_epochs=config.epochs, epoch_length=len(loader))
+    assert pieces.count == 4
+    assert close(list(model.parameters()), by_hand(config, [[0, 1], [2, 3]]))
+    assert capsys.readouterr().err.count("out of memory; 2 images at a time") == 1
+
+
+def test_no_memory_for_one_image_is_said() -> None:
+    def none(_outputs: object, _targets: object) -> Tensor:
+        raise torch.OutOfMemoryError("tried to allocate more than there is")
+
+    trainer, loader, _ = trainer_of(Net(), replace(PLAIN, batch_size=4), objective=none)
+    with pytest.raises(DeepcvError, match="no memory for a single image"):
+        trainer.run(loader, max_epochs=1, epoch_length=len(loader))
+
+
+LITTLE_MEMORY = """
+import resource, torch
+from pathlib import Path
+from deepcv.training.engine import Pieces, _fits
+torch.set_num_threads(1)
+torch.ones(9).sum()
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20,) * 2)
+pieces = Pieces()
+while not _fits(lambda: [torch.ones(2**30 // pieces.count, dtype=torch.uint8).sum() for _ in range(pieces.count)], pieces, 64):
+    pass
+print(pieces.count)
+"""
+
+
+def test_a_cpu_without_memory_is_noticed_too() -> None:
+    """1 GiB at once, with room for 400 MiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE_MEMORY], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout.strip() in ("4", "8", "16", "32"), done.stderr  # how much of the room is taken already varies
+
+
+def test_every_value_is_set_when_its_curve_says_so() -> None:
+    """What `scheduled` says before a training, and a plot shows, against what optimizer, layers and loader hold at each step."""
+    courses = {
+        "lr": Ramp("cosine", end=0.01, warmup=0.2), "momentum": OneCycle(0.4, peak=0.85, start=0.95, end=0.95),
+        "weight_decay": Ramp("linear", start=0.1), "label_smoothing": Piecewise(((0.0, 0.0), (0.5, 0.2), (1.0, 0.1)), "step"),
+        "clip_norm": Ramp("exponential", start=5.0, end=0.5), "accumulate": Piecewise(((0.0, 1), (0.5, 3)), "step"),
+        "dropout": Ramp("linear", start=0.5, end=0.1), "blur": Ramp("linear", start=1.0),
+        "augmentation.randaugment.strength": Ramp("linear", start=0.0, end=1.0), "shift": Ramp("linear", start=4.0),
+    }  # fmt: skip
+    config = replace(PLAIN, batch_size=4, epochs=3, momentum=0.9, schedules=courses)
+    model = Net(nn.Dropout(0.3))
+    model.blur = Blur(2.0)
+    trainer, loader, hyperparameters = trainer_of(model, config)
+    optimizer, seen = trainer.state.optimizer, []
+
+    def look(_engine: Engine) -> None:
+        group = optimizer.param_groups[0]
+        settings = hyperparameters.settings
+        seen.append({
+            "lr": group["lr"], "momentum": group["momentum"], "weight_decay": group["weight_decay"],
+            "label_smoothing": settings.label_smoothing, "clip_norm": settings.clip_norm,
+            "accumulate": settings.accumulate, "dropout": model.layers[1].p, "blur": float(model.blur.sigma),
+            "augmentation.randaugment.strength": loader.recipe.randaugment.strength, "shift": loader.augmentation.shift,
+        })  # fmt: skip
+        assert optimizer.param_groups[1]["weight_decay"] == 0.0  # biases
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, look)
+    trainer.run(loader, max_epochs=3, epoch_length=7)
+    assert len(seen) == 21
+    for course in scheduled(config, 21):
+        for step in range(21):
+            expected = course.at(step if course.each_step else step // 7 * 7)
+            assert seen[step][course.name] == pytest.approx(expected, rel=1e-6), (course.name, step)
+
+
+def test_the_whole_window_is_planned_when_its_size_changes() -> None:
+    config = replace(PLAIN, batch_size=4, epochs=1, schedules={"accumulate": Piecewise(((0.0, 1), (0.5, 3)), "step")})
+    trainer, loader, _ = trainer_of(Net(), config)
+    steps: list[bool] = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: steps.append(engine.state.output))
+    trainer.run(loader, max_epochs=1, epoch_length=7)
+    assert steps == [True, True, True, True, False, False, True]
+
+
+@pytest.mark.parametrize("name", ["lrr", "augmentation.policy", "augmentation.mixup", "epochs", "flip", "schedules"])
+def test_an_unknown_hyperparameter_is_named(name: str) -> None:
+    with pytest.raises(DeepcvError, match=rf"train\.schedules\.{name}: expected one of lr, momentum"):
+        initial(PLAIN, name)
+
+
+@pytest.mark.parametrize("name", ["dropout", "blur"])
+def test_a_schedule_without_its_layer_is_refused(name: str) -> None:
+    with pytest.raises(DeepcvError, match=rf"train\.schedules\.{name}: the network has no"):
+        trainer_of(Net(), replace(PLAIN, schedules={name: Ramp(start=0.5)}))
+
+
+def test_a_plateau_follows_the_history() -> None:
+    config = replace(PLAIN, schedules={"lr": Plateau(patience=0)})
+    trainer, _, hyperparameters = trainer_of(Net(), config)
+    hyperparameters.begin_epoch(0, [{"val_loss": 1.0}, {"val_loss": 1.0}])
+    assert trainer.state.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+    hyperparameters.step(3)
+    assert trainer.state.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_before_its_epoch_does() -> None:
+    calls = itertools.count(1)
+
+    def breaks(outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        return cross_entropy(outputs, targets) * (math.nan if next(calls) > 60 else 1.0)
+
+    trainer, loader, _ = trainer_of(Net(), replace(PLAIN, batch_size=1), objective=breaks)
+    with pytest.raises(
+        DivergedError, match=r"diverged in epoch 4 \(loss nan\); lower train\.lr, or set train\.clip_norm"
+    ):
+        trainer.run(loader, max_epochs=10, epoch_length=len(loader))
+    assert trainer.state.iteration == 100  # the first look after the 60th
+
+
+def test_weights_that_are_no_numbers_are_told() -> None:
+    model = Net()
+    check_weights(model, 1)
+    with torch.no_grad():
+        model.layers[1].bias[0] = math.inf
+    with pytest.raises(DivergedError, match="epoch 2"):
+        check_weights(model, 2)
+
+
+def test_small_gradients_of_fp16_are_scaled() -> None:
+    """A gradient of 2⁻³⁰ is zero in fp16, and is not where losses are scaled; a step with an infinite gradient is left out."""
+
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(2))
+
+        def forward(self, images_nchw: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.weight.half().expand(len(images_nchw), 2)}
+
+    def moved(factor: float, scale: float) -> tuple[bool, float]:
+        half, scaler = Half(), torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1)
+        trainer, loader, _ = trainer_of(
+            half, replace(PLAIN, batch_size=14, epochs=1), scaler=scaler,
+            objective=lambda outputs, _targets: outputs["logits"].float().mean() * factor,
+        )  # fmt: skip
+        trainer.run(loader, max_epochs=1, epoch_length=1)
+        return bool((half.weight != 0).any()), scaler.get_scale()
+
+    assert moved(2.0**-30, 1.0) == (False, 2.0)
+    assert moved(2.0**-30, 2.0**16) == (True, 2.0**17)
+    assert moved(2.0**10, 2.0**16) == (False, 2.0**15)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 5, 7, 9])
+def test_a_batch_is_split_into_all_its_images(pieces: int) -> None:
+    batch = Batch(torch.arange(7).view(7, 1, 1, 1), torch.arange(7))
+    parts = batch.split(pieces)
+    assert len(parts) <= pieces
+    assert torch.equal(torch.cat([part.images_nchw for part in parts]), batch.images_nchw)
+    assert torch.equal(torch.cat([part.targets for part in parts]), batch.targets)

@@ -1,0 +1,116 @@
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from deepcv.training.muon import Muon, orthogonalise
+
+
+def network(memory_format: torch.memory_format = torch.contiguous_format, filters: int = 6) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, filters, 3), nn.BatchNorm2d(filters), nn.ReLU(), nn.Flatten(), nn.Linear(filters * 16, 4)
+    )
+    return layers.to(memory_format=memory_format)
+
+
+def muon(model: nn.Module, lr: float = 0.02) -> Muon:
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return Muon(groups, lr=lr, betas=(0.9, 0.99))
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    images = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(images), torch.arange(8) % 4).backward()
+    optimizer.step()
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 99), st.floats(1e-3, 1e3))
+def test_singular_values_come_near_one_and_directions_stay(rows: int, columns: int, seed: int, scale: float) -> None:
+    drawn = scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    left, values, right = torch.linalg.svd(drawn, full_matrices=False)
+    found = left.T @ orthogonalise(drawn) @ right.T
+    diagonal = found.diagonal()
+    assert torch.allclose(found, torch.diag(diagonal), atol=1e-9)  # the singular vectors are those of the input
+    large = values > 0.1 * values.norm()
+    assert ((diagonal[large] > 0.6) & (diagonal[large] < 1.3)).all()
+    assert ((diagonal > 0) & (diagonal < 1.3)).all()
+
+
+@pytest.mark.parametrize("filters", [6, 40])  # fewer and more than a filter has weights, 27
+def test_a_kernel_moves_by_the_size_that_adamw_would_give_it(filters: int) -> None:
+    model = network(filters=filters)
+    kernel = model[0].weight
+    before = kernel.detach().clone()
+    step(model, muon(model), seed=1)
+    moved = (kernel - before * (1 - 0.02 * 0.1)) / 0.02
+    values = torch.linalg.svdvals(moved.flatten(1)) / (0.2 * max(filters, 27) ** 0.5)
+    assert values.max() < 1.3
+    assert values.max() > 0.6
+    assert 0.05 < moved.square().mean().sqrt() < 0.3  # AdamW: at most 1, in practice 0.2 to 0.4
+
+
+def test_all_but_kernels_are_adamws() -> None:
+    ours, theirs = network(), network()
+    one = muon(ours)
+    two = torch.optim.AdamW([dict(group) for group in muon(theirs).param_groups])
+    for seed in range(3):
+        theirs[0].load_state_dict(ours[0].state_dict())  # the same kernel in front of them
+        step(ours, one, seed)
+        step(theirs, two, seed)
+    assert not torch.equal(ours[0].weight, theirs[0].weight)
+    for name in ("0.bias", "1.weight", "1.bias", "4.weight", "4.bias"):
+        assert torch.equal(ours.get_parameter(name), theirs.get_parameter(name)), name
+
+
+def test_the_memory_layout_changes_rounding_alone() -> None:
+    one, two = network(), network(torch.channels_last)
+    for model in (one, two):
+        optimizer = muon(model)
+        for seed in range(3):
+            step(model, optimizer, seed)
+    assert two[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(one[0].weight, two[0].weight, atol=1e-5)
+
+
+def test_a_loaded_state_goes_on_bit_for_bit() -> None:
+    one = network()
+    optimizer = muon(one)
+    step(one, optimizer, 0)
+    two = copy.deepcopy(one)
+    resumed = muon(two)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for seed in (1, 2):
+        step(one, optimizer, seed)
+        step(two, resumed, seed)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_a_closure_computes_the_gradients_and_its_loss_comes_back() -> None:
+    one, two = network(), network()
+    step(one, muon(one), seed=0)
+    images = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+    def closure() -> float:
+        loss = nn.functional.cross_entropy(two(images), torch.arange(8) % 4)
+        loss.backward()
+        return loss.item()
+
+    assert 0.5 < (muon(two).step(closure) or 0.0) < 5
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_a_kernel_decays_by_lr_times_weight_decay() -> None:
+    kernel = torch.nn.Parameter(torch.ones(4, 3, 3, 3))
+    kernel.grad = torch.zeros_like(kernel)  # nothing but the decay moves it
+    Muon([{"params": [kernel]}], lr=0.5, betas=(0.9, 0.99), weight_decay=0.1).step()
+    assert torch.allclose(kernel, torch.full_like(kernel, 0.95))
