@@ -39,10 +39,10 @@ from deepcv.params.train import TrainParams
 from deepcv.training import checkpoints
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import RunningMetrics, create_trainer
-from deepcv.training.fit import objective
 from deepcv.training.hardware import Hardware, resolve
 from deepcv.training.history import History
 from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
+from deepcv.training.objective import class_counts, create_objective
 from deepcv.training.optimizers import create_optimizer
 from deepcv.training.progress import show_progress
 
@@ -124,14 +124,15 @@ class Loop:
     def _create(self) -> None:
         config, settings = (
             self.config,
-            Settings(self.config.label_smoothing, self.config.clip_norm, self.config.accumulate),
+            Settings.of(self.config),
         )
         hyperparameters = Hyperparameters(
             scheduled(config, _LONG * len(self.loader)), config=config, settings=settings, model=self.model,
             optimizer=self.optimizer, loader=self.loader,
         )  # fmt: skip
+        objective = create_objective(config, settings, {"logits": (10,)}, class_counts(self.loader.targets, 10))
         self.trainer = create_trainer(
-            self.model, self.optimizer, objective(settings), hyperparameters, settings, self.metrics,
+            self.model, self.optimizer, objective, hyperparameters, settings, self.metrics,
             autocast=self.hardware.autocast(),
         )  # fmt: skip
         self.trainer.add_event_handler(Events.EPOCH_STARTED, self.metrics.reset)

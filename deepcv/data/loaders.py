@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,21 +29,47 @@ class Crops:
     size: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Views:
+    """How many pictures of an image a batch has, each with draws of its own.
+
+    With `first: clean` the first has no operations and no policy, and all have the flip, shift and cutout of the first: the views
+    of AugMix's consistency loss (Hendrycks et al. 2020). Else each is augmented by itself, as contrastive losses want.
+    """
+
+    count: int = 1
+    first: Literal["augmented", "clean"] = "augmented"
+
+
+_ONE_VIEW = Views()
+_VIEW_SEED, _SEEDS = 0x5BD1E995, 2**31
+_VIEW_EPOCH = 2**20  # crops know their seed already
+
+
 class Batch(NamedTuple):
     """Images `(b, channels, height, width)`, uint8, channels last in memory, and their targets.
 
-    Targets are class numbers, int64 `(b,)`, or with MixUp or CutMix probabilities, float32 `(b, classes)`.
+    Targets are class numbers, int64 `(b,)`, or with MixUp or CutMix probabilities, float32 `(b, classes)`. With several
+    `views` of each image there are views·b images, view by view.
     """
 
     images_nchw: Tensor
     targets: Tensor
+
+    @property
+    def views(self) -> int:
+        """How many pictures of each image there are."""
+        return len(self.images_nchw) // len(self.targets)
 
     def split(self, pieces: int) -> "list[Batch]":
         """The batch in at most so many pieces, as equal as they can be."""
         if pieces == 1:
             return [self]
         size = -(-len(self.targets) // pieces)
-        return [Batch(*part) for part in zip(self.images_nchw.split(size), self.targets.split(size), strict=True)]
+        images = self.images_nchw.unflatten(0, (self.views, -1)).split(size, dim=1)
+        return [
+            Batch(part.flatten(0, 1), targets) for part, targets in zip(images, self.targets.split(size), strict=True)
+        ]
 
 
 class TrainLoader:
@@ -55,10 +81,11 @@ class TrainLoader:
 
     def __init__(
         self, split: Split | Crops, *, batch_size: int, augmentation: Augmentation, seed: int, device: torch.device,
-        recipe: Recipe = _NOTHING_MORE, classes: int = 0,
+        recipe: Recipe = _NOTHING_MORE, classes: int = 0, views: Views = _ONE_VIEW,
     ) -> None:  # fmt: skip
         if recipe.mixes and classes < 1:
             raise ValueError("MixUp and CutMix need the number of classes")
+        self.views = views
         self._crops = split if isinstance(split, Crops) else None
         if isinstance(split, Split):
             self.images_nhwc = torch.from_numpy(np.array(split.images_nhwc)).to(device)
@@ -82,14 +109,14 @@ class TrainLoader:
     def __iter__(self) -> Iterator[Batch]:
         order = self.order()
         for start in range(self.first * self.batch_size, len(self) * self.batch_size, self.batch_size):
-            if self.policies or self.recipe.mixes:
+            if self.policies or self.recipe.mixes or self.views.count > 1:
                 batch = self.at(order, torch.arange(start, start + self.batch_size, device=order.device))
             else:
                 index, source = self._source(order[start : start + self.batch_size])
                 taken = self._crops is not None
                 images_nhwc = gather(source, index, self.augmentation, self.seed, self.epoch, taken=taken)
                 batch = Batch(images_nhwc.permute(0, 3, 1, 2), self.targets[index])
-            yield batch if self.size is None else Batch(resized(batch.images_nchw, self.size), batch.targets)
+            yield batch if self.size is None else batch._replace(images_nchw=resized(batch.images_nchw, self.size))
 
     def use(self, augmentation: Augmentation, recipe: Recipe) -> None:
         """Augment otherwise from the next pass on."""
@@ -103,6 +130,10 @@ class TrainLoader:
     def at(self, order: Tensor, places: Tensor) -> Batch:
         """Return the samples at `places` (b,) of the epoch's order; no other part of the batch has a say in them."""
         index = order[places]
+        if self.views.count > 1:
+            made = torch.cat([self._view(index, number) for number in range(self.views.count)])
+            made = made.contiguous(memory_format=torch.channels_last)
+            return Batch(made, self.targets[index.to(self.targets.device)])
         if not self.recipe.mixes:
             return Batch(self._pictures(index), self.targets[index.to(self.targets.device)])
         # The partner is the next of the order, so that one more picture than the batch has is enough.
@@ -121,15 +152,23 @@ class TrainLoader:
         return (source[index] if self._crops is None else source).permute(0, 3, 1, 2)
 
     def _pictures(self, index: Tensor) -> Tensor:
-        index, source = self._source(index)
-        taken = self._crops is not None
-        return pictures(source, index, self.augmentation, self.policies, self.seed, self.epoch, taken=taken)
+        return self._view(index, 0)
 
-    def _source(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _view(self, index: Tensor, number: int) -> Tensor:
+        clean = self.views.first == "clean" and self.views.count > 1
+        seed = (self.seed + number * _VIEW_SEED) % _SEEDS
+        index, source = self._source(index, 0 if clean else number)
+        taken = self._crops is not None
+        return pictures(
+            source, index, self.augmentation, {} if clean and number == 0 else self.policies,
+            self.seed if clean else seed, self.epoch, taken=taken, policy_seed=seed,
+        )  # fmt: skip
+
+    def _source(self, index: Tensor, view: int = 0) -> tuple[Tensor, Tensor]:
         """Return the numbers and all images, or the crops of these numbers, uint8 (n or b, h, w, c), on the training device."""
         if self._crops is None:
             return index, self.images_nhwc
-        device, images_nhwc = self.targets.device, self._crops.take(index, self.epoch)
+        device, images_nhwc = self.targets.device, self._crops.take(index, self.epoch + view * _VIEW_EPOCH)
         if device.type == "cuda":
             images_nhwc = images_nhwc.pin_memory()
         return index.to(device, non_blocking=True), images_nhwc.to(device, non_blocking=True)

@@ -1,5 +1,6 @@
 """How a hyperparameter changes over a training: one entry of `train.schedules`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -18,6 +19,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "plateau": ("factor", "patience", "metric", "least", "floor"),
 }
 STEPWISE = ("lr", "momentum", "weight_decay", "label_smoothing", "clip_norm", "accumulate", "shift", "cutout")
+_LOSS = re.compile(r"losses\.\d{1,3}\.weight")
 _WITHOUT_VALUE = ("dropout", "blur")
 _Value = Annotated[float, Field(ge=0, le=1e6)]
 
@@ -100,12 +102,15 @@ def problem(name: str, schedule: ScheduleParams, section: Mapping[str, Any]) -> 
         if getattr(schedule, first) is None:
             return f"expected `{first}`: the network file has this hyperparameter's value"
         return None
-    value: Any = section if name in STEPWISE or name.startswith("augmentation.") else None
+    value: Any = section if name in STEPWISE or name.startswith("augmentation.") or _LOSS.fullmatch(name) else None
     for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        else:
+            value = value[int(part)] if isinstance(value, Sequence) and int(part) < len(value) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return (
-            f"no such hyperparameter; there are {', '.join(STEPWISE + _WITHOUT_VALUE)}, and the numbers of train.augmentation, "
-            "such as augmentation.randaugment.strength"
+            f"no such hyperparameter; there are {', '.join(STEPWISE + _WITHOUT_VALUE)}, losses.0.weight and so on, and the "
+            "numbers of train.augmentation, such as augmentation.randaugment.strength"
         )
     return None

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from deepcv.params.augmentation import AugmentationParams
 from deepcv.params.base import Group, MisfitError, Place, Section
+from deepcv.params.losses import LossParams, ViewsParams
 from deepcv.params.schedules import ScheduleParams, problem
 
 NO_WEIGHTS = "networks/weights/none.yaml"
@@ -61,6 +62,12 @@ class TrainParams(Section):
         0.0, ge=0, lt=1, description="share of its past that a running mean of the weights keeps; 0: none"
     )
     layer_decay: float = Field(1.0, gt=0, le=1, description="rate of each layer, times that of the one after it")
+    losses: list[LossParams] = Field(
+        default_factory=list, description="what is minimised, instead of the cross entropy of `logits`"
+    )
+    views: ViewsParams = Field(
+        default_factory=lambda: ViewsParams.model_validate({}), description="pictures of each image in a step"
+    )
     schedules: dict[str, ScheduleParams] = Field(
         default_factory=dict, description="how hyperparameters change over the training"
     )
@@ -100,13 +107,19 @@ class TrainParams(Section):
     checkpoint_minutes: float = Field(10.0, gt=0, le=100_000, description="longest work that a crash may cost")
 
     @model_validator(mode="after")
-    def _schedules_fit(self) -> Self:
+    def _fits(self) -> Self:
         values = self.model_dump(exclude={"schedules"})
         found: list[tuple[Place, str]] = [
             (("schedules", name), text)
             for name, schedule in self.schedules.items()
             if (text := problem(name, schedule, values)) is not None
         ]
+        if self.losses and "label_smoothing" in self.schedules:
+            found.append((("schedules", "label_smoothing"), "it is that of the loss which `losses` replaces"))
+        if self.views.count > 1 and self.augmentation.mixup.probability + self.augmentation.cutmix.probability:
+            found.append(
+                (("views", "count"), "MixUp and CutMix change one view of an image alone; expected 1 with them")
+            )
         if found:
             raise MisfitError(*found)
         return self

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deepcv.data.augmentation import Recipe
+from deepcv.data.loaders import Views
 from deepcv.training import schedules
+from deepcv.training.losses import Term
 from deepcv.training.schedules import Schedule
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -58,6 +60,8 @@ class TrainConfig:
     ema: float = 0.0
     layer_decay: float = 1.0
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    losses: tuple[Term, ...] = ()
+    views: Views = field(default_factory=Views)
     patience: int = 0
     select: Literal["last", "best"] = "last"
     checkpoint_minutes: float = 10.0
@@ -70,6 +74,14 @@ class TrainConfig:
             "progressive_resize": ProgressiveResize(**values["progressive_resize"]),
             "augmentation": Recipe.of(values["augmentation"]),
             "freeze": tuple(values["freeze"]),
+            "losses": tuple(_term(term) for term in values["losses"]),
+            "views": Views(**values["views"]),
             "schedules": {name: schedules.of(schedule) for name, schedule in values["schedules"].items()},
         }
         return cls(**{**values, **typed})
+
+
+def _term(values: Mapping[str, Any]) -> Term:
+    own = {key: value for key, value in values.items() if value is not None}
+    known = {key: own.pop(key) for key in ("loss", "output", "weight") if key in own}
+    return Term(**known, options=own)

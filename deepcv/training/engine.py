@@ -14,7 +14,7 @@ from deepcv.data.loaders import Batch
 from deepcv.errors import DeepcvError
 from deepcv.training.hyperparameters import Hyperparameters, Settings
 
-Objective = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+Objective = Callable[[Mapping[str, Tensor], Batch], Tensor]
 GUARD_STEPS = 50  # between looks at the loss, each of which waits for the device
 
 
@@ -86,12 +86,13 @@ def create_trainer(
     autocast: torch.autocast,
     scaler: torch.amp.GradScaler | None = None,
     pieces: Pieces | None = None,
+    divisible: bool = True,
 ) -> Engine:
     """Return an Engine that takes `Batch`es: an optimizer step per `settings.accumulate` of them, and one for an epoch's rest.
 
-    Its gradients are those of the mean loss over all their images. Batches that do not fit into memory are taken in twice as
-    many pieces from then on. The Engine's output says whether a step was made. Raises DivergedError within 50 steps after the
-    loss became infinite or nan.
+    Its gradients are those of the mean loss over all their images. Batches that do not fit into memory are taken in twice as many
+    pieces from then on, if the loss of a batch is the mean of those of its pieces (`divisible`). The Engine's output says whether
+    a step was made. Raises DivergedError within 50 steps after the loss became infinite or nan.
     """
     scaler = scaler or torch.amp.GradScaler(enabled=False)
     pieces = pieces or Pieces()
@@ -105,10 +106,10 @@ def create_trainer(
             for part in batch.split(pieces.count):
                 with autocast:
                     outputs = model(part.images_nchw)
-                    loss = objective(outputs, part.targets)
+                    loss = objective(outputs, part)
                 share = len(part.targets) / images
                 scaler.scale(loss if share == 1 else loss * share).backward()
-                seen.append((loss.detach(), outputs["logits"].detach(), part.targets))
+                seen.append((loss.detach(), outputs["logits"].detach()[: len(part.targets)], part.targets))
         for one in seen:
             metrics.add(*one)
 
@@ -118,7 +119,8 @@ def create_trainer(
         waiting.append(batch)
         if len(waiting) < settings.accumulate and iteration % length:
             return False
-        while not _fits(forward_backward, pieces, max(len(batch.targets) for batch in waiting)):
+        most = max(len(batch.targets) for batch in waiting) if divisible else 1
+        while not _fits(forward_backward, pieces, most):
             pass
         waiting.clear()
         if settings.clip_norm:
@@ -151,7 +153,10 @@ def _fits(work: Callable[[], None], pieces: Pieces, images: int) -> bool:
         if not (isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)):
             raise
         if pieces.count >= images:
-            raise DeepcvError("no memory for a single image; use a smaller network or smaller images") from error
+            raise DeepcvError(
+                "no memory for a single image, or for a batch whose images a loss compares; use a smaller network, smaller "
+                "images or, where train.losses compares images, a smaller train.batch_size"
+            ) from error
         pieces.count = min(images, pieces.count * 2)
     else:
         return True

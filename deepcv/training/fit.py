@@ -25,10 +25,11 @@ from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training import checkpoints as checkpointing
 from deepcv.training.config import TrainConfig
-from deepcv.training.engine import DivergedError, Objective, Pieces, RunningMetrics, check_weights, create_trainer
+from deepcv.training.engine import DivergedError, Pieces, RunningMetrics, check_weights, create_trainer
 from deepcv.training.hardware import Hardware, keep_freed_memory, resolve
 from deepcv.training.history import Best, EpochRecord, History
 from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
+from deepcv.training.objective import class_counts, create_objective, divisible
 from deepcv.training.optimizers import create_optimizer
 from deepcv.training.progress import show_progress
 from deepcv.training.start import Start
@@ -82,7 +83,7 @@ def fit(
     loader = TrainLoader(
         training_images(shards, config), batch_size=config.batch_size,
         augmentation=Augmentation(config.flip, config.shift, config.cutout), seed=config.seed, device=device,
-        recipe=config.augmentation, classes=len(shards.classes),
+        recipe=config.augmentation, classes=len(shards.classes), views=config.views,
     )  # fmt: skip
     small_epochs = config.progressive_resize.epochs(config.epochs)
     small = config.progressive_resize.size(*shards.input_shape[1:])
@@ -95,7 +96,10 @@ def fit(
         check_norms(classifier.network)
     optimizer = create_optimizer(classifier, config)
     courses = scheduled(config, config.epochs * len(loader))
-    settings = Settings(config.label_smoothing, config.clip_norm, config.accumulate)
+    settings = Settings.of(config)
+    objective = create_objective(
+        config, settings, output_shapes(classifier.network), class_counts(loader.targets, len(shards.classes))
+    )
     hyperparameters = Hyperparameters(
         courses, config=config, settings=settings, model=classifier, optimizer=optimizer, loader=loader
     )
@@ -103,8 +107,8 @@ def fit(
     random, scaler = checkpointing.RandomState(device), hardware.scaler()
     trainer = create_trainer(
         cast(nn.Module, torch.compile(classifier)) if config.compile else classifier,
-        optimizer, objective(settings), hyperparameters, settings, running,
-        autocast=hardware.autocast(), scaler=scaler, pieces=pieces,
+        optimizer, objective, hyperparameters, settings, running,
+        autocast=hardware.autocast(), scaler=scaler, pieces=pieces, divisible=divisible(config),
     )  # fmt: skip
     judged = classifier
     if config.ema:
@@ -173,11 +177,11 @@ def fit(
     return Fitted(judged.cpu(), info, tuple(history.records), hardware)
 
 
-def objective(settings: Settings) -> Objective:
-    """Cross entropy of the output `logits`, with the label smoothing that is set at the time."""
-    return lambda outputs, targets: nn.functional.cross_entropy(
-        outputs["logits"], targets, label_smoothing=settings.label_smoothing
-    )
+def output_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The outputs of a network and their shapes for one image."""
+    assert isinstance(network, fx.GraphModule)  # noqa: S101  # for mypy
+    outputs: Any = network.graph.output_node().args[0]
+    return {name: tuple(node.meta["shape"]) for name, node in outputs.items()}
 
 
 def thaw(classifier: Classifier, config: TrainConfig, epoch: int) -> None:

@@ -1,9 +1,10 @@
 """What a schedule may change, by the name that it has in params, and how its value gets there."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ OF_EPOCHS = ("shift", "cutout")
 WITHOUT_VALUE = ("dropout", "blur")  # the network file has theirs
 _WHOLE = ("shift", "cutout", "accumulate")
 _AUGMENTATION = "augmentation."
+_LOSS = re.compile(r"losses\.(\d{1,3})\.weight")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Scheduled:
     @property
     def each_step(self) -> bool:
         """Whether it changes between steps, not only between epochs."""
-        return self.name in OF_STEPS and not isinstance(self.follows, Plateau)
+        return _of_steps(self.name) and not isinstance(self.follows, Plateau)
 
     def at(self, step: int, history: Sequence[Mapping[str, float]] = ()) -> float:
         """Its value at a step, counted from 0; after the epochs of `history`, where it follows them."""
@@ -59,15 +61,21 @@ def initial(config: TrainConfig, name: str) -> float:
     if name in WITHOUT_VALUE:
         return 0.0
     value: Any = config
-    if name in OF_STEPS or name in OF_EPOCHS or name.startswith(_AUGMENTATION):
+    if loss := _LOSS.fullmatch(name):
+        value = config.losses[int(loss[1])].weight if int(loss[1]) < len(config.losses) else None
+    elif name in OF_STEPS or name in OF_EPOCHS or name.startswith(_AUGMENTATION):
         for part in name.split("."):
             value = getattr(value, part, None)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DeepcvError(
-            f"train.schedules.{name}: expected one of {', '.join(OF_STEPS + OF_EPOCHS)}, or a number of train.augmentation "
-            "such as augmentation.randaugment.strength"
+            f"train.schedules.{name}: expected one of {', '.join(OF_STEPS + OF_EPOCHS)}, losses.0.weight and so on, or a number "
+            "of train.augmentation such as augmentation.randaugment.strength"
         )
     return float(value)
+
+
+def _of_steps(name: str) -> bool:
+    return name in OF_STEPS or _LOSS.fullmatch(name) is not None
 
 
 @dataclass
@@ -77,6 +85,13 @@ class Settings:
     label_smoothing: float
     clip_norm: float
     accumulate: int
+    loss_weights: list[float]
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self:
+        """Those that params give."""
+        weights = [term.weight for term in config.losses]
+        return cls(config.label_smoothing, config.clip_norm, config.accumulate, weights)
 
 
 class Hyperparameters:
@@ -97,7 +112,7 @@ class Hyperparameters:
         setters = {
             course.name: _setter(course.name, settings, model, optimizer)
             for course in courses
-            if course.name in OF_STEPS
+            if _of_steps(course.name)
         }
         self._per_step = [(course, setters[course.name]) for course in courses if course.each_step]
         self._per_epoch = [
@@ -158,6 +173,9 @@ def _setter(name: str, settings: Settings, model: nn.Module, optimizer: torch.op
     def of_settings(value: float) -> None:
         setattr(settings, name, value)
 
+    def loss_weight(value: float) -> None:
+        settings.loss_weights[int(name.split(".")[1])] = value
+
     layers = [module for module in model.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
     if name == "dropout" and not layers:
         raise DeepcvError("train.schedules.dropout: the network has no dropout; remove the schedule or add a layer")
@@ -166,4 +184,4 @@ def _setter(name: str, settings: Settings, model: nn.Module, optimizer: torch.op
     own = {
         "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "dropout": dropout, "accumulate": accumulate, "blur": blur,
     }  # fmt: skip
-    return own.get(name, of_settings)
+    return loss_weight if _LOSS.fullmatch(name) else own.get(name, of_settings)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepcv.data.augmentation import Augmentation, gather, permutation
-from deepcv.data.loaders import TrainLoader
+from deepcv.data.augmentation import Augmentation, Recipe, gather, permutation
+from deepcv.data.loaders import Batch, TrainLoader, Views
 from deepcv.data.shards import Split
 
 PLAIN = Augmentation()
@@ -66,3 +66,43 @@ def test_batches_are_augmented_with_the_draws_of_their_samples() -> None:
     for images, targets in one:
         expected = gather(one.images_nhwc, targets // 10, augmentation, 3, 2)
         assert torch.equal(images.permute(0, 2, 3, 1), expected)
+
+
+def noise(views: Views = Views(), recipe: Recipe = Recipe()) -> TrainLoader:  # noqa: B008 - both are frozen
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), np.uint8)
+    return TrainLoader(
+        Split(images, np.arange(16)), batch_size=16, augmentation=Augmentation(flip=True, shift=2), seed=3,
+        device=torch.device("cpu"), recipe=recipe, views=views,
+    )  # fmt: skip
+
+
+def test_views_of_an_image_have_draws_of_their_own() -> None:
+    both = next(iter(noise(Views(3))))
+    assert both.views == 3
+    assert len(both.images_nchw) == 3 * len(both.targets)
+    one = next(iter(noise()))
+    views = both.images_nchw.unflatten(0, (3, -1))
+    assert torch.equal(views[0], one.images_nchw)
+    assert torch.equal(both.targets, one.targets)
+    assert not torch.equal(views[0], views[1])
+    assert not torch.equal(views[1], views[2])
+    assert both.images_nchw.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_with_a_clean_first_view_only_the_others_have_the_policy() -> None:
+    batch = next(iter(noise(Views(3, "clean"), Recipe("augmix"))))
+    clean, one, other = batch.images_nchw.unflatten(0, (3, -1))
+    assert torch.equal(clean, next(iter(noise())).images_nchw)
+    assert not torch.equal(one, clean)
+    assert not torch.equal(one, other)
+    only = next(iter(noise(Views(2, "clean"))))
+    assert torch.equal(*only.images_nchw.unflatten(0, (2, -1)))  # without a policy: flip and shift are shared
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 7])
+def test_pieces_of_a_batch_have_all_views_of_their_images(pieces: int) -> None:
+    batch = Batch(torch.arange(15).view(15, 1, 1, 1), torch.arange(5))
+    for part in batch.split(pieces):
+        for view, images in enumerate(part.images_nchw.unflatten(0, (3, -1))):
+            assert torch.equal(images.flatten(), part.targets + 5 * view)
+    assert torch.equal(torch.cat([part.targets for part in batch.split(pieces)]), batch.targets)

@@ -43,6 +43,16 @@ OTHERS: dict[str, st.SearchStrategy[Any]] = {
             "label_smoothing": st.just({"kind": "plateau", "patience": 2}),
         },
     ),
+    "losses": st.sampled_from(
+        [
+            [],
+            [
+                {"loss": "focal", "gamma": 1.5},
+                {"loss": "supcon", "output": "embedding", "weight": 0.5, "temperature": 0.2},
+            ],
+        ]
+    ),
+    "views": st.just({"count": 1, "first": "clean"}),
     "severity": st.just({"blurred": "quarantine"}),
     "expectations": st.just(
         [{"expectation": "expect_column_to_exist", "kwargs": {"column": "id"}, "severity": "warn"}]
@@ -134,7 +144,7 @@ def sections(cls: type[Section]) -> st.SearchStrategy[Section]:
     return st.fixed_dictionaries(fields).map(build)
 
 
-NOT_PLAIN = {"space", "severity", "expectations", "schedules"}  # `deepcv`'s edits set one plain value
+NOT_PLAIN = {"space", "severity", "expectations", "schedules", "losses"}  # `deepcv`'s edits set one plain value
 FIELDS = [(cls, name) for cls in SECTIONS.values() for name in cls.model_fields if name not in NOT_PLAIN]
 
 

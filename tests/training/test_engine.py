@@ -40,8 +40,8 @@ class Net(nn.Module):
         return {"logits": self.layers(images_nchw.double() / 255)}
 
 
-def cross_entropy(outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(outputs["logits"], targets)
+def cross_entropy(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    return nn.functional.cross_entropy(outputs["logits"], batch.targets)
 
 
 def trainer_of(model: nn.Module, config: TrainConfig, **options: Any) -> tuple[Engine, TrainLoader, Hyperparameters]:
@@ -50,7 +50,7 @@ def trainer_of(model: nn.Module, config: TrainConfig, **options: Any) -> tuple[E
         split, batch_size=config.batch_size, augmentation=Augmentation(), seed=config.seed, device=CPU, classes=2
     )
     optimizer = create_optimizer(model, config)
-    settings = Settings(config.label_smoothing, config.clip_norm, config.accumulate)
+    settings = Settings.of(config)
     hyperparameters = Hyperparameters(
         scheduled(config, config.epochs * len(loader)), config=config, settings=settings, model=model,
         optimizer=optimizer, loader=loader,
@@ -88,7 +88,7 @@ def by_hand(config: TrainConfig, windows: list[list[int]]) -> list[Tensor]:
         for window in windows:
             images = torch.cat([batches[place].images_nchw for place in window])
             targets = torch.cat([batches[place].targets for place in window])
-            loss = cross_entropy(model(images), targets)
+            loss = cross_entropy(model(images), Batch(images, targets))
             gradients = torch.autograd.grad(loss, list(model.parameters()))
             if config.clip_norm:
                 norm = torch.sqrt(sum((g.square().sum() for g in gradients), start=torch.zeros(())))
@@ -236,8 +236,8 @@ def test_a_plateau_follows_the_history() -> None:
 def test_a_loss_that_is_no_number_ends_the_training_before_its_epoch_does() -> None:
     calls = itertools.count(1)
 
-    def breaks(outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-        return cross_entropy(outputs, targets) * (math.nan if next(calls) > 60 else 1.0)
+    def breaks(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        return cross_entropy(outputs, batch) * (math.nan if next(calls) > 60 else 1.0)
 
     trainer, loader, _ = trainer_of(Net(), replace(PLAIN, batch_size=1), objective=breaks)
     with pytest.raises(

@@ -18,6 +18,7 @@ from deepcv.data.augmentation import DROPOUT, Augmentation, Recipe, gather, hash
 from deepcv.data.augmentation.policies import Operation
 from deepcv.data.augmentation.recipe import Mix
 from deepcv.data.crops import random_crops
+from deepcv.data.loaders import Views
 from deepcv.data.shards import Dataset, open_shards
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
@@ -29,6 +30,7 @@ from deepcv.training.config import ProgressiveResize
 from deepcv.training.engine import RunningMetrics
 from deepcv.training.fit import Fitted, fit
 from deepcv.training.history import EpochRecord
+from deepcv.training.losses import Term
 from deepcv.training.optimizers import create_optimizer
 from deepcv.training.schedules import Piecewise, Plateau, Ramp
 
@@ -44,6 +46,15 @@ EVERYTHING: dict[str, Any] = {
         "lr": Ramp(warmup=0.1), "dropout": Ramp("linear", start=0.5), "weight_decay": Plateau(patience=0),
         "augmentation.mixup.probability": Piecewise(((0.0, 0.0), (0.4, 1.0)), "step"),
     },
+}  # fmt: skip
+
+CONTRASTIVE: dict[str, Any] = {
+    "views": Views(3, "clean"), "augmentation": Recipe("augmix"),
+    "losses": (
+        Term("cross_entropy", options={"class_weights": "balanced"}), Term("jensen_shannon", weight=2.0),
+        Term("supcon", weight=0.1), Term("triplet", weight=0.1),
+    ),
+    "schedules": {"losses.2.weight": Ramp("linear")},
 }  # fmt: skip
 
 
@@ -76,6 +87,7 @@ def same(one: Fitted, two: Fitted) -> bool:
         {"augmentation": MIXED},
         {"progressive_resize": SMALL_FIRST, "test_time_flip": True},
         EVERYTHING,
+        CONTRASTIVE,
     ],
 )
 def test_a_training_repeats_bit_for_bit(changes: dict[str, Any], network: NetworkSpec, shards: Dataset) -> None:
@@ -85,7 +97,7 @@ def test_a_training_repeats_bit_for_bit(changes: dict[str, Any], network: Networ
     assert not same(one, fit(network, shards, toys.config(**changes, seed=1)))
 
 
-@pytest.mark.parametrize("changes", [{}, {"augmentation": MIXED, "precision": "bf16"}, EVERYTHING])
+@pytest.mark.parametrize("changes", [{}, {"augmentation": MIXED, "precision": "bf16"}, EVERYTHING, CONTRASTIVE])
 @pytest.mark.parametrize("step", [1, 2, 5, 6, 7, 11])
 def test_an_interrupted_training_goes_on_bit_for_bit_from_the_step_that_it_was_at(
     changes: dict[str, Any], step: int, network: NetworkSpec, shards: Dataset, tmp_path: Path
@@ -167,6 +179,31 @@ def test_a_part_learns_from_its_epoch_on(network: NetworkSpec, shards: Dataset) 
     assert torch.equal(frozen, stem(freeze=("stem",)))
     assert not torch.equal(frozen, stem(unfreeze={"stem": 3}))
     assert torch.equal(stem(), stem(unfreeze={"stem": 1}))
+
+
+TWO_HEADS = toys.NETWORK.replace(
+    "outputs: {logits: head}",
+    "  - {id: embedding, op: linear, from: pool, features: 6}\noutputs: {logits: head, embedding: embedding}",
+)
+
+
+def test_every_output_has_a_loss_or_is_left_out(shards: Dataset, tmp_path: Path) -> None:
+    network = toys.network(tmp_path, TWO_HEADS)
+    with pytest.raises(DeepcvError, match="no term uses the network's output 'embedding'"):
+        fit(network, shards, toys.config())
+    for losses in (
+        (Term("cross_entropy"), Term("none", "embedding")),
+        (Term("cross_entropy"), Term("supcon", "embedding", weight=0.5)),
+    ):
+        fitted = fit(network, shards, toys.config(losses=losses, views=Views(2), epochs=6, shift=0))
+        assert fitted.history[-1].val_accuracy == 1.0
+    with pytest.raises(DeepcvError, match=r"needs 2 or more of each; got 1"):
+        fit(network, shards, toys.config(losses=(Term("cross_entropy"), Term("nt_xent", "embedding"))))
+
+
+def test_cross_entropy_named_is_cross_entropy_unnamed(network: NetworkSpec, shards: Dataset) -> None:
+    named = fit(network, shards, toys.config(losses=(Term("cross_entropy", options={"label_smoothing": 0.1}),)))
+    assert same(named, fit(network, shards, toys.config()))
 
 
 @pytest.mark.acceptance  # compiling takes a minute

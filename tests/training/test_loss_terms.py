@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deepcv.errors import DeepcvError
+from deepcv.params.losses import OPTIONS, LossParams
 from deepcv.training.losses import (
     LOSSES,
     Target,
@@ -20,6 +21,7 @@ from deepcv.training.losses import (
     total,
     values,
 )
+from deepcv.training.objective import NOT_TRAINED
 
 OUTPUTS = {"logits": (10,), "embedding": (64,), "map": (64, 7, 7)}
 TARGETS = {
@@ -156,3 +158,10 @@ def test_class_weights_are_used_where_a_term_wants_them(name: str) -> None:
     assert torch.equal(balanced, loss(outputs["logits"], targets["label"], class_weights=weights))
     with pytest.raises(DeepcvError, match="wants balanced class weights"):
         total([Term(name, options=options)], outputs, targets)
+
+
+def test_params_know_every_loss_of_class_targets_and_its_options() -> None:
+    """`deepcv.params` imports no torch, so it has the names a second time."""
+    ours = {name: set(loss.options) for name, loss in LOSSES.items() if not loss.targets or "class" in loss.targets}
+    assert {name: set(options) for name, options in OPTIONS.items() if name != NOT_TRAINED} == ours
+    assert set(LossParams.model_fields) == {"loss", "output", "weight"}.union(*ours.values())

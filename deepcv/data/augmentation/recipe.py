@@ -113,11 +113,15 @@ def pictures(
     epoch: int,
     *,
     taken: bool = False,
+    policy_seed: int | None = None,
 ) -> Tensor:
-    """Take and change images: uint8 (n, h, w, c) and (b,) to uint8 (b, c, h, w), channels last in memory; see `gather`."""
+    """Take and change images: uint8 (n, h, w, c) and (b,) to uint8 (b, c, h, w), channels last in memory; see `gather`.
+
+    The policies draw from `policy_seed`, or else from `seed` too.
+    """
     images = gather(images_nhwc, index, augmentation, seed, epoch, taken=taken).permute(0, 3, 1, 2).contiguous()
     for step, policy in policies.items():
-        images = policy(images, Draws(seed, epoch, index, step))
+        images = policy(images, Draws(seed if policy_seed is None else policy_seed, epoch, index, step))
     return images.contiguous(memory_format=torch.channels_last)
 
 

@@ -52,7 +52,7 @@ class Loss:
 
     `targets` are the kinds that it learns from, none where it needs no target. `per_class`: the output has one value per
     class, label or number of the target; else it is a vector of any length. `views`: the loss sees all views of an image and
-    needs so many or more; 0: it sees the first.
+    needs so many or more; 0: it sees the first. `divisible`: it is the mean of what it is for parts of the batch.
     """
 
     function: Callable[..., Tensor]
@@ -60,6 +60,7 @@ class Loss:
     targets: tuple[Kind, ...] = ()
     per_class: bool = False
     views: int = 0
+    divisible: bool = True
 
 
 def _number(default: float, expected: str, fits: Callable[[float], bool]) -> Option:
@@ -123,10 +124,10 @@ LOSSES: Mapping[str, Loss] = {
             "margin": _positive(0.2), "mining": _choice("hard", "semi_hard", "all"),
             "distance": _choice("euclidean", "cosine"),
         },
-        targets=("class",),
+        targets=("class",), divisible=False,
     ),
-    "nt_xent": Loss(metric.nt_xent, {"temperature": _positive(0.5)}, views=2),
-    "supcon": Loss(metric.supcon, {"temperature": _positive(0.1)}, targets=("class",), views=1),
+    "nt_xent": Loss(metric.nt_xent, {"temperature": _positive(0.5)}, views=2, divisible=False),
+    "supcon": Loss(metric.supcon, {"temperature": _positive(0.1)}, targets=("class",), views=1, divisible=False),
 }  # fmt: skip
 
 

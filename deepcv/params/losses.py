@@ -1,0 +1,63 @@
+"""What a training minimises: the entries of `train.losses`, and how many views of an image they see."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from deepcv.params.base import Group, MisfitError
+
+# The options of each loss; what they mean and must be is deepcv.training.losses', and a test holds the two together.
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "cross_entropy": ("label_smoothing", "class_weights"),
+    "focal": ("gamma", "class_weights"),
+    "one_vs_rest": ("label_smoothing", "target_threshold", "sum_classes", "pos_weight"),
+    "jensen_shannon": (),
+    "triplet": ("margin", "mining", "distance"),
+    "nt_xent": ("temperature",),
+    "supcon": ("temperature",),
+    "none": (),
+}
+_Share = Annotated[float, Field(ge=0, lt=1)]
+_Positive = Annotated[float, Field(gt=0, le=1e6)]
+
+
+class LossParams(Group):
+    """One loss of one output of the network; `none` says that nothing is learned from an output."""
+
+    also_called: ClassVar[Mapping[str, str]] = {"name": "loss", "smoothing": "label_smoothing", "tau": "temperature"}
+
+    loss: Literal["cross_entropy", "focal", "one_vs_rest", "jensen_shannon", "triplet", "nt_xent", "supcon", "none"] = (
+        Field(description="loss")
+    )
+    output: str = Field("logits", min_length=1, description="output of the network")
+    weight: float = Field(1.0, ge=0, le=1e6, description="factor in the sum of all losses")
+    label_smoothing: _Share | None = Field(None, description="share of the target spread over all classes; else 0")
+    class_weights: Literal["none", "balanced"] | None = Field(None, description="balanced: rare classes count for more")
+    gamma: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        None, description="how much less easy images count; else 2"
+    )
+    target_threshold: _Share | None = Field(None, description="soft targets above it are 1, others 0; else 0: kept")
+    sum_classes: bool | None = Field(None, description="sum over the classes, instead of their mean")
+    pos_weight: _Positive | None = Field(None, description="how much a present class counts; else 1")
+    margin: _Positive | None = Field(None, description="by how much nearer images of one class should be; else 0.2")
+    mining: Literal["hard", "semi_hard", "all"] | None = Field(None, description="which triplets count; else hard")
+    distance: Literal["euclidean", "cosine"] | None = Field(None, description="between embeddings; else euclidean")
+    temperature: _Positive | None = Field(None, description="of similarities; else 0.5 of nt_xent, 0.1 of supcon")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        own = OPTIONS[self.loss]
+        for key in self.model_dump(exclude_none=True).keys() - {"loss", "output", "weight", *own}:
+            raise MisfitError(((key,), f"{self.loss} has no {key}; it has {', '.join(('output', 'weight', *own))}"))
+        return self
+
+
+class ViewsParams(Group):
+    """How many pictures of each image a step sees."""
+
+    count: int = Field(1, ge=1, le=16, description="pictures of an image, each augmented by itself")
+    first: Literal["augmented", "clean"] = Field(
+        "augmented",
+        description="clean: the first has no operations and no policy, and all have its flip, shift and cutout",
+    )

@@ -1,0 +1,54 @@
+"""What a training minimises: the terms of `train.losses`, or cross entropy of the output `logits`."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from deepcv.data.loaders import Batch
+from deepcv.training.config import TrainConfig
+from deepcv.training.engine import Objective
+from deepcv.training.hyperparameters import Settings
+from deepcv.training.losses import LOSSES, Target, Term, balanced_weights, check, total
+
+_MIXING = ("augmentation.mixup.probability", "augmentation.cutmix.probability")
+NOT_TRAINED = "none"  # the loss of an output that nothing is learned from
+
+
+def create_objective(
+    config: TrainConfig, settings: Settings, outputs: Mapping[str, tuple[int, ...]], counts: Tensor
+) -> Objective:
+    """Return the loss of a batch, with the label smoothing and the weights that are set at the time.
+
+    `outputs` are those of the network, with the shape for one image; `counts` (classes,) how many train images each class has.
+    Raises DeepcvError where terms, outputs and views do not fit.
+    """
+    terms = config.losses or (Term("cross_entropy"),)
+    trained = [term for term in terms if term.loss != NOT_TRAINED]
+    left_out = [term.output for term in terms if term.loss == NOT_TRAINED]
+    mixes = config.augmentation.mixes or any(name in _MIXING for name in config.schedules)
+    target = Target("soft" if mixes else "class", len(counts))
+    check(trained, outputs, {"label": target}, config.views.count, left_out=left_out)
+    if not config.losses:
+        return lambda outputs, batch: nn.functional.cross_entropy(
+            outputs["logits"][: len(batch.targets)], batch.targets, label_smoothing=settings.label_smoothing
+        )
+    places = [place for place, term in enumerate(terms) if term.loss != NOT_TRAINED]
+    class_weights = balanced_weights(counts)
+
+    def objective(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        weights = [settings.loss_weights[place] for place in places]
+        targets = {"label": batch.targets}
+        return total(trained, outputs, targets, batch.views, weights=weights, class_weights=class_weights)
+
+    return objective
+
+
+def divisible(config: TrainConfig) -> bool:
+    """Whether the loss of a batch is the mean of the losses of its parts: where no loss compares images."""
+    return all(LOSSES[term.loss].divisible for term in config.losses if term.loss in LOSSES)
+
+
+def class_counts(labels: Tensor, classes: int) -> Tensor:
+    """How many images each class has, int64 (classes,)."""
+    return torch.bincount(labels, minlength=classes)
