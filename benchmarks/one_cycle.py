@@ -68,8 +68,8 @@ def from_fastai() -> float | None:
         print(f"without fastai: {error}", file=sys.stderr)
         return None
     worst = 0.0
-    # fastai has shares as float32, so these are fractions that float32 holds.
-    for warmup, share in itertools.product((0.125, 0.25, 0.375), np.arange(1025) / 1024):
+    # fastai divides shares in float32: only where it cuts the curve in halves are they exact.
+    for warmup, share in itertools.product((0.5,), np.arange(4097) / 4096):
         rate = Curve(((0.0, 0.1 / 25), (warmup, 0.1), (1.0, 0.1 / 1e5)), "cosine")
         momentum = Curve(((0.0, 0.95), (warmup, 0.85), (1.0, 0.95)), "cosine")
         theirs: tuple[Callable[[float], float], ...] = (
