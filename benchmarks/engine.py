@@ -40,7 +40,7 @@ from deepcv.training import checkpoints
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import RunningMetrics, create_trainer
 from deepcv.training.hardware import Hardware, resolve
-from deepcv.training.history import History
+from deepcv.training.history import EpochRecord, History
 from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
 from deepcv.training.objective import class_counts, create_objective
 from deepcv.training.optimizers import create_optimizer
@@ -82,6 +82,7 @@ class Loop:
         self.model = setting.network().to(memory_format=setting.hardware.memory_format)
         self.optimizer = create_optimizer(self.model, self.config)
         self.metrics = RunningMetrics(torch.device("cpu"))
+        self.history = History([EpochRecord(0, 0.0, 0.0, 0.0, 0.0, 0.0)])  # the bar shows the last one
         augmentation = Augmentation(self.config.flip, self.config.shift, self.config.cutout)
         self.loader = TrainLoader(
             setting.split,
@@ -143,7 +144,7 @@ class Loop:
                 interrupted=lambda: False,
             )  # fmt: skip
         with redirect_stderr(io.StringIO()):
-            show_progress(self.trainer, History(), _LONG, len(self.loader), 0)
+            show_progress(self.trainer, self.history, _LONG, len(self.loader), 0, self.loader.batch_size)
 
 
 @dataclass(frozen=True)

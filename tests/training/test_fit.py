@@ -1,6 +1,8 @@
 import itertools
 import math
+import re
 import struct
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import toys
+from ignite.engine import Engine
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -32,6 +35,7 @@ from deepcv.training.fit import Fitted, fit
 from deepcv.training.history import EpochRecord
 from deepcv.training.losses import Term
 from deepcv.training.optimizers import create_optimizer
+from deepcv.training.progress import tell_speed
 from deepcv.training.schedules import Piecewise, Plateau, Ramp
 
 CPU = torch.device("cpu")
@@ -529,11 +533,33 @@ def test_a_damaged_model_file_is_refused(damage: str, network: NetworkSpec, shar
 
 
 def test_progress_is_drawn_on_stderr(network: NetworkSpec, shards: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(network, shards, toys.config(epochs=2), progress=True)
+    fitted = fit(network, shards, toys.config(epochs=3), progress=True)
     drawn = capsys.readouterr()
-    assert "6/6" in drawn.err
-    assert "val accuracy" in drawn.err
+    assert "9/9" in drawn.err
+    lines = [line.split() for line in drawn.err.replace("\r", "\n").split("\n")]
+    assert lines.count(["epoch", "train", "loss", "accuracy", "val", "loss", "accuracy", "lr", "seconds"]) == 1
+    rows = [line for line in lines if len(line) == 7 and line[0] in ("1", "2", "3")]
+    assert [(row[0], row[4]) for row in rows] == [(str(r.epoch), f"{r.val_accuracy:.4f}") for r in fitted.history]
     assert drawn.out == ""
+
+
+@pytest.mark.parametrize(("loader_s", "step_s", "limit"), [(0.02, 0.001, "the loader"), (0.001, 0.02, "the network")])
+def test_what_limits_the_training_is_said_once(loader_s: float, step_s: float, limit: str) -> None:
+    told: list[str] = []
+    trainer = Engine(lambda _engine, _batch: time.sleep(step_s))
+    tell_speed(trainer, 8, told.append)
+
+    def batches() -> Iterator[int]:
+        for number in range(110):
+            time.sleep(loader_s)
+            yield number
+
+    trainer.run(batches(), max_epochs=1, epoch_length=110)
+    (line,) = told
+    assert line.endswith(f"together; {limit} limits the training")
+    loader, step, both = (float(number.replace(",", "")) for number in re.findall(r"[\d,]+", line) if number.strip(","))
+    assert 1 / both == pytest.approx(1 / loader + 1 / step, rel=0.05)
+    assert min(loader, step) <= 8 / 0.02
 
 
 def test_seeds_and_epochs_share_no_dropout() -> None:
