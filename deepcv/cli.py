@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepcv import data_commands, network_commands
+from deepcv import data_commands, network_commands, training_commands
 from deepcv.errors import DeepcvError
 
 _DESCRIPTION = """\
@@ -86,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     network_commands.add_to(
         commands.add_parser("profile", help="what a network costs: MACs, memory, time, node by node")
+    )
+    training_commands.add_preview(
+        commands.add_parser("preview", help="how hyperparameters will change, and a batch as the network sees it")
     )
     return parser
 
