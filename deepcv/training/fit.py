@@ -119,8 +119,10 @@ def fit(
     objective = create_objective(
         config, settings, output_shapes(classifier.network), class_counts(loader.targets, len(shards.classes))
     )
+    ema = EMAHandler(classifier, momentum=1 - config.ema) if config.ema else None
+    judged: Classifier = ema.ema_model if ema else classifier
     hyperparameters = Hyperparameters(
-        courses, config=config, settings=settings, model=classifier, optimizer=optimizer, loader=loader
+        courses, config=config, settings=settings, model=classifier, optimizer=optimizer, loader=loader, mean=judged
     )
     running, pieces, history, best = RunningMetrics(device), Pieces(), History(), Best()
     random, scaler = checkpointing.RandomState(device), hardware.scaler()
@@ -129,11 +131,8 @@ def fit(
         optimizer, objective, hyperparameters, settings, running,
         autocast=hardware.autocast(), scaler=scaler, pieces=pieces, divisible=divisible(config),
     )  # fmt: skip
-    judged = classifier
-    if config.ema:
-        ema = EMAHandler(classifier, momentum=1 - config.ema)
+    if ema:
         ema.attach(trainer, event=Events.ITERATION_COMPLETED(event_filter=lambda engine, _: bool(engine.state.output)))
-        judged = ema.ema_model
 
     def begin_epoch(engine: Engine) -> None:
         loader.epoch = engine.state.epoch - 1
@@ -159,7 +158,7 @@ def fit(
             val_loss = metrics.cross_entropy(logits, shards.val.labels)
         if not math.isfinite(loss := train_loss + val_loss):  # train_loss does not know the epoch's last step
             raise DivergedError(epoch, loss)
-        if config.ema:
+        if ema:
             check_weights(classifier, epoch)
         lr = hyperparameters.courses["lr"].at(epoch * len(loader), [asdict(record) for record in history.records])
         accuracy = metrics.accuracy(logits, shards.val.labels)
@@ -178,7 +177,7 @@ def fit(
             "trainer": trainer, "model": classifier, "optimizer": optimizer, "scaler": scaler, "history": history,
             "running": running, "random": random, "pieces": pieces, "best": best,
         }  # fmt: skip
-        if config.ema:
+        if ema:
             state["ema"] = judged
         checkpointing.restore_latest(checkpoints, state)
         for restored in history.records:

@@ -95,7 +95,10 @@ class Settings:
 
 
 class Hyperparameters:
-    """Puts the scheduled values where they act: `begin_epoch` before an epoch's first step, `step` before each step."""
+    """Puts the scheduled values where they act: `begin_epoch` before an epoch's first step, `step` before each step.
+
+    The layers of `mean`, a running mean of the model, follow those of the model.
+    """
 
     def __init__(
         self,
@@ -106,11 +109,13 @@ class Hyperparameters:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         loader: TrainLoader,
+        mean: nn.Module | None = None,
     ) -> None:
         self.courses = {course.name: course for course in courses}
         self.settings, self._loader, self._config = settings, loader, config
+        models = [model] if mean is None else [model, mean]
         setters = {
-            course.name: _setter(course.name, settings, model, optimizer)
+            course.name: _setter(course.name, settings, models, optimizer)
             for course in courses
             if _of_steps(course.name)
         }
@@ -143,7 +148,7 @@ def _replaced(values: Any, path: Sequence[str], value: float) -> Any:
     return dataclasses.replace(values, **{path[0]: _replaced(getattr(values, path[0]), path[1:], value)})
 
 
-def _setter(name: str, settings: Settings, model: nn.Module, optimizer: torch.optim.Optimizer) -> Setter:
+def _setter(name: str, settings: Settings, models: Sequence[nn.Module], optimizer: torch.optim.Optimizer) -> Setter:
     def lr(value: float) -> None:
         for group in optimizer.param_groups:  # a list that load_state_dict replaces
             group["lr"] = value * group["lr_scale"]
@@ -168,7 +173,8 @@ def _setter(name: str, settings: Settings, model: nn.Module, optimizer: torch.op
         settings.accumulate = max(1, round(value))
 
     def blur(value: float) -> None:
-        set_blur(model, value)
+        for model in models:
+            set_blur(model, value)
 
     def of_settings(value: float) -> None:
         setattr(settings, name, value)
@@ -176,10 +182,10 @@ def _setter(name: str, settings: Settings, model: nn.Module, optimizer: torch.op
     def loss_weight(value: float) -> None:
         settings.loss_weights[int(name.split(".")[1])] = value
 
-    layers = [module for module in model.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
+    layers = [one for model in models for one in model.modules() if isinstance(one, nn.modules.dropout._DropoutNd)]
     if name == "dropout" and not layers:
         raise DeepcvError("train.schedules.dropout: the network has no dropout; remove the schedule or add a layer")
-    if name == "blur" and not set_blur(model, 0.0):
+    if name == "blur" and not set_blur(models[0], 0.0):
         raise DeepcvError("train.schedules.blur: the network has no layer `blur`; remove the schedule or add a layer")
     own = {
         "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "dropout": dropout, "accumulate": accumulate, "blur": blur,

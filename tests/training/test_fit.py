@@ -27,6 +27,7 @@ from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
 from deepcv.nn.classifier import ModelFileError, ModelInfo, create, load, save
+from deepcv.nn.layers.blur import Blur
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training.checkpoints import InterruptedTrainingError
 from deepcv.training.config import ProgressiveResize
@@ -139,6 +140,22 @@ def test_a_running_mean_of_the_weights_is_judged_and_becomes_the_model(network: 
         assert torch.allclose(value, mean[key], atol=1e-6), key
     assert [record.train_loss for record in fitted.history] == [record.train_loss for record in plain.history]
     assert [record.val_loss for record in fitted.history] != [record.val_loss for record in plain.history]
+
+
+def test_a_blur_that_changes_is_the_running_means_too(shards: Dataset, tmp_path: Path) -> None:
+    network = toys.network(
+        tmp_path, toys.NETWORK.replace("  - {id: drop", "  - {id: blur, op: blur, max_sigma: 2}\n  - {id: drop")
+    )
+    rising = {"blur": Ramp("linear", start=0.0, end=1.5)}
+    fitted = fit(network, shards, toys.config(ema=0.5, schedules=rising))
+    layer = next(module for module in fitted.classifier.modules() if isinstance(module, Blur))
+    assert layer.on
+    assert float(layer.sigma) == 1.5
+    fresh = create(network.canonical(), fitted.info)
+    fresh.load_state_dict(fitted.classifier.state_dict())  # which sets taps from sigma
+    images = torch.from_numpy(shards.val.images_nhwc.copy()).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        assert torch.equal(fresh.eval()(images)["logits"], fitted.classifier.eval()(images)["logits"])
 
 
 @contextmanager
