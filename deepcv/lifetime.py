@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _CLEAN_UP_S = 8
+_ECHO_S = 1.0
 
 
 class Interrupts:
@@ -44,11 +46,13 @@ class Interrupts:
 class Grace:
     """Inside `with`, the first SIGINT or SIGTERM is only noted in `asked`; `grace_s` later, or when another comes, it acts.
 
-    So the work can be brought to a state worth keeping before `obey` ends it as the signal would have.
+    So the work can be brought to a state worth keeping before `obey` ends it as the signal would have. One that comes within
+    a second of the first is no other: who ends a process group ends our parent too, and then the kernel tells us again.
     """
 
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
+        self._asked_s = 0.0
         self._before: dict[int, Any] = {}
         self.asked: int | None = None
 
@@ -64,14 +68,19 @@ class Grace:
     def obey(self) -> None:
         """Let the signal that was noted act."""
         if self.asked is not None:
-            self._restore()
-            signal.raise_signal(self.asked)
+            self._act(self.asked)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.asked = number
+        if self.asked is None:
+            self.asked, self._asked_s = number, time.monotonic()
+            signal.signal(signal.SIGALRM, lambda *_: self._act(number))
+            signal.setitimer(signal.ITIMER_REAL, self._grace_s)
+        elif time.monotonic() - self._asked_s > _ECHO_S:
+            self._act(number)
+
+    def _act(self, number: int) -> None:
         self._restore()
-        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
-        signal.setitimer(signal.ITIMER_REAL, self._grace_s)
+        signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -117,10 +117,13 @@ def log_params(run_id: str, params: Mapping[str, Any]) -> None:
     MlflowClient().log_batch(run_id, params=flat)
 
 
-def log_metrics(run_id: str, values: Mapping[str, float], step: int = 0) -> None:
-    """Write one step's metrics in one batch."""
-    now_ms = int(time.time() * 1000)
-    MlflowClient().log_batch(run_id, metrics=[Metric(key, float(value), now_ms, step) for key, value in values.items()])
+def log_metrics(run_id: str, values: Mapping[str, float], step: int = 0, at_s: float | None = None) -> None:
+    """Write one step's metrics in one batch; `at_s` (Unix time) is when they were measured, by default now.
+
+    All of them or none are written. The same with the same `at_s` may be written again: MLflow keeps one of equal points.
+    """
+    at_ms = int(1000 * (time.time() if at_s is None else at_s))
+    MlflowClient().log_batch(run_id, metrics=[Metric(key, float(value), at_ms, step) for key, value in values.items()])
 
 
 def log_curve(run_id: str, steps: Sequence[Mapping[str, float]]) -> None:

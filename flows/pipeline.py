@@ -33,10 +33,12 @@ from deepcv.receipts import drop_orphan
 from flows.addresses import running_server
 from flows.locking import Patience
 from flows.logs import StageLog, dvc_messages_to_run_log
+from flows.processes import leave_nobody_behind
 from flows.report import markdown
 from flows.stages import CACHED, FAILED, Executor, Outcome, StageFailedError, UnknownStageError, check_targets
 
 _RECORDS_S = 20.0
+_PATIENCE_S = 12.0  # with what a killed run leaves: a trainer writes a checkpoint
 
 
 @task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
@@ -159,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}  # its thread sleeps 1 s at the end of a run
     if api := running_server():
         settings[PREFECT_API_URL] = api
+    leave_nobody_behind(patience_s=_PATIENCE_S)
     with temporary_settings(settings):
         state = pipeline(options.targets, options.force, dict(options.overrides), return_state=True)
         if not api and (run := state.state_details.flow_run_id):

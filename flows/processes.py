@@ -16,6 +16,7 @@ import psutil
 from deepcv.lifetime import lives
 
 _POLL_S = 0.5
+_MARK = "DEEPCV_STARTED_BY"
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _LINE_LIMIT = 64 * 1024  # characters; a longer line is handed on in pieces
 
@@ -79,6 +80,32 @@ def run(command: Sequence[str] | str, lines: Lines, **popen: Any) -> int:
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+def leave_nobody_behind(patience_s: float) -> None:
+    """Have a watchman process end all that this one starts from now on and that lives when it is gone, however it ended.
+
+    They are known by their environment: Prefect starts a server of its own, and tells nobody. Call it before threads start.
+    """
+    os.environ[_MARK] = mark = f"{os.getpid()}-{time.time_ns()}"
+    reader, writer = os.pipe()  # the kernel closes our end with us
+    if os.fork():
+        os.close(reader)
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # our parent decides
+    os.close(writer)
+    os.read(reader, 1)
+    left = [process.pid for process in psutil.process_iter() if _environment(process).get(_MARK) == mark]
+    stop(left, patience_s=patience_s)
+    os._exit(0)
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return dict(process.environ())
+    except (psutil.Error, OSError):  # another user's, or gone
+        return {}
 
 
 def stop(pids: Iterable[int], *, patience_s: float) -> None:

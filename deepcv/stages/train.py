@@ -5,10 +5,9 @@ import hashlib
 import io
 import json
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from deepcv.nn.spec import NetworkSpec
 from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
 from deepcv.stages import entry
+from deepcv.stages.training_log import TrainingLog
 from deepcv.training.checkpoints import InterruptedTrainingError
 from deepcv.training.config import TrainConfig
 from deepcv.training.fit import Fitted, fit, freeze
@@ -123,54 +123,6 @@ def checkpoint_folder(key: str) -> Path:
         if other != folder and time.time() - other.stat().st_mtime > _FORGOTTEN_S:
             shutil.rmtree(other, ignore_errors=True)
     return folder
-
-
-def _git_commit() -> str:
-    """Hash of HEAD, empty outside of git."""
-    command = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 - a fixed command
-
-
-class TrainingLog:
-    """The MLflow run of this training. A store that fails does not stop the training: `register` writes what is missing."""
-
-    def __init__(self, experiment: str, key: str, training: dict[str, Any]) -> None:
-        self._run_id: str | None = None
-        self._logged_epochs = 0
-        try:
-            interrupted = tracking.find_run(experiment, tracking.TRAINING_TAG, key, status="RUNNING")
-            self._logged_epochs = tracking.last_step(interrupted, "val_accuracy") if interrupted else 0
-            tags = {tracking.TRAINING_TAG: key, "mlflow.source.git.commit": _git_commit()}
-            self._run_id = interrupted or tracking.start_run(experiment, "train", tracking.run_params(training), tags)
-        except tracking.TrackingError as error:
-            self._lost(error)
-
-    def epoch(self, record: EpochRecord) -> None:
-        """Log one epoch, unless an earlier process of this training already did."""
-        if self._run_id is None or record.epoch <= self._logged_epochs:
-            return
-        try:
-            values = {key: value for key, value in asdict(record).items() if key != "epoch"}
-            tracking.log_metrics(self._run_id, values, step=record.epoch)
-        except tracking.TrackingError as error:
-            self._lost(error)
-
-    def end(self, status: tracking.Status, tags: Mapping[str, str] | None = None) -> None:
-        """Tag the run and close it."""
-        if self._run_id is None:
-            return
-        try:
-            tracking.set_tags(self._run_id, tags or {})
-            tracking.finish(self._run_id, status)
-        except tracking.TrackingError as error:
-            self._lost(error)
-
-    def _lost(self, error: Exception) -> None:
-        self._run_id = None
-        print(
-            f"train: MLflow does not answer ({tracking.reason(error)}); training goes on, `register` will log it again",
-            file=sys.stderr,
-        )
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from conftest_end_to_end import STAGES, Project
@@ -25,9 +27,9 @@ def uninterrupted(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Pr
     return copy
 
 
-def start(project: Project, *options: str) -> "subprocess.Popen[str]":
+def start(project: Project, *options: str, command: Sequence[str] = ("dvc", "repro")) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        ["dvc", "repro", *options], cwd=project.root, env=project.environment(), text=True,
+        [*command, *options], cwd=project.root, env=project.environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
 
@@ -124,6 +126,35 @@ def test_an_interrupted_training_ends_with_the_same_bits(
             "SELECT run_uuid, count(*) FROM metrics WHERE key = 'val_accuracy' GROUP BY run_uuid ORDER BY count(*)"
         ).fetchall()
     assert [count for _, count in runs] == [3, 12]
+
+
+def iteration_of_newest(project: Project) -> int:
+    return max((int(path.stem.rsplit("_", 1)[-1]) for path in checkpoints(project)), default=0)
+
+
+@pytest.mark.parametrize(
+    ("number", "whom", "status"),
+    [
+        (signal.SIGTERM, "trainer", 143),
+        (signal.SIGINT, "trainer", 130),
+        (signal.SIGTERM, "group", -signal.SIGTERM),  # DVC dies of it, and the kernel then tells the trainer once more
+    ],
+)
+def test_a_trainer_that_is_told_to_end_keeps_its_work_of_within_the_epoch(
+    project: Project, number: signal.Signals, whom: str, status: int
+) -> None:
+    project.set(train__epochs=2, train__batch_size=2)
+    steps = len(np.load(project.root / "data/shards/train_labels.npy")) // 2
+    command = [sys.executable, "-m", "deepcv.stages.train"] if whom == "trainer" else ["dvc", "repro", "train"]
+    process = start(project, command=command)
+    wait(lambda: checkpoints(project))  # of the first epoch; the next that is due by itself is that of the second
+    time.sleep(0.3)
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    wait(lambda: not processes_of(project), timeout_s=10)
+    assert process.returncode == status
+    assert "Traceback" not in output
+    assert steps < iteration_of_newest(project) < 2 * steps
 
 
 def test_a_damaged_checkpoint_is_named_and_the_training_goes_on(project: Project, uninterrupted: Project) -> None:

@@ -102,3 +102,24 @@ def test_describe_names_the_command() -> None:
         assert cat.stdout.read(1) == b"1"  # it runs: before, its command line may be empty
         assert describe(cat.pid) == f"pid {cat.pid} (cat -)"
     assert describe(2**30) == f"pid {2**30}"
+
+
+def test_who_is_killed_leaves_nobody_behind() -> None:
+    code = (
+        "import subprocess, time\nfrom flows.processes import leave_nobody_behind\n"
+        "before = subprocess.Popen(['sleep', '60'])\nleave_nobody_behind(5)\n"
+        "after = [subprocess.Popen(['sleep', '60'], start_new_session=new) for new in (False, True)]\n"
+        "print(before.pid, *(process.pid for process in after), flush=True)\ntime.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        before, *after = map(int, program.stdout.readline().split())
+        watchman = [child.pid for child in psutil.Process(program.pid).children() if child.pid not in {before, *after}]
+        assert len(watchman) == 1
+        program.kill()
+    deadline = time.monotonic() + 10
+    while not all(ended(pid) for pid in [*after, *watchman]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not ended(before)
+    stop([before], patience_s=2)

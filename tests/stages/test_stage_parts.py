@@ -31,7 +31,6 @@ from deepcv.serving.predictor import ExportInfo, Predictor
 from deepcv.stages import evaluate, register, train
 from deepcv.training.config import TrainConfig
 from deepcv.training.hardware import Hardware
-from deepcv.training.history import EpochRecord
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 99])
@@ -105,50 +104,8 @@ def test_forgotten_checkpoints_are_removed(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["new", "today", "yesterday"]
 
 
-TRAINING = {
-    "dataset": "toy",
-    "data_digest": "d",
-    "network_sha256": "n",
-    "params": {"lr": 0.1},
-    "hardware": {"device": "cpu"},
-}
-
-
-def record(epoch: int) -> EpochRecord:
-    return EpochRecord(epoch, 1.0, 0.5, 1.0, epoch / 10, 0.1)
-
-
 def accuracy_curve(run_id: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in MlflowClient().get_metric_history(run_id, "val_accuracy")]
-
-
-@pytest.mark.usefixtures("store")
-def test_a_resumed_training_goes_on_in_its_run() -> None:
-    first = train.TrainingLog("deepcv-toy", "key", TRAINING)
-    for epoch in (1, 2):
-        first.epoch(record(epoch))  # then it is killed
-    second = train.TrainingLog("deepcv-toy", "key", TRAINING)
-    for epoch in (1, 2, 3):  # epochs that were restored are told again
-        second.epoch(record(epoch))
-    second.end("FINISHED", {tracking.MODEL_TAG: "abc"})
-    run_id = tracking.find_run("deepcv-toy", tracking.MODEL_TAG, "abc")
-    assert run_id is not None
-    assert accuracy_curve(run_id) == [(1, 0.1), (2, 0.2), (3, 0.3)]
-    assert MlflowClient().get_run(run_id).info.status == "FINISHED"
-    assert len(MlflowClient().search_runs([tracking.open_experiment("deepcv-toy")])) == 1
-
-
-def test_training_goes_on_without_its_database(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = train.TrainingLog("deepcv-toy", "key", TRAINING)
-    log.epoch(record(1))
-    (store / "mlflow" / "mlflow.db").write_bytes(b"no database" * 99)
-    for epoch in (2, 3):
-        log.epoch(record(epoch))
-    log.end("FINISHED", {tracking.MODEL_TAG: "abc"})
-    train.TrainingLog("deepcv-toy", "key", TRAINING).epoch(record(1))
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2  # once per process
-    assert all("training goes on, `register` will log it again" in line for line in said)
 
 
 @pytest.fixture

@@ -1,0 +1,99 @@
+"""The MLflow run of a training, written beside it: a store that goes away costs the training neither time nor points."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from deepcv import tracking
+from deepcv.training.history import EpochRecord
+
+_PAUSE_S = 2.0  # between two tries
+_PATIENCE_S = 30.0  # at the end of the training
+
+
+class TrainingLog:
+    """Writes each epoch once and in order, from a thread of its own; what the store does not take is tried again until it does.
+
+    A process that goes on with a training goes on with its run. Where the store is still away `_PATIENCE_S` after the end,
+    `register` writes the run again from the stage's outputs.
+    """
+
+    def __init__(self, experiment: str, key: str, training: dict[str, Any]) -> None:
+        self._experiment = experiment
+        self._params = tracking.run_params(training)
+        self._tags = {tracking.TRAINING_TAG: key, "mlflow.source.git.commit": _git_commit()}
+        self._run_id = ""
+        self._last_step: int | None = None  # that the store has; None: it must be asked
+        self._failure = ""
+        self._closed = False
+        self._writes: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._writes.put(self._open)
+        # Whoever leaves without `end` does not wait for it: the next process asks the store what is there.
+        self._thread = Thread(target=self._work, name="training log", daemon=True)
+        self._thread.start()
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Log one epoch, unless an earlier process of this training already did."""
+        self._writes.put(partial(self._write, record, time.time()))
+
+    def end(self, status: tracking.Status, tags: Mapping[str, str] | None = None) -> None:
+        """Tag the run and close it, waiting a while for a store that is away."""
+        self._writes.put(partial(self._close, status, tags or {}))
+        self._writes.put(None)
+        self._thread.join(_PATIENCE_S)
+        if not self._closed:
+            self._say(f"MLflow does not answer{self._failure}; `register` will log this training again")
+
+    def _work(self) -> None:
+        for write in iter(self._writes.get, None):
+            while not self._done(write):
+                time.sleep(_PAUSE_S)
+
+    def _done(self, write: Callable[[], None]) -> bool:
+        """Try it. After an error the store may have it all the same: only the answer was lost."""
+        try:
+            write()
+        except (tracking.TrackingError, OSError) as error:
+            self._last_step = None
+            if not self._failure:
+                self._failure = f" ({tracking.reason(error)})"
+                self._say(f"MLflow does not answer{self._failure}; training goes on, its curve is written when it does")
+            return False
+        if self._failure:
+            self._failure = ""
+            self._say("MLflow answers again")
+        return True
+
+    def _open(self) -> None:
+        found = tracking.find_run(self._experiment, tracking.TRAINING_TAG, self._tags[tracking.TRAINING_TAG], "RUNNING")
+        if found:
+            tracking.log_params(found, self._params)  # who opened it may have come no further
+        self._run_id = found or tracking.start_run(self._experiment, "train", self._params, self._tags)
+
+    def _write(self, record: EpochRecord, at_s: float) -> None:
+        if self._last_step is None:
+            self._last_step = tracking.last_step(self._run_id, "val_accuracy")
+        if record.epoch > self._last_step:
+            values = {key: value for key, value in asdict(record).items() if key != "epoch"}
+            tracking.log_metrics(self._run_id, values, step=record.epoch, at_s=at_s)
+            self._last_step = record.epoch
+
+    def _close(self, status: tracking.Status, tags: Mapping[str, str]) -> None:
+        tracking.set_tags(self._run_id, tags)
+        tracking.finish(self._run_id, status)
+        self._closed = True
+
+    def _say(self, text: str) -> None:
+        print(f"train: {text}", file=sys.stderr)
+
+
+def _git_commit() -> str:
+    """Hash of HEAD, empty outside of git."""
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 - a fixed command

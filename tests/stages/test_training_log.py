@@ -1,0 +1,163 @@
+"""A store that goes away costs a training no point and no time."""
+
+import contextlib
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from deepcv import tracking
+from deepcv.stages import training_log
+from deepcv.stages.training_log import TrainingLog
+from deepcv.training.history import EpochRecord
+
+TRAINING = {
+    "dataset": "toy",
+    "data_digest": "d",
+    "network_sha256": "n",
+    "params": {"lr": 0.1},
+    "hardware": {"device": "cpu"},
+}
+NAME = "deepcv-toy"
+DONE = {tracking.MODEL_TAG: "abc"}
+
+
+def new_log(key: str = "key") -> TrainingLog:
+    return TrainingLog(NAME, key, TRAINING)
+
+
+def record(epoch: int) -> EpochRecord:
+    return EpochRecord(epoch, 1.0, 0.5, 1.0, epoch / 10, 0.1)
+
+
+def runs(key: str = "key") -> list[Run]:
+    wanted = f"tags.`{tracking.TRAINING_TAG}` = '{key}'"
+    return list(MlflowClient().search_runs([tracking.open_experiment(NAME)], wanted))
+
+
+def curve(run: Run, metric: str = "val_accuracy") -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in MlflowClient().get_metric_history(run.info.run_id, metric)]
+
+
+def check_whole(key: str = "key", epochs: int = 3) -> None:
+    (run,) = runs(key)
+    assert curve(run) == [(epoch, epoch / 10) for epoch in range(1, epochs + 1)]
+    assert [step for step, _ in curve(run, "lr")] == list(range(1, epochs + 1))
+    assert run.data.params["lr"] == "0.1"
+    assert run.data.tags[tracking.MODEL_TAG] == "abc"
+    assert run.info.status == "FINISHED"
+
+
+@contextlib.contextmanager
+def locked(store: Path) -> Iterator[Callable[[], None]]:
+    """No other connection can even read the database; what is yielded ends that before the block does."""
+    file = store / "mlflow" / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        yield lambda: database.execute("ROLLBACK") and None
+
+
+@pytest.mark.usefixtures("store")
+def test_a_resumed_training_goes_on_in_its_run() -> None:
+    first = new_log()
+    for epoch in (1, 2):
+        first.epoch(record(epoch))
+    deadline = time.monotonic() + 30
+    while not (found := runs()) or len(curve(found[0])) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    second = new_log()  # the first was killed
+    for epoch in (1, 2, 3):  # epochs that were restored are told again
+        second.epoch(record(epoch))
+    second.end("FINISHED", DONE)
+    check_whole()
+
+
+@pytest.mark.usefixtures("store")
+def test_a_run_that_was_opened_and_no_more_gets_its_params() -> None:
+    tracking.start_run(NAME, "train", {}, {tracking.TRAINING_TAG: "key"})
+    log = new_log()
+    for epoch in (1, 2, 3):
+        log.epoch(record(epoch))
+    log.end("FINISHED", DONE)
+    check_whole()
+
+
+def test_a_locked_database_holds_nobody_up_and_gets_every_point(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracking.connect()
+    with locked(store) as unlock:
+        start = time.monotonic()
+        log = new_log()
+        for epoch in (1, 2, 3):
+            log.epoch(record(epoch))
+        assert time.monotonic() - start < 0.5
+        told_s = time.time()
+        timer = Timer(3, unlock)
+        timer.start()
+        log.end("FINISHED", DONE)
+        timer.join()
+    check_whole()
+    times_s = [point.timestamp / 1000 for point in MlflowClient().get_metric_history(runs()[0].info.run_id, "lr")]
+    assert max(times_s) <= told_s  # a point is of when its epoch ended, not of when it could be written
+    assert "`register`" not in capsys.readouterr().err
+
+
+def test_a_store_that_stays_away_is_left_to_register(
+    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_log, "_PATIENCE_S", 3.0)
+    monkeypatch.setattr(training_log, "_PAUSE_S", 0.2)
+    (store / "mlflow" / "mlflow.db").write_bytes(b"no database" * 99)
+    log = new_log()
+    for epoch in (1, 2):
+        log.epoch(record(epoch))
+    start = time.monotonic()
+    log.end("FINISHED", DONE)
+    assert time.monotonic() - start < 5
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train:")]
+    assert len(said) == 2  # not one per try
+    assert "training goes on, its curve is written when it does" in said[0]
+    assert "`register` will log this training again" in said[1]
+
+
+CALLS = ("find_run", "start_run", "log_params", "last_step", "log_metrics", "set_tags", "finish")
+
+
+@pytest.mark.usefixtures("store")
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(outcomes=st.lists(st.sampled_from(["done", "done", "refused", "answer lost"]), min_size=20, max_size=30))
+def test_whatever_fails_each_point_is_written_once(outcomes: list[str]) -> None:
+    """Each call of the store does what is asked, or does not, or does and its answer is lost; after that list all is well."""
+    left = iter(outcomes)
+
+    def faulty(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **more: Any) -> Any:
+            outcome = next(left, "done")
+            answer = None if outcome == "refused" else call(*arguments, **more)
+            if outcome != "done":
+                raise tracking.TrackingError(outcome)
+            return answer
+
+        return wrapped
+
+    key = uuid.uuid4().hex
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_log, "_PAUSE_S", 0.0)
+        for name in CALLS:
+            patch.setattr(tracking, name, faulty(getattr(tracking, name)))
+        log = new_log(key)
+        for epoch in (1, 2, 3):
+            log.epoch(record(epoch))
+        log.end("FINISHED", DONE)
+    check_whole(key)
