@@ -22,13 +22,14 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
 def _preview(options: argparse.Namespace) -> None:
     from deepcv import network_registry
     from deepcv.data.shards import open_shards
+    from deepcv.evaluation.plots import draw_schedules
     from deepcv.nn import spec
     from deepcv.params.base import load_section
     from deepcv.params.train import TrainParams
     from deepcv.training.config import TrainConfig
     from deepcv.training.fit import set_up
     from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
-    from deepcv.training.preview import draw_batch, draw_schedules
+    from deepcv.training.preview import curves, draw_batch
     from deepcv.training.start import Start
 
     params = load_section(TrainParams)
@@ -44,7 +45,7 @@ def _preview(options: argparse.Namespace) -> None:
     )  # fmt: skip
     hyperparameters.begin_epoch(0, [])
     options.out.mkdir(parents=True, exist_ok=True)
-    draw_schedules(courses, config.epochs, steps, options.out / "schedules.png")
+    draw_schedules(curves(courses, config.epochs, steps), options.out / "schedules.png")
     draw_batch(setup.loader, shards.classes, options.out / "batch.png", options.images)
     hardware = setup.hardware
     learned = sum(parameter.numel() for parameter in setup.classifier.parameters() if parameter.requires_grad)

@@ -54,6 +54,22 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     _save(figure, path)
 
 
+def draw_schedules(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:
+    """Draw how each hyperparameter changes, from points (epoch, value)."""
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = _figure(4 * columns, 2.8 * rows)
+    for place, (name, points) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        epochs, values = zip(*points, strict=True)
+        axes.plot(epochs, values, drawstyle="steps-post")
+        axes.set_title(name, parse_math=False)
+        axes.set_xlabel("epoch")
+        if min(values) < max(values) / 2:
+            axes.set_ylim(bottom=0)
+    _save(figure, path)
+
+
 def draw_reliability(bins: Sequence[tuple[float, float, int]], path: Path) -> None:
     """Draw accuracy over confidence; on the diagonal a model is as sure as it is right."""
     figure = _figure(4, 4)

@@ -30,6 +30,7 @@ from deepcv.training.config import TrainConfig
 from deepcv.training.fit import Fitted, fit, freeze
 from deepcv.training.hardware import Hardware, resolve
 from deepcv.training.history import EpochRecord
+from deepcv.training.preview import draw_batch
 from deepcv.training.start import Start
 
 SHARDS = Path("data/shards")
@@ -54,6 +55,7 @@ def main() -> Callable[[], None]:
         try:
             fitted = fit(
                 network, shards, config, start=start, checkpoints=folder, on_epoch=log.epoch,
+                on_start=lambda loader: log.pictures(lambda to: draw_batch(loader, shards.classes, to / "batch.png")),
                 interrupted=lambda: grace.asked is not None, progress=True,
             )  # fmt: skip
         except InterruptedTrainingError:

@@ -1,11 +1,14 @@
 """The MLflow run of a training, written beside it: a store that goes away costs the training neither time nor points."""
 
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -41,6 +44,12 @@ class TrainingLog:
     def epoch(self, record: EpochRecord) -> None:
         """Log one epoch, unless an earlier process of this training already did."""
         self._writes.put(partial(self._write, record, time.time()))
+
+    def pictures(self, draw: Callable[[Path], None]) -> None:
+        """Log what `draw` writes into a folder, as the run's artifacts `preview/`."""
+        folder = Path(tempfile.mkdtemp(prefix="deepcv-preview-"))
+        draw(folder)
+        self._writes.put(partial(self._log_pictures, folder))
 
     def end(self, status: tracking.Status, tags: Mapping[str, str] | None = None) -> None:
         """Tag the run and close it, waiting a while for a store that is away."""
@@ -83,6 +92,10 @@ class TrainingLog:
             values = {key: value for key, value in asdict(record).items() if key != "epoch"}
             tracking.log_metrics(self._run_id, values, step=record.epoch, at_s=at_s)
             self._last_step = record.epoch
+
+    def _log_pictures(self, folder: Path) -> None:
+        tracking.log_artifacts(self._run_id, folder, "preview")
+        shutil.rmtree(folder)
 
     def _close(self, status: tracking.Status, tags: Mapping[str, str]) -> None:
         tracking.set_tags(self._run_id, tags)

@@ -96,6 +96,7 @@ def fit(
     *,
     start: Start | None = None,
     checkpoints: Path | None = None,
+    on_start: Callable[[TrainLoader], None] = lambda _loader: None,
     on_epoch: Callable[[EpochRecord], None] = lambda _record: None,
     interrupted: Callable[[], bool] = lambda: False,
     progress: bool = False,
@@ -104,8 +105,9 @@ def fit(
 
     Images are normalised as those weights expect, where that is known, else by the statistics of the train split.
     The result depends on the arguments and the hardware settings alone: with `checkpoints`, a killed training that is called
-    again goes on after its last checkpoint and ends with the same bits. `on_epoch` sees every epoch, restored ones first. When
-    `interrupted` says so, the state is saved after the step and InterruptedTrainingError raised.
+    again goes on after its last checkpoint and ends with the same bits. `on_start` is called with the loader before the first
+    step of a training that does not go on, `on_epoch` after every epoch, restored ones first. When `interrupted` says so, the
+    state is saved after the step and InterruptedTrainingError raised.
     """
     setup = set_up(spec, shards, config, start=start)
     hardware, classifier, loader, optimizer = setup.hardware, setup.classifier, setup.loader, setup.optimizer
@@ -186,6 +188,9 @@ def fit(
             trainer, checkpointing.Saver(checkpoints, state), every_s=60 * config.checkpoint_minutes,
             check=lambda: check_weights(classifier, trainer.state.epoch), interrupted=interrupted,
         )  # fmt: skip
+    if not trainer.state.iteration:
+        hyperparameters.begin_epoch(0, [])
+        on_start(loader)
     if progress:
         show_progress(trainer, history, config.epochs, len(loader), trainer.state.iteration, loader.batch_size)
     if trainer.state.iteration < config.epochs * len(loader) and not (history.waited() >= config.patience > 0):

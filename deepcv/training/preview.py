@@ -1,39 +1,27 @@
-"""What a training will do, as pictures, before it does: the courses of its hyperparameters, and a batch as the network sees it."""
+"""What a training will do, before it does: the courses of its hyperparameters, and a picture of a batch as the network sees it."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from deepcv.data.loaders import TrainLoader
 from deepcv.training.hyperparameters import Scheduled
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _POINTS = 1000  # of a curve, at most
 _COLUMNS = 8
 
 
-def draw_schedules(courses: Sequence[Scheduled], epochs: int, steps_per_epoch: int, path: Path) -> None:
-    """Draw the value of each hyperparameter that changes, over the epochs, as PNG; a plateau is drawn as it begins."""
-    from matplotlib.figure import Figure  # a GPU machine may have torch and ignite alone
-
-    columns = min(3, len(courses))
-    rows = math.ceil(len(courses) / columns)
-    figure = Figure(figsize=(4 * columns, 2.8 * rows), dpi=100, layout="constrained")
+def curves(courses: Sequence[Scheduled], epochs: int, steps_per_epoch: int) -> dict[str, list[tuple[float, float]]]:
+    """The course of each hyperparameter that changes as points (epoch, value); a plateau is as it begins."""
     steps = drawn_steps(epochs * steps_per_epoch)
-    for place, course in enumerate(courses, start=1):
-        axes: Axes = figure.add_subplot(rows, columns, place)
-        values = [course.at(step if course.each_step else step // steps_per_epoch * steps_per_epoch) for step in steps]
-        axes.plot([step / steps_per_epoch for step in steps], values, drawstyle="steps-post")
-        axes.set_title(course.name, parse_math=False)
-        axes.set_xlabel("epoch")
-        if min(values) < max(values) / 2:
-            axes.set_ylim(bottom=0)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    return {
+        course.name: [
+            (step / steps_per_epoch, course.at(step if course.each_step else step // steps_per_epoch * steps_per_epoch))
+            for step in steps
+        ]
+        for course in courses
+    }
 
 
 def drawn_steps(total: int) -> list[int]:

@@ -23,6 +23,10 @@ DRAW = {
     "many classes": lambda path: plots.draw_confusion(np.eye(25, dtype=np.int64), tuple(map(str, range(25))), path),
     "classes that look like TeX": lambda path: plots.draw_confusion(MATRIX, ("a$b$", "$\\d{$", "$5"), path),
     "curves": lambda path: plots.draw_curves(CURVE, path),
+    "schedules": lambda path: plots.draw_schedules(
+        {name: [(e / 2, 0.1 * e) for e in range(9)] for name in ("lr", "a$b$", "augmentation.mixup.probability", "d")},
+        path,
+    ),
     "reliability": lambda path: plots.draw_reliability([(0.5, 0.4, 3), (0.9, 1.0, 7)], path),
 }
 

@@ -161,3 +161,17 @@ def test_whatever_fails_each_point_is_written_once(outcomes: list[str]) -> None:
             log.epoch(record(epoch))
         log.end("FINISHED", DONE)
     check_whole(key)
+
+
+def test_pictures_become_artifacts_of_the_run_and_leave_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    key = uuid.uuid4().hex
+    log = new_log(key)
+    log.pictures(lambda folder: (folder / "batch.png").write_bytes(b"a picture") and None)
+    log.end("FINISHED", DONE)
+    (run,) = runs(key)
+    (found,) = MlflowClient().list_artifacts(run.info.run_id, "preview")
+    assert found.path == "preview/batch.png"
+    assert not list(tmp_path.glob("deepcv-preview-*"))
