@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepcv import data_commands, network_commands
+from deepcv import data_commands, network_commands, training_commands
 from deepcv.errors import DeepcvError
 
 _DESCRIPTION = """\
@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     search.add_argument("--apply", action="store_true", help="put the best values into params.yaml, comments kept")
     search.set_defaults(run=_search)
+    training_commands.add_to(commands.add_parser("find-lr", help="suggest a learning rate, from 100 steps of training"))
     data_commands.add_to(
         commands.add_parser(
             "data", help="compare datasets, find drift, find what saw an image", description=data_commands.TITLE

@@ -48,24 +48,19 @@ class Fitted:
     hardware: Hardware
 
 
-def fit(
-    spec: NetworkSpec,
-    shards: Dataset,
-    config: TrainConfig,
-    *,
-    start: Start | None = None,
-    checkpoints: Path | None = None,
-    on_epoch: Callable[[EpochRecord], None] = lambda _record: None,
-    interrupted: Callable[[], bool] = lambda: False,
-    progress: bool = False,
-) -> Fitted:
-    """Train on `shards.train`, judging each epoch on `shards.val`; `start` has weights for the network, instead of random ones.
+@dataclass(frozen=True)
+class Setup:
+    """A training before its first step."""
 
-    Images are normalised as those weights expect, where that is known, else by the statistics of the train split.
-    The result depends on the arguments and the hardware settings alone: with `checkpoints`, a killed training that is called
-    again goes on after its last checkpoint and ends with the same bits. `on_epoch` sees every epoch, restored ones first. When
-    `interrupted` says so, the state is saved after the step and InterruptedTrainingError raised.
-    """
+    hardware: Hardware
+    info: ModelInfo
+    classifier: Classifier
+    loader: TrainLoader
+    optimizer: torch.optim.Optimizer
+
+
+def set_up(spec: NetworkSpec, shards: Dataset, config: TrainConfig, *, start: Start | None = None) -> Setup:
+    """Build network, loader and optimizer, the network's weights drawn from `config.seed` or those of `start`."""
     hardware = resolve(config.device, config.precision, config.channels_last, config.threads)
     device = hardware.torch_device
     torch.set_num_threads(hardware.threads)
@@ -84,16 +79,40 @@ def fit(
         augmentation=Augmentation(config.flip, config.shift, config.cutout), seed=config.seed, device=device,
         recipe=config.augmentation, classes=len(shards.classes),
     )  # fmt: skip
-    small_epochs = config.progressive_resize.epochs(config.epochs)
-    small = config.progressive_resize.size(*shards.input_shape[1:])
-    if small_epochs:
-        check_size(classifier, spec, shards, small)
     if not start and any(isinstance(module, WhiteningConv2d) for module in classifier.network.modules()):
         count = _WHITENING_IMAGES if isinstance(shards.train, Split) else _WHITENING_CROPS
         classifier.fit_whitening(loader.plain(permutation(config.seed, 0, len(loader.targets), device)[:count]))
     if loader.batch_size == 1:
         check_norms(classifier.network)
     optimizer = create_optimizer(classifier, config)
+    return Setup(hardware, info, classifier, loader, optimizer)
+
+
+def fit(
+    spec: NetworkSpec,
+    shards: Dataset,
+    config: TrainConfig,
+    *,
+    start: Start | None = None,
+    checkpoints: Path | None = None,
+    on_epoch: Callable[[EpochRecord], None] = lambda _record: None,
+    interrupted: Callable[[], bool] = lambda: False,
+    progress: bool = False,
+) -> Fitted:
+    """Train on `shards.train`, judging each epoch on `shards.val`; `start` has weights for the network, instead of random ones.
+
+    Images are normalised as those weights expect, where that is known, else by the statistics of the train split.
+    The result depends on the arguments and the hardware settings alone: with `checkpoints`, a killed training that is called
+    again goes on after its last checkpoint and ends with the same bits. `on_epoch` sees every epoch, restored ones first. When
+    `interrupted` says so, the state is saved after the step and InterruptedTrainingError raised.
+    """
+    setup = set_up(spec, shards, config, start=start)
+    hardware, classifier, loader, optimizer = setup.hardware, setup.classifier, setup.loader, setup.optimizer
+    device = hardware.torch_device
+    small_epochs = config.progressive_resize.epochs(config.epochs)
+    small = config.progressive_resize.size(*shards.input_shape[1:])
+    if small_epochs:
+        check_size(classifier, spec, shards, small)
     courses = scheduled(config, config.epochs * len(loader))
     settings = Settings(config.label_smoothing, config.clip_norm, config.accumulate)
     hyperparameters = Hyperparameters(
@@ -170,7 +189,7 @@ def fit(
         trainer.run(loader, max_epochs=config.epochs, epoch_length=len(loader))
     if config.select == "best":
         best.put_into(judged)
-    return Fitted(judged.cpu(), info, tuple(history.records), hardware)
+    return Fitted(judged.cpu(), setup.info, tuple(history.records), hardware)
 
 
 def objective(settings: Settings) -> Objective:

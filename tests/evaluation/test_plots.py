@@ -23,6 +23,10 @@ DRAW = {
     "many classes": lambda path: plots.draw_confusion(np.eye(25, dtype=np.int64), tuple(map(str, range(25))), path),
     "classes that look like TeX": lambda path: plots.draw_confusion(MATRIX, ("a$b$", "$\\d{$", "$5"), path),
     "curves": lambda path: plots.draw_curves(CURVE, path),
+    "range": lambda path: plots.draw_range((1e-3, 1e-2, 1e-1), {"a_$x": (3.0, 1.0, 2.0)}, 0.01, {}, path),
+    "range with grids": lambda path: plots.draw_range(
+        (1e-3, 1e-2, 1e-1), {"a": (3.0, 1.0, 2.0)}, 0.01, {"weight_decay": ({0.0: 1.0, 0.1: float("inf")}, 0.0)}, path
+    ),
     "reliability": lambda path: plots.draw_reliability([(0.5, 0.4, 3), (0.9, 1.0, 7)], path),
 }
 

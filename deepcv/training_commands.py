@@ -1,0 +1,141 @@
+"""`deepcv find-lr`: the same thin door, to what a few steps tell of a training; nothing heavy is imported before it runs."""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepcv.errors import DeepcvError
+
+if TYPE_CHECKING:
+    from deepcv.nn.weights import Weights
+    from deepcv.params.train import TrainParams
+    from deepcv.training.range_search import Found
+
+_DESCRIPTION = """\
+Suggest train.lr for the network, data and section `train` of params.yaml: train for 100 steps while the learning rate rises
+from --from to --to, look at the loss (Smith 2015; lr_find of fastai and Lightning), and forget that training.
+
+Run it in the project folder after `dvc repro preprocess`; it reads data/shards as the stage `train` does, writes a plot
+and changes no other file, but with --apply the suggestions go into params.yaml.
+"""
+_EPILOG = """\
+methods: what is read from the running mean of the loss. `train.lr` is the peak of a cycle, which may be higher than a rate that is
+kept all the time, hence minimum/3 (benchmarks/range_search.py compares them):
+  minimum/3, minimum/10   a third, a tenth of the rate at which the loss is least
+  steepest                the rate at which the loss falls fastest
+  valley                  the middle of its longest fall; fastai's default, cautious
+
+examples:
+  deepcv find-lr                                         print a suggestion, draw reports/training/range.png
+  deepcv find-lr --apply && dvc repro                    train with it
+  deepcv find-lr --also momentum --also weight_decay     and then compare values of these, at that rate
+"""
+_PARAMS, _SHARDS = Path("params.yaml"), Path("data/shards")
+_METHODS = ("minimum/3", "minimum/10", "valley", "steepest")
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `deepcv find-lr`."""
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--also", choices=("momentum", "weight_decay"), action="append", default=[],
+        help="compare values of this by short trainings at the suggested rate; may be given twice",
+    )  # fmt: skip
+    parser.add_argument("--method", choices=_METHODS, default=_METHODS[0], help="default: minimum/3; see below")
+    parser.add_argument(
+        "--from", dest="lowest", type=_rate, default=1e-6, metavar="RATE", help="of the first step (default: 1e-6)"
+    )
+    parser.add_argument(
+        "--to", dest="highest", type=_rate, default=10.0, metavar="RATE", help="of the last step (default: 10)"
+    )
+    parser.add_argument(
+        "--steps", type=_steps, default=100, metavar="N", help="steps of the optimizer, 20 to 10000 (default: 100)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("reports/training/range.png"), metavar="FILE",
+        help="plot (default: reports/training/range.png)",
+    )  # fmt: skip
+    parser.add_argument("--apply", action="store_true", help="put the suggestions into params.yaml, comments kept")
+    parser.set_defaults(run=_find_lr)
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1000:
+        raise argparse.ArgumentTypeError(f"expected a rate above 0 and of at most 1000, got {text!r}")
+    return value
+
+
+def _steps(text: str) -> int:
+    if not text.isdecimal() or not 20 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 20 to 10000, got {text!r}")
+    return int(text)
+
+
+def _find_lr(options: argparse.Namespace) -> None:
+    from deepcv.data.shards import open_shards
+    from deepcv.evaluation import plots
+    from deepcv.nn import spec
+    from deepcv.params.base import load_section
+    from deepcv.params.edit import set_values
+    from deepcv.params.train import TrainParams
+    from deepcv.training import range_search
+    from deepcv.training.config import TrainConfig
+    from deepcv.training.fit import set_up
+    from deepcv.training.start import Start
+
+    if options.lowest >= options.highest:
+        raise DeepcvError(f"--from {options.lowest:g} must be below --to {options.highest:g}")
+    params = load_section(TrainParams, _PARAMS)
+    shards = open_shards(_SHARDS)
+    network = spec.load(Path(params.network), params.network_parameters)
+    config = TrainConfig.of(params.configuration())
+    setup = set_up(network, shards, config, start=Start.read(Path(params.weights), _registered))
+    found = range_search.search(
+        setup, config, shards.val, also=dict.fromkeys(options.also), method=options.method, lowest=options.lowest,
+        highest=options.highest, steps=options.steps,
+    )  # fmt: skip
+    print(_table(found, params))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    plots.draw_range(
+        found.trace.rates, {"of each step": found.trace.losses, "running mean": found.trace.smoothed},
+        found.suggested["lr"],
+        {
+            name: ({trial.value: trial.val_loss for trial in trials}, found.suggested[name])
+            for name, trials in found.trials.items()
+        },
+        options.out,
+    )  # fmt: skip
+    print(f"wrote {options.out}", file=sys.stderr)
+    if options.apply:
+        set_values(_PARAMS, {f"train.{name}": value for name, value in found.suggested.items()})
+        print(f"{_PARAMS} has them now; `dvc repro` trains with them")
+
+
+def _table(found: "Found", params: "TrainParams") -> str:
+    """The suggestions, beside what params have and what they were read from."""
+    from deepcv.training.range_search import suggestions
+
+    trace = found.trace
+    others = ", ".join(f"{method} {rate:.2g}" for method, rate in suggestions(trace).items())
+    end = f"diverged at {trace.rates[-1]:.2g}" if trace.diverged else f"did not diverge up to {trace.rates[-1]:.2g}"
+    rows = [("", "now", "suggested", ""), ("lr", f"{params.lr:g}", f"{found.suggested['lr']:g}", f"{end}; {others}")]
+    for name, trials in found.trials.items():
+        now, value = getattr(params, name), found.suggested[name]
+        why = "val loss " + ", ".join(f"{trial.value:g}: {trial.val_loss:.4f}" for trial in trials)
+        kept = "; kept: no other is better by more than chance" if value == now else ""
+        rows.append((name, f"{now:g}", f"{value:g}", why + kept))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _registered(uri: str) -> "Weights":
+    from deepcv import network_registry  # imports MLflow
+
+    return network_registry.weights(uri)
