@@ -22,9 +22,10 @@ and changes no other file, but with --apply the suggestions go into params.yaml.
 """
 _EPILOG = """\
 methods: what is read from the running mean of the loss. `train.lr` is the peak of a cycle, which may be higher than a rate that is
-kept all the time, hence minimum/3 (benchmarks/range_search.py compares them):
+kept all the time (benchmarks/range_search.py compares them):
   minimum/3, minimum/10   a third, a tenth of the rate at which the loss is least
   steepest                the rate at which the loss falls fastest
+  between                 the geometric mean of minimum/3 and steepest
   valley                  the middle of its longest fall; fastai's default, cautious
 
 examples:
@@ -33,7 +34,7 @@ examples:
   deepcv find-lr --also momentum --also weight_decay     and then compare values of these, at that rate
 """
 _PARAMS, _SHARDS = Path("params.yaml"), Path("data/shards")
-_METHODS = ("minimum/3", "minimum/10", "valley", "steepest")
+_METHODS = ("between", "minimum/3", "minimum/10", "steepest", "valley")
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         "--also", choices=("momentum", "weight_decay"), action="append", default=[],
         help="compare values of this by short trainings at the suggested rate; may be given twice",
     )  # fmt: skip
-    parser.add_argument("--method", choices=_METHODS, default=_METHODS[0], help="default: minimum/3; see below")
+    parser.add_argument("--method", choices=_METHODS, default=_METHODS[0], help="default: between; see below")
     parser.add_argument(
         "--from", dest="lowest", type=_rate, default=1e-6, metavar="RATE", help="of the first step (default: 1e-6)"
     )

@@ -31,7 +31,7 @@ def test_a_suggestion_and_a_plot(project: Path, capsys: pytest.CaptureFixture[st
     name, now, suggested, *_ = row.split()
     assert (name, now) == ("lr", "0.01")
     assert 1e-4 < float(suggested) < 10
-    assert f"minimum/3 {suggested}, minimum/10" in row
+    assert f"between {suggested}, minimum/3" in row
     assert told.err == "wrote reports/training/range.png\n"
     assert decode((project / "reports/training/range.png").read_bytes(), 3).std() > 1
     assert {path for path in project.rglob("*") if path.is_file()} - files == {project / "reports/training/range.png"}

@@ -29,7 +29,7 @@ from deepcv.training.fit import Setup, objective, thaw
 from deepcv.training.hyperparameters import Hyperparameters, Scheduled, Settings, scheduled
 from deepcv.training.schedules import Curve
 
-Method = Literal["minimum/3", "minimum/10", "valley", "steepest"]
+Method = Literal["between", "minimum/3", "minimum/10", "steepest", "valley"]
 Grid = Literal["momentum", "weight_decay"]
 
 LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 100
@@ -82,7 +82,7 @@ class Found:
 
 
 def search(
-    setup: Setup, config: TrainConfig, val: Split, *, also: Iterable[Grid] = (), method: Method = "minimum/3",
+    setup: Setup, config: TrainConfig, val: Split, *, also: Iterable[Grid] = (), method: Method = "between",
     lowest: float = LOWEST, highest: float = HIGHEST, steps: int = STEPS,
 ) -> Found:  # fmt: skip
     """Suggest a learning rate and, at that, the values of grids named in `also`, one after the other. Raises RangeError.
@@ -114,11 +114,12 @@ def sweep(
         return _run(setup, config, [rise], steps)
 
 
-def suggest(trace: Trace, method: Method = "minimum/3") -> float:
+def suggest(trace: Trace, method: Method = "between") -> float:
     """Return the peak learning rate that a method reads from the running mean of the loss. Raises RangeError.
 
-    `minimum/3` and `minimum/10` (fastai): that share of the rate at which the loss is least; `steepest` (Smith, fastai, ignite):
-    where it falls fastest over the logarithm of the rate; `valley` (fastai's default): at half of its longest fall.
+    `minimum/3` and `minimum/10` (fastai): that share of the rate at which the loss is least; `steepest` (fastai, ignite): where it
+    falls fastest over the logarithm of the rate; `between`: the geometric mean of minimum/3 and steepest, whose errors are of
+    opposite sign more often than not; `valley` (fastai's default): at half of its longest fall.
     """
     first, last = round(_SKIPPED_SHARE * len(trace.rates)), max(0, len(trace.rates) - _SKIPPED_LAST)
     rates, losses = trace.rates[first:last], np.array(trace.smoothed[first:last])
@@ -129,15 +130,18 @@ def suggest(trace: Trace, method: Method = "minimum/3") -> float:
             f"the loss {rise} within {len(trace.rates)} steps; begin with a lower rate, take more steps, or see "
             "whether data and labels fit"
         )
+    steepest = rates[int(np.gradient(losses[: least + 1], np.log(rates[: least + 1])).argmin())]
     match method:
+        case "between":
+            return math.sqrt(rates[least] / 3 * steepest)
         case "minimum/3":
             return rates[least] / 3
         case "minimum/10":
             return rates[least] / 10
+        case "steepest":
+            return steepest
         case "valley":
             return rates[_valley(losses)]
-        case "steepest":
-            return rates[int(np.gradient(losses[: least + 1], np.log(rates[: least + 1])).argmin())]
 
 
 def suggestions(trace: Trace) -> dict[Method, float]:

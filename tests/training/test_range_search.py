@@ -205,6 +205,7 @@ def test_suggestions_follow_the_rates_and_do_not_depend_on_the_scale_of_the_loss
         return
     assert set(found) == set(METHODS)
     assert found["minimum/10"] == pytest.approx(found["minimum/3"] * 0.3)
+    assert found["between"] ** 2 == pytest.approx(found["minimum/3"] * found["steepest"])
     least = found["minimum/10"] * 10
     assert trace.rates[0] < least < trace.rates[-1]
     assert max(found["steepest"], found["valley"]) < trace.rates[-5]
