@@ -87,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     network_commands.add_to(
         commands.add_parser("profile", help="what a network costs: MACs, memory, time, node by node")
     )
+    training_commands.add_find_lr(
+        commands.add_parser("find-lr", help="suggest a learning rate, from 100 steps of training")
+    )
     training_commands.add_preview(
         commands.add_parser("preview", help="how hyperparameters will change, and a batch as the network sees it")
     )

@@ -1,17 +1,49 @@
-"""`deepcv preview`: the thin door to what a training will do; nothing heavy is imported before the command runs."""
+"""`deepcv preview`, `deepcv find-lr`: the same thin door, to what comes before a training; nothing heavy is imported first."""
 
 import argparse
+import math
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-_DESCRIPTION = """\
+from deepcv.errors import DeepcvError
+
+if TYPE_CHECKING:
+    from deepcv.nn.weights import Weights
+    from deepcv.params.train import TrainParams
+    from deepcv.training.range_search import Found
+
+_PREVIEW = """\
 Show what `train` in params.yaml will do with the prepared images in data/shards, without training: how each hyperparameter changes
 over the epochs (schedules.png), and images as they go into the network, augmented and mixed (batch.png).
 """
+_FIND_LR = """\
+Suggest train.lr for the network, data and section `train` of params.yaml: train for 100 steps while the learning rate rises
+from --from to --to, look at the loss (Smith 2015; lr_find of fastai and Lightning), and forget that training.
+
+Run it in the project folder after `dvc repro preprocess`; it reads data/shards as the stage `train` does, writes a plot
+and changes no other file, but with --apply the suggestions go into params.yaml.
+"""
+_FIND_LR_EPILOG = """\
+methods: what is read from the running mean of the loss. `train.lr` is the peak of a cycle, which may be higher than a rate that is
+kept all the time (benchmarks/range_search.py compares them):
+  minimum/3, minimum/10   a third, a tenth of the rate at which the loss is least
+  steepest                the rate at which the loss falls fastest
+  between                 the geometric mean of minimum/3 and steepest
+  valley                  the middle of its longest fall; fastai's default, cautious
+
+examples:
+  deepcv find-lr                                         print a suggestion, draw reports/training/range.png
+  deepcv find-lr --apply && dvc repro                    train with it
+  deepcv find-lr --also momentum --also weight_decay     and then compare values of these, at that rate
+"""
+_PARAMS, _SHARDS = Path("params.yaml"), Path("data/shards")
+_METHODS = ("between", "minimum/3", "minimum/10", "steepest", "valley")
 
 
 def add_preview(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `deepcv preview`."""
-    parser.description, parser.formatter_class = _DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    parser.description, parser.formatter_class = _PREVIEW, argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "--out", type=Path, default=Path("reports/training"), metavar="FOLDER", help="default: reports/training"
     )
@@ -19,8 +51,49 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_preview)
 
 
+def add_find_lr(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `deepcv find-lr`."""
+    parser.description, parser.epilog = _FIND_LR, _FIND_LR_EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--also", choices=("momentum", "weight_decay"), action="append", default=[],
+        help="compare values of this by short trainings at the suggested rate; may be given twice",
+    )  # fmt: skip
+    parser.add_argument("--method", choices=_METHODS, default=_METHODS[0], help="default: between; see below")
+    parser.add_argument(
+        "--from", dest="lowest", type=_rate, default=1e-6, metavar="RATE", help="of the first step (default: 1e-6)"
+    )
+    parser.add_argument(
+        "--to", dest="highest", type=_rate, default=10.0, metavar="RATE", help="of the last step (default: 10)"
+    )
+    parser.add_argument(
+        "--steps", type=_steps, default=100, metavar="N", help="steps of the optimizer, 20 to 10000 (default: 100)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("reports/training/range.png"), metavar="FILE",
+        help="plot (default: reports/training/range.png)",
+    )  # fmt: skip
+    parser.add_argument("--apply", action="store_true", help="put the suggestions into params.yaml, comments kept")
+    parser.set_defaults(run=_find_lr)
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1000:
+        raise argparse.ArgumentTypeError(f"expected a rate above 0 and of at most 1000, got {text!r}")
+    return value
+
+
+def _steps(text: str) -> int:
+    if not text.isdecimal() or not 20 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 20 to 10000, got {text!r}")
+    return int(text)
+
+
 def _preview(options: argparse.Namespace) -> None:
-    from deepcv import network_registry
     from deepcv.data.shards import open_shards
     from deepcv.evaluation.plots import draw_schedules
     from deepcv.nn import spec
@@ -32,11 +105,11 @@ def _preview(options: argparse.Namespace) -> None:
     from deepcv.training.preview import curves, draw_batch
     from deepcv.training.start import Start
 
-    params = load_section(TrainParams)
-    shards = open_shards(Path("data/shards"))
+    params = load_section(TrainParams, _PARAMS)
+    shards = open_shards(_SHARDS)
     config = TrainConfig.of(params.configuration())
     network = spec.load(Path(params.network), params.network_parameters)
-    setup = set_up(network, shards, config, start=Start.read(Path(params.weights), network_registry.weights))
+    setup = set_up(network, shards, config, start=Start.read(Path(params.weights), _registered))
     steps = len(setup.loader)
     courses = scheduled(config, config.epochs * steps)
     hyperparameters = Hyperparameters(
@@ -56,3 +129,66 @@ def _preview(options: argparse.Namespace) -> None:
         last = (config.epochs - 1) * steps if not course.each_step else config.epochs * steps - 1
         print(f"  {course.name}: {course.at(0):.3g} to {course.at(last):.3g}")
     print(f"wrote {options.out / 'schedules.png'} and {options.out / 'batch.png'}")
+
+
+def _find_lr(options: argparse.Namespace) -> None:
+    from deepcv.data.shards import open_shards
+    from deepcv.evaluation import plots
+    from deepcv.nn import spec
+    from deepcv.params.base import load_section
+    from deepcv.params.edit import set_values
+    from deepcv.params.train import TrainParams
+    from deepcv.training import range_search
+    from deepcv.training.config import TrainConfig
+    from deepcv.training.fit import set_up
+    from deepcv.training.start import Start
+
+    if options.lowest >= options.highest:
+        raise DeepcvError(f"--from {options.lowest:g} must be below --to {options.highest:g}")
+    params = load_section(TrainParams, _PARAMS)
+    shards = open_shards(_SHARDS)
+    network = spec.load(Path(params.network), params.network_parameters)
+    config = TrainConfig.of(params.configuration())
+    setup = set_up(network, shards, config, start=Start.read(Path(params.weights), _registered))
+    found = range_search.search(
+        setup, config, shards.val, also=dict.fromkeys(options.also), method=options.method, lowest=options.lowest,
+        highest=options.highest, steps=options.steps,
+    )  # fmt: skip
+    print(_table(found, params))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    plots.draw_range(
+        found.trace.rates, {"of each step": found.trace.losses, "running mean": found.trace.smoothed},
+        found.suggested["lr"],
+        {
+            name: ({trial.value: trial.val_loss for trial in trials}, found.suggested[name])
+            for name, trials in found.trials.items()
+        },
+        options.out,
+    )  # fmt: skip
+    print(f"wrote {options.out}", file=sys.stderr)
+    if options.apply:
+        set_values(_PARAMS, {f"train.{name}": value for name, value in found.suggested.items()})
+        print(f"{_PARAMS} has them now; `dvc repro` trains with them")
+
+
+def _table(found: "Found", params: "TrainParams") -> str:
+    """The suggestions, beside what params have and what they were read from."""
+    from deepcv.training.range_search import suggestions
+
+    trace = found.trace
+    others = ", ".join(f"{method} {rate:.2g}" for method, rate in suggestions(trace).items())
+    end = f"diverged at {trace.rates[-1]:.2g}" if trace.diverged else f"did not diverge up to {trace.rates[-1]:.2g}"
+    rows = [("", "now", "suggested", ""), ("lr", f"{params.lr:g}", f"{found.suggested['lr']:g}", f"{end}; {others}")]
+    for name, trials in found.trials.items():
+        now, value = getattr(params, name), found.suggested[name]
+        why = "val loss " + ", ".join(f"{trial.value:g}: {trial.val_loss:.4f}" for trial in trials)
+        kept = "; kept: no other is better by more than chance" if value == now else ""
+        rows.append((name, f"{now:g}", f"{value:g}", why + kept))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _registered(uri: str) -> "Weights":
+    from deepcv import network_registry  # imports MLflow
+
+    return network_registry.weights(uri)

@@ -81,6 +81,37 @@ def draw_reliability(bins: Sequence[tuple[float, float, int]], path: Path) -> No
     _save(figure, path)
 
 
+def draw_range(
+    rates: Sequence[float],
+    losses: Mapping[str, Sequence[float]],
+    suggested: float,
+    grids: Mapping[str, tuple[Mapping[float, float], float]],
+    path: Path,
+) -> None:
+    """Draw losses of a range search over the learning rate and, a panel each, over the values of grids; suggestions are marked.
+
+    A grid is its mean val loss by value, infinite where the run diverged, and the suggested value.
+    """
+    figure = _figure(6 + 3.5 * len(grids), 4)
+    panels = figure.subplots(1, 1 + len(grids), squeeze=False, width_ratios=[6, *(3.5 for _ in grids)])[0]
+    for name, values in losses.items():
+        panels[0].plot(rates, values, label=name, linewidth=1)
+    panels[0].axvline(suggested, linestyle="--", color="grey", label=f"suggested: {suggested:.2g}")
+    panels[0].set_xscale("log")
+    panels[0].set_xlabel("learning rate")
+    panels[0].set_ylabel("train loss")
+    panels[0].legend()
+    for axes, (name, (found, best)) in zip(panels[1:], grids.items(), strict=True):
+        places = range(len(found))
+        axes.plot(places, [loss if np.isfinite(loss) else np.nan for loss in found.values()], marker="o")
+        axes.axvline(list(found).index(best), linestyle="--", color="grey", label=f"suggested: {best:g}")
+        axes.set_xticks(places, [f"{value:g}" for value in found])
+        axes.set_xlabel(name, parse_math=False)
+        axes.set_ylabel("val loss")
+        axes.legend()
+    _save(figure, path)
+
+
 def _figure(width_inch: float, height_inch: float) -> "Figure":
     from matplotlib.figure import Figure
 

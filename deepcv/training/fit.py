@@ -25,7 +25,7 @@ from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training import checkpoints as checkpointing
 from deepcv.training.config import TrainConfig
-from deepcv.training.engine import DivergedError, Pieces, RunningMetrics, check_weights, create_trainer
+from deepcv.training.engine import DivergedError, Objective, Pieces, RunningMetrics, check_weights, create_trainer
 from deepcv.training.hardware import Hardware, keep_freed_memory, resolve
 from deepcv.training.history import Best, EpochRecord, History
 from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
@@ -118,9 +118,7 @@ def fit(
         check_size(classifier, spec, shards, small)
     courses = scheduled(config, config.epochs * len(loader))
     settings = Settings.of(config)
-    objective = create_objective(
-        config, settings, output_shapes(classifier.network), class_counts(loader.targets, len(shards.classes))
-    )
+    objective = objective_of(setup, config, settings)
     ema = EMAHandler(classifier, momentum=1 - config.ema) if config.ema else None
     judged: Classifier = ema.ema_model if ema else classifier
     hyperparameters = Hyperparameters(
@@ -198,6 +196,12 @@ def fit(
     if config.select == "best":
         best.put_into(judged)
     return Fitted(judged.cpu(), setup.info, tuple(history.records), hardware)
+
+
+def objective_of(setup: Setup, config: TrainConfig, settings: Settings) -> Objective:
+    """What a training minimises. Raises DeepcvError where its losses do not fit the network."""
+    counts = class_counts(setup.loader.targets, len(setup.info.classes))
+    return create_objective(config, settings, output_shapes(setup.classifier.network), counts)
 
 
 def output_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:

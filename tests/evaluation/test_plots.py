@@ -27,6 +27,10 @@ DRAW = {
         {name: [(e / 2, 0.1 * e) for e in range(9)] for name in ("lr", "a$b$", "augmentation.mixup.probability", "d")},
         path,
     ),
+    "range": lambda path: plots.draw_range((1e-3, 1e-2, 1e-1), {"a_$x": (3.0, 1.0, 2.0)}, 0.01, {}, path),
+    "range with grids": lambda path: plots.draw_range(
+        (1e-3, 1e-2, 1e-1), {"a": (3.0, 1.0, 2.0)}, 0.01, {"weight_decay": ({0.0: 1.0, 0.1: float("inf")}, 0.0)}, path
+    ),
     "reliability": lambda path: plots.draw_reliability([(0.5, 0.4, 3), (0.9, 1.0, 7)], path),
 }
 

@@ -31,6 +31,7 @@ import deepcv.nn.classifier, deepcv.nn.layers, deepcv.nn.ops, deepcv.nn.spec
 import deepcv.profiling.describe, deepcv.profiling.page, deepcv.profiling.report
 import deepcv.nn.module, deepcv.nn.network_file, deepcv.nn.parts, deepcv.nn.pretrained, deepcv.nn.weights_file
 import deepcv.training.checkpoints, deepcv.training.engine, deepcv.training.fit, deepcv.training.hardware
+import deepcv.training.range_search
 import deepcv.training.losses
 import deepcv.evaluation.history, deepcv.evaluation.inference, deepcv.evaluation.metrics, deepcv.evaluation.plots
 import deepcv.data.augmentation.mixing, deepcv.data.augmentation.policies, deepcv.data.loaders, deepcv.data.shards
