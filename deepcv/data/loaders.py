@@ -13,6 +13,7 @@ from torch.nn import functional
 from deepcv.data.augmentation import Augmentation, Recipe, gather, mixing, permutation
 from deepcv.data.augmentation.recipe import mix, pictures
 from deepcv.data.shards import Split
+from deepcv.errors import DeepcvError
 
 _NOTHING_MORE = Recipe()
 
@@ -76,12 +77,13 @@ class TrainLoader:
     """Shuffled, augmented batches of one epoch; set `epoch`, and `first` to begin with a later batch, before each pass.
 
     A last partial batch is left out. A `recipe` that mixes needs to know how many `classes` there are. Where `size` (height,
-    width) is set, the augmented images are resized to it.
+    width) is set, the augmented images are resized to it. Of each batch of `batch_size` images this is the share of process
+    `rank` of `ranks`, equally long ones; raises DeepcvError where it does not divide so.
     """
 
     def __init__(
         self, split: Split | Crops, *, batch_size: int, augmentation: Augmentation, seed: int, device: torch.device,
-        recipe: Recipe = _NOTHING_MORE, classes: int = 0, views: Views = _ONE_VIEW,
+        recipe: Recipe = _NOTHING_MORE, classes: int = 0, views: Views = _ONE_VIEW, rank: int = 0, ranks: int = 1,
     ) -> None:  # fmt: skip
         if recipe.mixes and classes < 1:
             raise ValueError("MixUp and CutMix need the number of classes")
@@ -94,6 +96,13 @@ class TrainLoader:
         # Crops are made on the CPU: numbers that lie there need not wait for what a GPU has still to do.
         self._home = device if self._crops is None else torch.device("cpu")
         self.batch_size = min(batch_size, len(self.targets))
+        if self.batch_size % ranks:
+            raise DeepcvError(
+                f"a batch of {self.batch_size} images does not divide into equal shares for {ranks} processes; set train.batch_size "
+                f"to a multiple of {ranks}, of at most the {len(self.targets)} images of the train split"
+            )
+        self._share = self.batch_size // ranks
+        self._begin = rank * self._share
         self.augmentation = augmentation
         self.recipe, self.classes = recipe, classes
         self._size = tuple(size)
@@ -108,11 +117,12 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         order = self.order()
-        for start in range(self.first * self.batch_size, len(self) * self.batch_size, self.batch_size):
+        for number in range(self.first, len(self)):
+            start = number * self.batch_size + self._begin
             if self.policies or self.recipe.mixes or self.views.count > 1:
-                batch = self.at(order, torch.arange(start, start + self.batch_size, device=order.device))
+                batch = self.at(order, torch.arange(start, start + self._share, device=order.device))
             else:
-                index, source = self._source(order[start : start + self.batch_size])
+                index, source = self._source(order[start : start + self._share])
                 taken = self._crops is not None
                 images_nhwc = gather(source, index, self.augmentation, self.seed, self.epoch, taken=taken)
                 batch = Batch(images_nhwc.permute(0, 3, 1, 2), self.targets[index])

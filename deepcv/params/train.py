@@ -99,6 +99,9 @@ class TrainParams(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="arithmetic of the forward pass")
     channels_last: Literal["auto"] | bool = Field("auto", description="memory layout of the images")
+    processes: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
+        1, description="that share every batch, each with a GPU or threads of its own; auto: one per GPU"
+    )
     compile: bool = Field(False, description="compile the training step with torch.compile")
     patience: int = Field(
         0, ge=0, le=100_000, description="epochs without progress after which training ends; 0: never"

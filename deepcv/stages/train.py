@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
 from deepcv.stages import entry
 from deepcv.stages.training_log import TrainingLog
+from deepcv.training import distributed
 from deepcv.training.checkpoints import InterruptedTrainingError
 from deepcv.training.config import TrainConfig
+from deepcv.training.engine import DivergedError
 from deepcv.training.fit import Fitted, fit, freeze
 from deepcv.training.hardware import Hardware, resolve
 from deepcv.training.history import EpochRecord
@@ -39,17 +42,27 @@ _FORGOTTEN_S = 30 * 24 * 3600
 _GRACE_S = 5.0  # for the running step and its checkpoint; who cancels a flow waits longer
 
 
-def main() -> Callable[[], None]:
-    """Read data/shards and the network file, write data/model; what is returned closes the run and removes the checkpoints."""
+def main() -> Callable[[], None] | None:
+    """Read data/shards and the network file, write data/model; what is returned closes the run and removes the checkpoints.
+
+    With `train.processes` this process starts them and waits; the first of them does what one process does alone.
+    """
     params = load_section(TrainParams)
     shards = open_shards(SHARDS)
     network = spec.load(Path(params.network), params.network_parameters)
     start = Start.read(Path(params.weights), network_registry.weights)
-    check(network, start, params.freeze, shards)  # a misfit opens no run
     config = TrainConfig.of(params.configuration())
-    hardware = resolve(config.device, config.precision, config.channels_last, config.threads)
+    hardware = resolve(config.device, config.precision, config.channels_last, config.threads, config.processes)
+    if not distributed.launched():
+        check(network, start, params.freeze, shards)  # a misfit opens no run
+        if hardware.processes > 1:
+            distributed.launch(hardware.processes, "deepcv.stages.train")
+            return None
     key = training_key(params, network, hardware, shards)
     folder = checkpoint_folder(key)
+    if distributed.rank():
+        follow(partial(fit, network, shards, config, start=start, checkpoints=folder))
+        return None
     log = TrainingLog(tracking.experiment_of(shards.name), key, described(params, network, hardware, shards))
     with Grace(_GRACE_S) as grace:
         try:
@@ -64,6 +77,7 @@ def main() -> Callable[[], None]:
         except DeepcvError:
             log.end("FAILED")
             raise
+    distributed.leave()
     write_outputs(fitted, network.canonical(), described(params, network, fitted.hardware, shards))
 
     def finish() -> None:
@@ -71,6 +85,16 @@ def main() -> Callable[[], None]:
         shutil.rmtree(folder)  # so that `dvc repro --force` trains
 
     return finish
+
+
+def follow(train: Callable[..., Fitted]) -> None:
+    """Train as one of several processes, of which the first says how it ended."""
+    with Grace(_GRACE_S) as grace:
+        try:
+            train(interrupted=lambda: grace.asked is not None)
+        except (InterruptedTrainingError, DivergedError):
+            sys.exit(1)
+    distributed.leave()
 
 
 def check(network: NetworkSpec, start: Start | None, frozen: list[str], shards: Dataset) -> None:

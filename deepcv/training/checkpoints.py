@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deepcv.errors import DeepcvError
 from deepcv.files import check_archive
+from deepcv.training.distributed import ALONE, World
 
 _KEPT = 2
 
@@ -26,20 +27,22 @@ class InterruptedTrainingError(DeepcvError):
 
 
 class RandomState:
-    """The state of torch's generators: what dropout draws from, in the middle of an epoch."""
+    """The state of torch's generators: what dropout draws from, in the middle of an epoch; each process of `world` has its own."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, world: World = ALONE) -> None:
+        self._device, self._world = device, world
         self._restored: Mapping[str, Tensor] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """The state, as tensors."""
         state = {"cpu": torch.get_rng_state()}
-        return state | ({"cuda": torch.cuda.get_rng_state(self._device)} if self._device.type == "cuda" else {})
+        if self._device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self._device)
+        return {name: self._world.gather(value) for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Keep what `state_dict` gave until `apply`: a trainer draws before its first step."""
-        self._restored = state
+        self._restored = {name: self._world.own(value) for name, value in state.items()}
 
     def apply(self) -> None:
         """Put the generators where they were."""
@@ -73,17 +76,18 @@ class Saver:
 
 
 def attach(
-    trainer: Engine, saver: Saver, *, every_s: float, check: Callable[[], None], interrupted: Callable[[], bool]
-) -> None:
+    trainer: Engine, saver: Saver, *, every_s: float, check: Callable[[], None], interrupted: Callable[[], bool],
+    world: World = ALONE,
+) -> None:  # fmt: skip
     """Save after each epoch, after a step when `every_s` have passed, and when `interrupted`: then raise InterruptedTrainingError.
 
     The trainer's output tells whether an iteration ended with a step; `check` raises where the state is not worth keeping. How
-    often is saved changes no result.
+    often is saved changes no result. What one process of `world` is asked, all do after the same step.
     """
 
     def after_step(engine: Engine) -> None:
-        asked = interrupted()
-        if not (asked or saver.age_s > every_s) or not engine.state.output:
+        asked, due = world.any(interrupted(), saver.age_s > every_s)
+        if not (asked or due) or not engine.state.output:
             return
         if engine.state.iteration % engine.state.epoch_length:  # else the epoch is whole in a moment
             check()
@@ -93,7 +97,7 @@ def attach(
 
     def after_epoch(engine: Engine) -> None:
         saver.save(engine)
-        if interrupted() and engine.state.epoch < engine.state.max_epochs:
+        if any(world.any(interrupted())) and engine.state.epoch < engine.state.max_epochs:
             raise InterruptedTrainingError("interrupted")
 
     trainer.add_event_handler(Events.ITERATION_COMPLETED, after_step)

@@ -66,6 +66,7 @@ class TrainConfig:
     select: Literal["last", "best"] = "last"
     checkpoint_minutes: float = 10.0
     compile: bool = False
+    processes: int | Literal["auto"] = 1
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "TrainConfig":

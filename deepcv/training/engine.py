@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from deepcv.data.loaders import Batch
 from deepcv.errors import DeepcvError
+from deepcv.training.distributed import ALONE, World, synchronised
 from deepcv.training.hyperparameters import Hyperparameters, Settings
 
 Objective = Callable[[Mapping[str, Tensor], Batch], Tensor]
@@ -26,10 +28,11 @@ class DivergedError(DeepcvError):
 
 
 class RunningMetrics:
-    """Loss and accuracy of the current epoch, summed on the device; read once per epoch."""
+    """Loss and accuracy of the current epoch, summed on the device; read once per epoch, by all processes of `world`."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, world: World = ALONE) -> None:
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self._world = world
 
     def reset(self) -> None:
         """Start a new epoch."""
@@ -48,16 +51,16 @@ class RunningMetrics:
 
     def read(self) -> tuple[float, float]:
         """Return mean loss and accuracy so far."""
-        loss, correct, count = self._sums.tolist()
+        loss, correct, count = self._world.total(self._sums).tolist()
         return loss / max(1.0, count), correct / max(1.0, count)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, for a checkpoint in the middle of an epoch."""
-        return {"sums": self._sums.cpu()}
+        return {"sums": self._world.total(self._sums).cpu()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
-        self._sums.copy_(state["sums"])
+        self._sums.copy_(state["sums"] if self._world.leads else torch.zeros(3))  # the sums of all stay sums of all
 
 
 class Pieces:
@@ -102,14 +105,14 @@ def create_trainer(
     def forward_backward() -> None:
         optimizer.zero_grad()
         images, seen = sum(len(batch.targets) for batch in waiting), []
-        for batch in waiting:
-            for part in batch.split(pieces.count):
-                with autocast:
-                    outputs = model(part.images_nchw)
-                    loss = objective(outputs, part)
-                share = len(part.targets) / images
-                scaler.scale(loss if share == 1 else loss * share).backward()
-                seen.append((loss.detach(), outputs["logits"].detach()[: len(part.targets)], part.targets))
+        parts = [part for batch in waiting for part in batch.split(pieces.count)]
+        for number, part in enumerate(parts, start=1):
+            with synchronised(model, last=number == len(parts)), autocast:
+                outputs = model(part.images_nchw)
+                loss = objective(outputs, part)
+            share = len(part.targets) / images
+            scaler.scale(loss if share == 1 else loss * share).backward()
+            seen.append((loss.detach(), outputs["logits"].detach()[: len(part.targets)], part.targets))
         for one in seen:
             metrics.add(*one)
 
@@ -152,6 +155,11 @@ def _fits(work: Callable[[], None], pieces: Pieces, images: int) -> bool:
     except RuntimeError as error:
         if not (isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)):
             raise
+        if idist.get_world_size() > 1:  # the others wait for this one's gradients already
+            raise DeepcvError(
+                f"process {idist.get_rank()} has no memory for its share of a batch; set train.batch_size lower and "
+                "train.accumulate higher"
+            ) from error
         if pieces.count >= images:
             raise DeepcvError(
                 "no memory for a single image, or for a batch whose images a loss compares; use a smaller network, smaller "

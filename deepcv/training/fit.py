@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -24,12 +26,14 @@ from deepcv.nn.classifier import Classifier, ModelInfo, build_network, create
 from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training import checkpoints as checkpointing
+from deepcv.training import distributed
 from deepcv.training.config import TrainConfig
+from deepcv.training.distributed import ALONE, World
 from deepcv.training.engine import DivergedError, Objective, Pieces, RunningMetrics, check_weights, create_trainer
 from deepcv.training.hardware import Hardware, keep_freed_memory, resolve
 from deepcv.training.history import Best, EpochRecord, History
 from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
-from deepcv.training.objective import class_counts, create_objective, divisible
+from deepcv.training.objective import class_counts, create_objective, divisible, trained_outputs
 from deepcv.training.optimizers import create_optimizer
 from deepcv.training.progress import show_progress
 from deepcv.training.start import Start
@@ -60,9 +64,11 @@ class Setup:
     optimizer: torch.optim.Optimizer
 
 
-def set_up(spec: NetworkSpec, shards: Dataset, config: TrainConfig, *, start: Start | None = None) -> Setup:
+def set_up(
+    spec: NetworkSpec, shards: Dataset, config: TrainConfig, *, start: Start | None = None, world: World = ALONE
+) -> Setup:
     """Build network, loader and optimizer, the network's weights drawn from `config.seed` or those of `start`."""
-    hardware = resolve(config.device, config.precision, config.channels_last, config.threads)
+    hardware = resolve(config.device, config.precision, config.channels_last, config.threads, config.processes)
     device = hardware.torch_device
     torch.set_num_threads(hardware.threads)
     keep_freed_memory()
@@ -78,13 +84,14 @@ def set_up(spec: NetworkSpec, shards: Dataset, config: TrainConfig, *, start: St
     loader = TrainLoader(
         training_images(shards, config), batch_size=config.batch_size,
         augmentation=Augmentation(config.flip, config.shift, config.cutout), seed=config.seed, device=device,
-        recipe=config.augmentation, classes=len(shards.classes), views=config.views,
+        recipe=config.augmentation, classes=len(shards.classes), views=config.views, rank=world.rank, ranks=world.count,
     )  # fmt: skip
     if not start and any(isinstance(module, WhiteningConv2d) for module in classifier.network.modules()):
         count = _WHITENING_IMAGES if isinstance(shards.train, Split) else _WHITENING_CROPS
         classifier.fit_whitening(loader.plain(permutation(config.seed, 0, len(loader.targets), device)[:count]))
     if loader.batch_size == 1:
         check_norms(classifier.network)
+    distributed.prepare(classifier, world, hardware.device)
     optimizer = create_optimizer(classifier, config)
     return Setup(hardware, info, classifier, loader, optimizer)
 
@@ -107,9 +114,11 @@ def fit(
     The result depends on the arguments and the hardware settings alone: with `checkpoints`, a killed training that is called
     again goes on after its last checkpoint and ends with the same bits. `on_start` is called with the loader before the first
     step of a training that does not go on, `on_epoch` after every epoch, restored ones first. When `interrupted` says so, the
-    state is saved after the step and InterruptedTrainingError raised.
+    state is saved after the step and InterruptedTrainingError raised. With `config.processes` this is called by each process
+    that `torchrun` started: all return the same, the first one alone makes these calls and writes.
     """
-    setup = set_up(spec, shards, config, start=start)
+    world = joined(config)
+    setup = set_up(spec, shards, config, start=start, world=world)
     hardware, classifier, loader, optimizer = setup.hardware, setup.classifier, setup.loader, setup.optimizer
     device = hardware.torch_device
     small_epochs = config.progressive_resize.epochs(config.epochs)
@@ -124,10 +133,14 @@ def fit(
     hyperparameters = Hyperparameters(
         courses, config=config, settings=settings, model=classifier, optimizer=optimizer, loader=loader, mean=judged
     )
-    running, pieces, history, best = RunningMetrics(device), Pieces(), History(), Best()
-    random, scaler = checkpointing.RandomState(device), hardware.scaler()
+    running, pieces, history, best = RunningMetrics(device, world), Pieces(), History(), Best()
+    random, scaler = checkpointing.RandomState(device, world), hardware.scaler()
+    model = cast(nn.Module, torch.compile(classifier)) if config.compile else classifier
     trainer = create_trainer(
-        cast(nn.Module, torch.compile(classifier)) if config.compile else classifier,
+        distributed.replicated(
+            model, world, outputs=output_shapes(classifier.network), trained=trained_outputs(config),
+            partly=bool(config.unfreeze),
+        ),
         optimizer, objective, hyperparameters, settings, running,
         autocast=hardware.autocast(), scaler=scaler, pieces=pieces, divisible=divisible(config),
     )  # fmt: skip
@@ -144,29 +157,32 @@ def fit(
             random.apply()
             return
         running.reset()
-        drawn = hash32(config.seed, loader.epoch, torch.zeros(1, dtype=torch.int64), DROPOUT)
+        drawn = hash32(config.seed, loader.epoch, torch.tensor([world.rank]), DROPOUT)
         torch.manual_seed(int(drawn))  # dropout repeats after a resume without its generator being stored
 
     def end_epoch(engine: Engine) -> None:
         epoch = engine.state.epoch
         train_loss, train_accuracy = running.read()
-        logits = logits_of(
-            judged, shards.val.images_nhwc, batch_size=_EVALUATION_BATCH, device=device,
-            memory_format=hardware.memory_format, autocast=hardware.autocast(),
+        judge = partial(
+            logits_of, judged, batch_size=_EVALUATION_BATCH, device=device, memory_format=hardware.memory_format,
+            autocast=hardware.autocast(),
         )  # fmt: skip
+        logits = world.by_rows(judge, shards.val.images_nhwc)
         with np.errstate(invalid="ignore"):  # infinite logits; said below
             val_loss = metrics.cross_entropy(logits, shards.val.labels)
         if not math.isfinite(loss := train_loss + val_loss):  # train_loss does not know the epoch's last step
             raise DivergedError(epoch, loss)
         if ema:
             check_weights(classifier, epoch)
+        world.check_equal(classifier)
         lr = hyperparameters.courses["lr"].at(epoch * len(loader), [asdict(record) for record in history.records])
         accuracy = metrics.accuracy(logits, shards.val.labels)
         record = EpochRecord(epoch, train_loss, train_accuracy, val_loss, accuracy, lr)
         history.records.append(record)
         if config.select == "best":
             best.offer(record, judged)
-        on_epoch(record)
+        if world.leads:
+            on_epoch(record)
         if history.waited() >= config.patience > 0:
             engine.terminate()
 
@@ -179,23 +195,40 @@ def fit(
         }  # fmt: skip
         if ema:
             state["ema"] = judged
-        checkpointing.restore_latest(checkpoints, state)
-        for restored in history.records:
+        with idist.one_rank_first():  # which sets damaged ones aside
+            checkpointing.restore_latest(checkpoints, state)
+        world.check_place(trainer.state.iteration)
+        for restored in history.records if world.leads else ():
             on_epoch(restored)
         checkpointing.attach(
             trainer, checkpointing.Saver(checkpoints, state), every_s=60 * config.checkpoint_minutes,
-            check=lambda: check_weights(classifier, trainer.state.epoch), interrupted=interrupted,
+            check=lambda: check_weights(classifier, trainer.state.epoch), interrupted=interrupted, world=world,
         )  # fmt: skip
     if not trainer.state.iteration:
         hyperparameters.begin_epoch(0, [])
-        on_start(loader)
-    if progress:
+        if world.leads:
+            on_start(loader)
+    if progress and world.leads:
         show_progress(trainer, history, config.epochs, len(loader), trainer.state.iteration, loader.batch_size)
     if trainer.state.iteration < config.epochs * len(loader) and not (history.waited() >= config.patience > 0):
         trainer.run(loader, max_epochs=config.epochs, epoch_length=len(loader))
     if config.select == "best":
         best.put_into(judged)
+    if world.count > 1:  # without layers that wait for other processes
+        shared, judged = judged, create(spec.canonical(), setup.info)
+        judged.load_state_dict(shared.cpu().state_dict())
+        judged = judged.to(memory_format=hardware.memory_format)
     return Fitted(judged.cpu(), setup.info, tuple(history.records), hardware)
+
+
+def joined(config: TrainConfig) -> World:
+    """The processes that train together. Raises DeepcvError where there are more or less, or a loss compares images of them."""
+    hardware = resolve(config.device, config.precision, config.channels_last, config.threads, config.processes)
+    if hardware.processes > 1 and not divisible(config):
+        raise DeepcvError(
+            "train.losses compares the images of a batch, of which each process sees a share; set train.processes to 1"
+        )
+    return distributed.join(hardware.processes, hardware.device)
 
 
 def objective_of(setup: Setup, config: TrainConfig, settings: Settings) -> Objective:

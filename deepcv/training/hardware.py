@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from deepcv.errors import DeepcvError
+from deepcv.training.distributed import launched
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -20,6 +21,7 @@ class Hardware:
     precision: Literal["fp32", "bf16", "fp16"]
     channels_last: bool
     threads: int
+    processes: int = 1
 
     @property
     def torch_device(self) -> torch.device:
@@ -46,11 +48,16 @@ def resolve(
     precision: Literal["auto", "fp32", "bf16", "fp16"],
     channels_last: Literal["auto"] | bool,
     threads: int | Literal["auto"],
+    processes: int | Literal["auto"] = 1,
 ) -> Hardware:
-    """Replace each `auto` by what helps here: a GPU if there is one, bf16 where the hardware multiplies it, channels last."""
+    """Replace each `auto` by what helps here: a GPU if there is one, bf16 where the hardware multiplies it, channels last.
+
+    Of processes, as many as `torchrun` started, else one per GPU.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise DeepcvError("train.device is cuda, but torch sees no GPU here; set it to auto or cpu")
     chosen: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    gpus = torch.cuda.device_count() if chosen == "cuda" else 0
     if precision == "auto":
         precision = (
             "bf16" if _multiplies_bf16(chosen) else "fp16" if chosen == "cuda" and _multiplies_fp16() else "fp32"
@@ -60,6 +67,7 @@ def resolve(
         precision=precision,
         channels_last=True if channels_last == "auto" else channels_last,
         threads=len(os.sched_getaffinity(0)) if threads == "auto" else threads,
+        processes=(launched() or max(1, gpus)) if processes == "auto" else processes,
     )
 
 

@@ -44,6 +44,11 @@ def create_objective(
     return objective
 
 
+def trained_outputs(config: TrainConfig) -> frozenset[str]:
+    """The outputs that a loss is computed of."""
+    return frozenset(term.output for term in config.losses or (Term("cross_entropy"),) if term.loss != NOT_TRAINED)
+
+
 def divisible(config: TrainConfig) -> bool:
     """Whether the loss of a batch is the mean of the losses of its parts: where no loss compares images."""
     return all(LOSSES[term.loss].divisible for term in config.losses if term.loss in LOSSES)

@@ -1,0 +1,174 @@
+"""What each process of test_distributed.py does: `python distributed_worker.py FOLDER`, in the environment that torchrun gives.
+
+The same trainings run in one process there, which is why they stand here as a table.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import toys
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from deepcv.data.augmentation import Recipe
+from deepcv.data.augmentation.recipe import Mix
+from deepcv.data.loaders import Views
+from deepcv.data.shards import open_shards
+from deepcv.errors import DeepcvError
+from deepcv.nn.spec import NetworkSpec
+from deepcv.training import distributed
+from deepcv.training.checkpoints import InterruptedTrainingError
+from deepcv.training.fit import Fitted, fit
+from deepcv.training.losses import Term
+from deepcv.training.schedules import Ramp
+
+NORMED = toys.NETWORK.replace("  - {id: drop, op: dropout, p: 0.3}\n", "")
+PLAIN = NORMED.replace("channels: 4", "channels: 4, norm: none")
+HEADS = PLAIN.replace("outputs: {logits: head}", "  - {id: other, op: linear, features: $classes, from: pool}\n") + (
+    "outputs: {logits: head, second: other}\n"
+)
+FLAT = NORMED.replace("  - {id: head", "  - {id: norm, op: batch_norm}\n  - {id: head")
+SGD = {"optimizer": "sgd", "flip": True, "cutout": 2}
+EVERYTHING: dict[str, Any] = {
+    "ema": 0.9, "accumulate": 2, "clip_norm": 1.0, "layer_decay": 0.8, "select": "best", "unfreeze": {"stem": 2},
+    "optimizer": "muon", "batch_size": 4, "freeze": (), "schedules": {"lr": Ramp(warmup=0.1)},
+}  # fmt: skip
+# name: network, what differs from the toy training, dtype
+TRAININGS: dict[str, tuple[str, dict[str, Any], torch.dtype]] = {
+    "plain": (PLAIN, SGD, torch.float64),
+    "batch norm": (FLAT, SGD, torch.float64),
+    "a head that learns nothing": (
+        HEADS, {**SGD, "losses": (Term("cross_entropy"), Term("none", "second"))}, torch.float64,
+    ),
+    "two losses on two views": (
+        HEADS,
+        {**SGD, "losses": (Term("focal", "second", weight=0.5), Term("cross_entropy")), "views": Views(2)},
+        torch.float64,
+    ),
+    "everything": (NORMED, EVERYTHING, torch.float64),
+    "frozen norm": (NORMED, {**SGD, "freeze": ("stem.norm",)}, torch.float64),
+    "single precision": (
+        NORMED, {"augmentation": Recipe(mixup=Mix(0.4, 0.5), cutmix=Mix(1.0, 0.4))}, torch.float32,
+    ),
+}  # fmt: skip
+
+
+def network(folder: Path, text: str = toys.NETWORK) -> NetworkSpec:
+    """A network from a file of this process's own."""
+    own = folder / f"network{distributed.rank()}"
+    own.mkdir(exist_ok=True)
+    return toys.network(own, text)
+
+
+def trained(name: str, folder: Path, processes: int) -> dict[str, Any]:
+    """Train, and return weights, history and the gradients of each step."""
+    text, changes, dtype = TRAININGS[name]
+    gradients: list[list[torch.Tensor]] = []
+    torch.set_default_dtype(dtype)
+    try:
+        with _watched(gradients):
+            fitted = fit(
+                network(folder, text), open_shards(folder), toys.config(**changes, processes=processes),
+            )  # fmt: skip
+    finally:
+        torch.set_default_dtype(torch.float32)
+    types = {type(module).__name__ for module in fitted.classifier.modules()}
+    return {
+        "weights": fitted.classifier.state_dict(), "history": [asdict(record) for record in fitted.history],
+        "gradients": gradients, "own layers": "SharedBatchNorm" in types,
+    }  # fmt: skip
+
+
+@contextmanager
+def _watched(gradients: list[list[torch.Tensor]]) -> Iterator[None]:
+    def look(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients.append([torch.zeros(()) if p.grad is None else p.grad.clone() for p in parameters])
+
+    handle = register_optimizer_step_pre_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def message(work: Callable[[], object]) -> str:
+    """What the DeepcvError of some work says."""
+    try:
+        work()
+    except DeepcvError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def main(folder: Path) -> dict[str, Any]:
+    """Do all that the tests look at."""
+    shards = open_shards(folder)
+    found: dict[str, Any] = {name: trained(name, folder, 2) for name in TRAININGS}
+    rank = distributed.rank()
+    world = distributed.join(2, "cpu")
+
+    dropout = network(folder)
+    told: list[int] = []
+
+    def run(spec: NetworkSpec = dropout, **changes: Any) -> Fitted:
+        return fit(spec, shards, toys.config(**{"processes": 2, **changes}))
+
+    def training(checkpoints: Path | None, asked: Callable[[], bool] = lambda: False) -> Fitted:
+        return fit(
+            dropout, shards, toys.config(processes=2), checkpoints=checkpoints, interrupted=asked,
+            on_epoch=lambda record: told.append(record.epoch),
+        )  # fmt: skip
+
+    whole = training(None)
+    found["told"] = list(told)
+    calls = iter(range(100))
+    checkpoints = folder / "checkpoints"
+    try:  # the last process alone is asked, within the second epoch
+        training(checkpoints, lambda: next(calls) >= 4 and rank == 1)
+    except InterruptedTrainingError:
+        world.any(False)  # both are here
+        found["checkpoints"] = sorted(path.name for path in checkpoints.iterdir())
+        world.any(False)
+    resumed = training(checkpoints)
+    found["resumed"] = {
+        "same": all(torch.equal(a, b) for a, b in zip(
+            whole.classifier.state_dict().values(), resumed.classifier.state_dict().values(), strict=True)),
+        "history": resumed.history == whole.history,
+    }  # fmt: skip
+    own = folder / f"own{rank}"
+    if rank == 0:
+        (own / "checkpoint_9.pt").parent.mkdir()
+        (own / "checkpoint_9.pt").write_bytes((checkpoints / "checkpoint_9.pt").read_bytes())
+
+    found["errors"] = {
+        "diverged": message(lambda: run(optimizer="sgd", lr=1e30, warmup=0.0, epochs=1)),
+        "compares": message(lambda: run(losses=(Term("supcon"),))),
+        "batch": message(lambda: run(batch_size=7)),
+        "count": message(lambda: run(processes=3)),
+        "layer": message(lambda: run(spec=network(folder, NORMED.replace(
+            "{id: pool", "{id: mean, op: layer_mean_batch_norm}\n  - {id: pool")))),
+        "folders": message(lambda: training(own)),
+    }  # fmt: skip
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, float(rank))
+    found["errors"]["model"] = message(lambda: world.check_equal(layer))
+    nn.init.constant_(layer.weight, 1.0)
+    found["errors"]["equal model"] = message(lambda: world.check_equal(layer))
+    found["by_rows"] = [
+        world.by_rows(lambda rows: rows * np.float32(2), np.arange(2 * n, dtype=np.float32).reshape(n, 2)).tolist()
+        for n in (1, 2, 5)
+    ]
+    found["any"] = [world.any(False, rank == 1), world.any(False, False)]
+    distributed.leave()
+    return found
+
+
+if __name__ == "__main__":
+    torch.save(main(Path(sys.argv[1])), Path(sys.argv[1]) / f"rank{distributed.rank()}.pt")
