@@ -33,6 +33,8 @@ EVALUATION_TAG = "deepcv.evaluation_sha256"
 TRAINING_TAG = "deepcv.training_key"
 TRAINED_TAG = "deepcv.trained_files_sha256"
 
+_BUSY_S = 10.0  # how long another process may have the database for itself
+
 # Every column in which MLflow stores an artifact location as an absolute path.
 _PATH_COLUMNS = (
     ("experiments", "artifact_location"),
@@ -68,6 +70,7 @@ def connect() -> MlflowClient:
     folder = store_dir()
     folder.mkdir(parents=True, exist_ok=True)
     drop_orphan()
+    _check_readable()
     mlflow.set_tracking_uri(store_uri())
     mlflow.set_registry_uri(store_uri())
     try:
@@ -192,6 +195,17 @@ def _flatten(prefix: str, values: Mapping[str, Any]) -> Iterable[tuple[str, Any]
             yield from _flatten(f"{name}.", value)
         else:
             yield name, value
+
+
+def _check_readable() -> None:
+    """Raise TrackingError where the database cannot be read now: MLflow would try to open it for minutes."""
+    if database_file().exists():
+        try:
+            address = f"{database_file().as_uri()}?mode=rw"
+            with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_BUSY_S)) as database:
+                database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.Error as error:
+            raise TrackingError(f"{database_file()} cannot be opened: {error}") from error
 
 
 def _mend_paths(folder: Path) -> None:

@@ -1,4 +1,7 @@
+import contextlib
 import shutil
+import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -123,6 +126,23 @@ def test_a_damaged_database_is_one_short_error(store: Path, capfd: pytest.Captur
         tracking.log_metrics(run_id, {"loss": 1.0})
     assert tracking.reason(raised.value) == "(sqlite3.DatabaseError) file is not a database"
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("state", ["locked", "damaged"])
+def test_a_database_that_cannot_be_opened_is_said_soon(
+    state: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "_BUSY_S", 0.5)
+    file = store / "mlflow" / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        if state == "locked":
+            other.execute("BEGIN EXCLUSIVE")
+        else:
+            file.write_bytes(b"no database" * 99)
+        start = time.monotonic()
+        with pytest.raises(tracking.TrackingError, match=f"{file} cannot be opened: .*(locked|not a database)"):
+            tracking.connect()
+        assert time.monotonic() - start < 3
 
 
 def test_paths_that_cannot_be_mended_are_a_tracking_error(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,6 @@ def test_a_run_that_was_opened_and_no_more_gets_its_params() -> None:
 def test_a_locked_database_holds_nobody_up_and_gets_every_point(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tracking.connect()
     with locked(store) as unlock:
         start = time.monotonic()
         log = new_log()
