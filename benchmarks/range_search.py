@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -84,7 +84,8 @@ PAIRS = {
     "resnet-9-fashion-sgd": Pair(RESNET, {"width": 8}, "fashion", SGD),
     "small-cifar-muon": Pair(SMALL, {"width": 8}, "cifar", {**MUON, "flip": True, "shift": 2}),
 }
-# Seen while the method was chosen. On the first five `minimum/3` was; on the next five it held in three, and became `between`.
+# Seen while the method was chosen: `minimum/3` on the first five; it held in three of the next five, and `between` was chosen
+# on all ten.
 DEVELOPMENT = {
     "digits-nadam": Pair(DIGITS, {"width": 8}, "digits", {"optimizer": "torch/NAdam", "batch_size": 32}),
     "digits-muon": Pair(DIGITS, {"width": 8}, "digits", {"optimizer": "muon"}),
@@ -173,6 +174,11 @@ def peer(built: NetworkSpec, data: Dataset, config: TrainConfig) -> float:
         return math.nan
 
 
+def excess(rate: float, losses: Sequence[float]) -> float:
+    """How much larger than the least val loss that at `rate` is, as a share; between rates of the grid along a line."""
+    return float(np.interp(math.log(rate), np.log(GRID), losses)) / min(losses) - 1
+
+
 def measure(pair: Pair, data: Dataset, folder: Path) -> dict[str, Any]:
     """Train the grid, sweep, and tell how far each suggestion is from the best rate, as a ratio."""
     built, config = network(pair, folder), replace(CONFIG, **pair.changes)
@@ -195,6 +201,7 @@ def measure(pair: Pair, data: Dataset, folder: Path) -> dict[str, Any]:
         "best_by_accuracy": GRID[int(np.argmax(accuracies))],
         "within_5_percent": [rate for rate, loss in zip(GRID, losses, strict=True) if loss <= 1.05 * min(losses)],
         "ratio": {name: round(rate / best, 2) for name, rate in read.items()},
+        "excess": {name: round(excess(rate, losses), 3) for name, rate in read.items()},
         "val_losses": [round(loss, 4) for loss in losses],
         "steps": len(trace.rates) + trace.diverged,
         "sweep_cpu_s": round(sweep_s, 2),

@@ -90,7 +90,8 @@ def draw_range(
 ) -> None:
     """Draw losses of a range search over the learning rate and, a panel each, over the values of grids; suggestions are marked.
 
-    A grid is its mean val loss by value, infinite where the run diverged, and the suggested value.
+    The last of `losses` sets the height. A grid is its mean val loss by value, infinite where the run diverged, and the
+    suggested value.
     """
     figure = _figure(6 + 3.5 * len(grids), 4)
     panels = figure.subplots(1, 1 + len(grids), squeeze=False, width_ratios=[6, *(3.5 for _ in grids)])[0]
@@ -98,6 +99,8 @@ def draw_range(
         panels[0].plot(rates, values, label=name, linewidth=1)
     panels[0].axvline(suggested, linestyle="--", color="grey", label=f"suggested: {suggested:.2g}")
     panels[0].set_xscale("log")
+    last = list(losses.values())[-1]
+    panels[0].set_ylim(top=max(last) + 0.2 * (max(last) - min(last)))
     panels[0].set_xlabel("learning rate")
     panels[0].set_ylabel("train loss")
     panels[0].legend()

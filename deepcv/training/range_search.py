@@ -118,8 +118,8 @@ def suggest(trace: Trace, method: Method = "between") -> float:
     """Return the peak learning rate that a method reads from the running mean of the loss. Raises RangeError.
 
     `minimum/3` and `minimum/10` (fastai): that share of the rate at which the loss is least; `steepest` (fastai, ignite): where it
-    falls fastest over the logarithm of the rate; `between`: the geometric mean of minimum/3 and steepest, whose errors are of
-    opposite sign more often than not; `valley` (fastai's default): at half of its longest fall.
+    falls fastest over the logarithm of the rate; `between`: the geometric mean of minimum/3 and steepest; `valley` (fastai's
+    default): at half of its longest fall.
     """
     first, last = round(_SKIPPED_SHARE * len(trace.rates)), max(0, len(trace.rates) - _SKIPPED_LAST)
     rates, losses = trace.rates[first:last], np.array(trace.smoothed[first:last])
