@@ -120,7 +120,7 @@ def main() -> None:
         if not distributed.rank():
             torch.save(found, arguments.worker / "measured.pt")
         return
-    images, epochs = (1_024, 1) if arguments.quick else (4_096, 4)
+    images, epochs = (512, 1) if arguments.quick else (4_096, 4)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write(folder / "all", images)
