@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver
@@ -55,10 +56,11 @@ class Saver:
     """Writes `state` (objects with state_dict) to `folder`: call `save` when it holds the work of whole steps."""
 
     def __init__(self, folder: Path, state: Mapping[str, Any]) -> None:
+        self._folder = folder
         self._checkpoint = Checkpoint(
             to_save=dict(state),
             save_handler=DiskSaver(str(folder), create_dir=True, require_empty=False),
-            n_saved=_KEPT,
+            n_saved=None,  # it would not count those of an interrupted process
             global_step_transform=lambda engine, _event: engine.state.iteration,
         )
         self._saved = (-1, time.monotonic())  # iteration, when
@@ -68,6 +70,9 @@ class Saver:
         if trainer.state.iteration != self._saved[0]:
             self._checkpoint(trainer)
             self._saved = (trainer.state.iteration, time.monotonic())
+            if idist.get_rank() == 0:
+                for older in _newest_first(self._folder)[_KEPT:]:
+                    older.unlink()
 
     @property
     def age_s(self) -> float:
@@ -109,7 +114,7 @@ def restore_latest(folder: Path, state: Mapping[str, Any]) -> int:
 
     A damaged checkpoint is reported on stderr and set aside; the one before it serves.
     """
-    for path in sorted(folder.glob("*.pt"), key=_iteration, reverse=True):
+    for path in _newest_first(folder):
         try:
             check_archive(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -123,6 +128,10 @@ def restore_latest(folder: Path, state: Mapping[str, Any]) -> int:
         else:
             return _iteration(path)
     return 0
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.pt"), key=_iteration, reverse=True)
 
 
 def _iteration(path: Path) -> int:

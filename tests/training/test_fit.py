@@ -116,6 +116,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit_from_the_step_that_it_was_a
     resumed = fit(network, shards, config, checkpoints=tmp_path)
     assert same(resumed, whole)
     assert len(resumed.history) == 3
+    assert len(list(tmp_path.iterdir())) == 2  # those of the interrupted process are gone
 
 
 def test_often_saved_is_the_same(network: NetworkSpec, shards: Dataset, tmp_path: Path) -> None:
