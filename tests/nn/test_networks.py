@@ -17,6 +17,8 @@ SHIPPED = [
     ("digits.yaml", (1, 8, 8), 10, 38_122),
     ("small.yaml", (3, 32, 32), 10, 423_136),
     ("small.yaml", (1, 28, 28), 10, 420_576),
+    ("airbench.yaml", (3, 32, 32), 10, 2_563_104),
+    ("airbench.yaml", (1, 28, 28), 10, 2_553_632),
     ("medium.yaml", (3, 64, 64), 10, 1_969_386),
     ("medium.yaml", (1, 97, 65), 10, 1_968_810),
 ]
@@ -79,30 +81,32 @@ def test_a_network_that_does_not_classify_is_refused(head: str, outputs: str, me
         build_network(load(tmp_path / "net.yaml"), (1, 8, 8), 10)
 
 
-def test_small_says_which_images_are_too_small() -> None:
-    with pytest.raises(SpecError, match=r"small.yaml:\d+: node 'half3.pool': .*larger than"):
-        build(load(NETWORKS / "small.yaml"), (3, 8, 8), 10)
+@pytest.mark.parametrize(("name", "side"), [("small.yaml", 8), ("airbench.yaml", 14)])
+def test_it_says_which_images_are_too_small(name: str, side: int) -> None:
+    with pytest.raises(SpecError, match=rf"{name}:\d+: node 'half3.pool': .*larger than"):
+        build(load(NETWORKS / name), (3, side, side), 10)
 
 
-def test_small_is_the_network_written_by_hand() -> None:
+@pytest.mark.parametrize(("name", "padding"), [("small.yaml", 1), ("airbench.yaml", 0)])
+def test_it_is_the_network_written_by_hand(name: str, padding: int) -> None:
     """Same numbers from plain torch calls on the same weights: the file says what its comment says."""
     torch.manual_seed(0)
-    net = build(load(NETWORKS / "small.yaml"), (3, 32, 32), 10)
+    net = build(load(NETWORKS / name, {"width": 16}), (3, 32, 32), 10)
     state = net.state_dict()
 
-    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
-        return F.batch_norm(x, None, None, state[f"{name}.weight"], state[f"{name}.bias"], True)
+    def norm(x: torch.Tensor, part: str) -> torch.Tensor:
+        return F.batch_norm(x, None, None, state[f"{part}.weight"], state[f"{part}.bias"], True)
 
-    def halve(x: torch.Tensor, name: str) -> torch.Tensor:
-        x = F.max_pool2d(F.conv2d(x, state[f"{name}.widen.conv.weight"], padding=1), 2)
-        return F.gelu(norm(x, f"{name}.norm"))
+    def halve(x: torch.Tensor, part: str, padding: int = 1) -> torch.Tensor:
+        x = F.max_pool2d(F.conv2d(x, state[f"{part}.widen.conv.weight"], padding=padding), 2)
+        return F.gelu(norm(x, f"{part}.norm"))
 
-    def conv(x: torch.Tensor, name: str) -> torch.Tensor:
-        return norm(F.conv2d(x, state[f"{name}.conv.weight"], padding=1), f"{name}.norm")
+    def conv(x: torch.Tensor, part: str, padding: int = 1) -> torch.Tensor:
+        return norm(F.conv2d(x, state[f"{part}.conv.weight"], padding=padding), f"{part}.norm")
 
     x = torch.randn(4, 3, 32, 32)
     y = F.relu(F.conv2d(x, state["whiten.weight"]))
-    y = F.gelu(conv(halve(y, "half1"), "mix1"))
+    y = F.gelu(conv(halve(y, "half1", padding), "mix1", padding))
     y = F.gelu(conv(halve(y, "half2"), "mix2"))
     kept = halve(y, "half3")
     y = F.gelu(kept + conv(F.gelu(conv(kept, "mix3")), "more3"))
@@ -111,7 +115,13 @@ def test_small_is_the_network_written_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("digits.yaml", (1, 8, 8)), ("small.yaml", (3, 32, 32)), ("medium.yaml", (3, 64, 64))]
+    ("name", "shape"),
+    [
+        ("digits.yaml", (1, 8, 8)),
+        ("small.yaml", (3, 32, 32)),
+        ("airbench.yaml", (3, 32, 32)),
+        ("medium.yaml", (3, 64, 64)),
+    ],
 )
 def test_onnx(name: str, shape: tuple[int, int, int], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
