@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +19,7 @@ from deepcv.home import quiet_environment
 
 _REFERENCE = re.compile(r"\$\{(\w+)\.(\w+)\}")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ECHO_S = 1.0
 _INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
@@ -54,6 +56,13 @@ def run(main: Callable[[], Callable[[], None] | None]) -> None:
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    left_s = time.monotonic()
+
+    def again(number: int, _frame: FrameType | None) -> None:
+        if time.monotonic() - left_s > _ECHO_S:  # else the kernel tells of each thread of our parent that ends
+            os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, again)
     sys.exit(128 + number)  # and not at once: half-written outputs are removed on the way
 
 
