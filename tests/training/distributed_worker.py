@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import toys
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from deepcv.data.augmentation import Recipe
 from deepcv.data.augmentation.recipe import Mix
@@ -87,15 +87,25 @@ def trained(name: str, folder: Path, processes: int) -> dict[str, Any]:
 
 @contextmanager
 def _watched(gradients: list[list[torch.Tensor]]) -> Iterator[None]:
-    def look(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients.append([torch.zeros(()) if p.grad is None else p.grad.clone() for p in parameters])
+    running: list[
+        torch.optim.Optimizer
+    ] = []  # Muon's step calls AdamW's, which torch hooks too once there was an AdamW
 
-    handle = register_optimizer_step_pre_hook(look)
+    def look(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        if not running:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            gradients.append([torch.zeros(()) if p.grad is None else p.grad.clone() for p in parameters])
+        running.append(optimizer)
+
+    handles = [
+        register_optimizer_step_pre_hook(look),
+        register_optimizer_step_post_hook(lambda *_: running.pop() and None),
+    ]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def message(work: Callable[[], object]) -> str:
