@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from deepcv.errors import DeepcvError
 
 if TYPE_CHECKING:
+    from deepcv.data.shards import Dataset
     from deepcv.nn.weights import Weights
     from deepcv.params.train import TrainParams
+    from deepcv.training.config import TrainConfig
+    from deepcv.training.fit import Setup
     from deepcv.training.range_search import Found
 
 _PREVIEW = """\
@@ -93,23 +96,29 @@ def _steps(text: str) -> int:
     return int(text)
 
 
-def _preview(options: argparse.Namespace) -> None:
+def _set_up() -> "tuple[TrainParams, Dataset, TrainConfig, Setup]":
+    """What the stage `train` would begin with in this folder."""
     from deepcv.data.shards import open_shards
-    from deepcv.evaluation.plots import draw_schedules
     from deepcv.nn import spec
     from deepcv.params.base import load_section
     from deepcv.params.train import TrainParams
     from deepcv.training.config import TrainConfig
     from deepcv.training.fit import set_up
-    from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
-    from deepcv.training.preview import curves, draw_batch
     from deepcv.training.start import Start
 
     params = load_section(TrainParams, _PARAMS)
     shards = open_shards(_SHARDS)
-    config = TrainConfig.of(params.configuration())
     network = spec.load(Path(params.network), params.network_parameters)
-    setup = set_up(network, shards, config, start=Start.read(Path(params.weights), _registered))
+    config = TrainConfig.of(params.configuration())
+    return params, shards, config, set_up(network, shards, config, start=Start.read(Path(params.weights), _registered))
+
+
+def _preview(options: argparse.Namespace) -> None:
+    from deepcv.evaluation.plots import draw_schedules
+    from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
+    from deepcv.training.preview import curves, draw_batch
+
+    params, shards, config, setup = _set_up()
     steps = len(setup.loader)
     courses = scheduled(config, config.epochs * steps)
     hyperparameters = Hyperparameters(
@@ -117,39 +126,28 @@ def _preview(options: argparse.Namespace) -> None:
         loader=setup.loader,
     )  # fmt: skip
     hyperparameters.begin_epoch(0, [])
+    drawn = curves(courses, config.epochs, steps)
     options.out.mkdir(parents=True, exist_ok=True)
-    draw_schedules(curves(courses, config.epochs, steps), options.out / "schedules.png")
+    draw_schedules(drawn, options.out / "schedules.png")
     draw_batch(setup.loader, shards.classes, options.out / "batch.png", options.images)
     hardware = setup.hardware
     learned = sum(parameter.numel() for parameter in setup.classifier.parameters() if parameter.requires_grad)
     print(f"{shards.name}: {len(setup.loader.targets)} images, {len(shards.classes)} classes")
     print(f"{params.network}: {learned:,} parameters that learn, on {hardware.device} in {hardware.precision}")
     print(f"{config.epochs} epochs of {steps} batches of {setup.loader.batch_size}")
-    for course in courses:
-        last = (config.epochs - 1) * steps if not course.each_step else config.epochs * steps - 1
-        print(f"  {course.name}: {course.at(0):.3g} to {course.at(last):.3g}")
+    for name, points in drawn.items():
+        print(f"  {name}: {points[0][1]:.3g} to {points[-1][1]:.3g}")
     print(f"wrote {options.out / 'schedules.png'} and {options.out / 'batch.png'}")
 
 
 def _find_lr(options: argparse.Namespace) -> None:
-    from deepcv.data.shards import open_shards
     from deepcv.evaluation import plots
-    from deepcv.nn import spec
-    from deepcv.params.base import load_section
     from deepcv.params.edit import set_values
-    from deepcv.params.train import TrainParams
     from deepcv.training import range_search
-    from deepcv.training.config import TrainConfig
-    from deepcv.training.fit import set_up
-    from deepcv.training.start import Start
 
     if options.lowest >= options.highest:
         raise DeepcvError(f"--from {options.lowest:g} must be below --to {options.highest:g}")
-    params = load_section(TrainParams, _PARAMS)
-    shards = open_shards(_SHARDS)
-    network = spec.load(Path(params.network), params.network_parameters)
-    config = TrainConfig.of(params.configuration())
-    setup = set_up(network, shards, config, start=Start.read(Path(params.weights), _registered))
+    params, shards, config, setup = _set_up()
     found = range_search.search(
         setup, config, shards.val, also=dict.fromkeys(options.also), method=options.method, lowest=options.lowest,
         highest=options.highest, steps=options.steps,

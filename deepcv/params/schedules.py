@@ -58,14 +58,9 @@ class ScheduleParams(Group):
     least: _Value | None = Field(None, description="by how much")
     floor: _Value | None = Field(None, description="lowest value")
 
-    def given(self) -> dict[str, Any]:
-        """What params give, as plain values."""
-        return self.model_dump(exclude_none=True)
-
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        given = self.given()
-        for key in given.keys() - {"kind", *KINDS[self.kind]}:
+        for key in self.model_dump(exclude_none=True).keys() - {"kind", *KINDS[self.kind]}:
             raise MisfitError(((key,), f"{self.kind} has no {key}; it has {', '.join(KINDS[self.kind])}"))
         if self.kind == "piecewise" or self.points is not None:
             _check_points(self.points, self.shape)

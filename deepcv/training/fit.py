@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -152,7 +152,7 @@ def fit(
         loader.size = small if loader.epoch < small_epochs else None
         loader.first = engine.state.iteration % len(loader)  # not 0 where a checkpoint of within an epoch was restored
         thaw(classifier, config, engine.state.epoch)
-        hyperparameters.begin_epoch(loader.epoch * len(loader), [asdict(record) for record in history.records])
+        hyperparameters.begin_epoch(loader.epoch * len(loader), history.rows())
         if loader.first:
             random.apply()
             return
@@ -175,7 +175,7 @@ def fit(
         if ema:
             check_weights(classifier, epoch)
         world.check_equal(classifier)
-        lr = hyperparameters.courses["lr"].at(epoch * len(loader), [asdict(record) for record in history.records])
+        lr = hyperparameters.courses["lr"].at(epoch * len(loader), history.rows())
         accuracy = metrics.accuracy(logits, shards.val.labels)
         record = EpochRecord(epoch, train_loss, train_accuracy, val_loss, accuracy, lr)
         history.records.append(record)

@@ -32,14 +32,16 @@ class History:
 
     def waited(self) -> int:
         """Epochs since the best one."""
-        return len(self.records) - 1 - max(range(len(self.records)), key=self._rank, default=-1)
+        ranks = [record.rank for record in self.records]
+        return len(ranks) - 1 - ranks.index(max(ranks)) if ranks else 0
 
-    def _rank(self, number: int) -> tuple[float, float]:
-        return self.records[number].rank
+    def rows(self) -> list[dict[str, Any]]:
+        """The records as plain values."""
+        return [asdict(record) for record in self.records]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
-        return {"records": [asdict(record) for record in self.records]}
+        return {"records": self.rows()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""

@@ -23,35 +23,40 @@ def create_objective(
     `outputs` are those of the network, with the shape for one image; `counts` (classes,) how many train images each class has.
     Raises DeepcvError where terms, outputs and views do not fit.
     """
-    terms = config.losses or (Term("cross_entropy"),)
-    trained = [term for term in terms if term.loss != NOT_TRAINED]
-    left_out = [term.output for term in terms if term.loss == NOT_TRAINED]
+    trained = _trained(config)
+    terms = list(trained.values())
+    left_out = [term.output for term in config.losses if term.loss == NOT_TRAINED]
     mixes = config.augmentation.mixes or any(name in _MIXING for name in config.schedules)
     target = Target("soft" if mixes else "class", len(counts))
-    check(trained, outputs, {"label": target}, config.views.count, left_out=left_out)
+    check(terms, outputs, {"label": target}, config.views.count, left_out=left_out)
     if not config.losses:
         return lambda outputs, batch: nn.functional.cross_entropy(
             outputs["logits"][: len(batch.targets)], batch.targets, label_smoothing=settings.label_smoothing
         )
-    places = [place for place, term in enumerate(terms) if term.loss != NOT_TRAINED]
     class_weights = balanced_weights(counts)
 
     def objective(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        weights = [settings.loss_weights[place] for place in places]
+        weights = [settings.loss_weights[place] for place in trained]
         targets = {"label": batch.targets}
-        return total(trained, outputs, targets, batch.views, weights=weights, class_weights=class_weights)
+        return total(terms, outputs, targets, batch.views, weights=weights, class_weights=class_weights)
 
     return objective
 
 
 def trained_outputs(config: TrainConfig) -> frozenset[str]:
     """The outputs that a loss is computed of."""
-    return frozenset(term.output for term in config.losses or (Term("cross_entropy"),) if term.loss != NOT_TRAINED)
+    return frozenset(term.output for term in _trained(config).values())
 
 
 def divisible(config: TrainConfig) -> bool:
     """Whether the loss of a batch is the mean of the losses of its parts: where no loss compares images."""
     return all(LOSSES[term.loss].divisible for term in config.losses if term.loss in LOSSES)
+
+
+def _trained(config: TrainConfig) -> dict[int, Term]:
+    """The terms that something is learned from, by their places in the list."""
+    terms = config.losses or (Term("cross_entropy"),)
+    return {place: term for place, term in enumerate(terms) if term.loss != NOT_TRAINED}
 
 
 def class_counts(labels: Tensor, classes: int) -> Tensor:

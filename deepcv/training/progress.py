@@ -24,7 +24,7 @@ def show_progress(
 
     every = max(1, epoch_length // _REDRAWS)
     bar = tqdm(total=epochs * epoch_length, initial=done, unit="step", mininterval=0.5, dynamic_ncols=True)
-    began_s, told = time.monotonic(), list[bool]()
+    began_s = time.monotonic()
 
     def write(text: str) -> None:
         bar.clear()
@@ -39,8 +39,7 @@ def show_progress(
     def end_epoch(engine: Engine) -> None:
         nonlocal began_s
         advance(engine)
-        if not told:
-            told.append(True)
+        if engine.state.epoch == done // epoch_length + 1:  # the first that this process ends
             write(_ROW.format("epoch", "train loss", "accuracy", "val loss", "accuracy", "lr", "seconds"))
         now_s = time.monotonic()
         write(row(history.records[-1], now_s - began_s))

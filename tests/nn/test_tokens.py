@@ -9,7 +9,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from deepcv.nn.layers.tokens import SelfAttention
-from deepcv.nn.ops import OPS
 from deepcv.nn.spec import SpecError, build, from_canonical, load
 
 PATCHES: dict[str, object] = {"id": "tokens", "op": "patch_embed", "from": ["input"], "features": 24, "patch": 4}
@@ -148,7 +147,6 @@ def timms_key(ours: str) -> str:
     return name.replace(".fc1.", ".mlp.fc1.").replace(".fc2.", ".mlp.fc2.")
 
 
-@pytest.mark.skipif("layer_norm" not in OPS, reason="layer_norm, linear on tokens and select are ops of another change")
 def test_a_vision_transformer_of_timm(tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / "vit.yaml"

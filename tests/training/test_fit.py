@@ -63,17 +63,6 @@ CONTRASTIVE: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return toys.shards(tmp_path_factory.mktemp("shards"))
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> NetworkSpec:
-    """With batch norm and dropout: both keep state that a resume could lose."""
-    return toys.network(tmp_path_factory.mktemp("network"))
-
-
 def bits(fitted: Fitted) -> dict[str, bytes]:
     return {key: value.numpy().tobytes() for key, value in fitted.classifier.state_dict().items()}
 

@@ -38,17 +38,6 @@ EVERYTHING: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return toys.shards(tmp_path_factory.mktemp("shards"))
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> NetworkSpec:
-    """With batch norm and dropout: both keep state that could be left changed."""
-    return toys.network(tmp_path_factory.mktemp("network"))
-
-
 def digest(setup: Setup) -> dict[str, str]:
     """sha256 of everything that a run changes, by what it is."""
     model, optimizer, loader = setup.classifier, setup.optimizer, setup.loader

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from deepcv.params import schedules as schedule_params
+from deepcv.training import hyperparameters
 from deepcv.training.schedules import Curve, OneCycle, Piecewise, Plateau, Ramp, of
 
 STEPS = st.integers(2, 300)
@@ -128,3 +130,11 @@ def test_a_plateau_is_torchs() -> None:
 ])  # fmt: skip
 def test_schedules_of_params(values: dict[str, Any], schedule: object) -> None:
     assert of(values) == schedule
+
+
+def test_params_know_every_hyperparameter() -> None:
+    """`deepcv.params` imports no torch, so it has the names a second time."""
+    assert {*schedule_params.STEPWISE, *hyperparameters.WITHOUT_VALUE} == {
+        *hyperparameters.OF_STEPS,
+        *hyperparameters.OF_EPOCHS,
+    }

@@ -20,16 +20,6 @@ from deepcv.training.start import Start
 SHAPE = (1, 8, 8)
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return toys.shards(tmp_path_factory.mktemp("shards"))
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> NetworkSpec:
-    return toys.network(tmp_path_factory.mktemp("network"))
-
-
 def nowhere(model: str) -> Weights:
     raise AssertionError(f"{model} was asked for")
 
