@@ -8,43 +8,24 @@ the first `--images` of a shuffled train split. `holds`: the first network is at
 
 import argparse
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.checkouts import checkout, environment
 from benchmarks.result import emit
-from deepcv.data.shards import Dataset, Split, open_shards
-from deepcv.evaluation import metrics
-from deepcv.evaluation.inference import logits_of
+from benchmarks.trainings import config_of, prepared, test_accuracy, with_train_images
+from deepcv.data.shards import Dataset
 from deepcv.nn.spec import NetworkSpec, build, load
 from deepcv.nn.spec.expand import ZOO
-from deepcv.params.edit import set_values
-from deepcv.params.train import TrainParams
-from deepcv.training.config import TrainConfig
 from deepcv.training.fit import fit
 
 POINTS = -0.3
-
-
-def shards_of(tar: Path, project: Path) -> Dataset:
-    """Ingest, validate and preprocess the images of a tar in a copy of the checkout."""
-    project.mkdir()
-    checkout(project)
-    (project / "params.yaml").write_text((project / "examples/cifar10-jpeg.yaml").read_text())
-    set_values(project / "params.yaml", {"ingest.path": str(tar.resolve())})
-    for stage in ("ingest", "validate", "preprocess"):
-        command = [sys.executable, "-m", f"deepcv.stages.{stage}"]
-        subprocess.run(command, cwd=project, env=environment(project), check=True, stdout=sys.stderr)
-    return open_shards(project / "data/shards")
 
 
 def named(text: str) -> tuple[str, NetworkSpec]:
@@ -65,17 +46,6 @@ def mega_macs(spec: NetworkSpec, shards: Dataset) -> float:
     return counter.get_total_flops() / 2e6
 
 
-def accuracy(spec: NetworkSpec, shards: Dataset, config: TrainConfig) -> float:
-    """Of the test images, after a training."""
-    fitted = fit(spec, shards, config)
-    classifier = fitted.classifier.eval()
-    logits = logits_of(
-        classifier, shards.test.images_nhwc, batch_size=500, device=torch.device("cpu"),
-        memory_format=fitted.hardware.memory_format, autocast=fitted.hardware.autocast(),
-    )  # fmt: skip
-    return metrics.accuracy(logits, shards.test.labels)
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,18 +61,15 @@ def main() -> None:
         options.images, options.epochs, options.seeds = 1_000, 1, options.seeds[:1]
     networks = dict(named(text) for text in options.networks)
     with tempfile.TemporaryDirectory() as name:
-        shards = shards_of(options.path, Path(name, "project"))
-        params = TrainParams(**yaml.safe_load(Path(name, "project/params.yaml").read_text())["train"])
-        chosen = np.random.default_rng(0).permutation(len(shards.train.labels))[: options.images]
-        part = replace(
-            shards, train=Split(shards.train.images_nhwc[np.sort(chosen)], shards.train.labels[np.sort(chosen)])
-        )
-        base = TrainConfig.of(params.configuration())
+        shards = with_train_images(prepared(options.path, Path(name)), options.images)
+        base = config_of("cifar10-jpeg")
         table = {}
         for text, spec in networks.items():
             started = time.process_time()
             found = [
-                accuracy(spec, part, replace(base, epochs=options.epochs, lr=options.lr, seed=seed, threads=1))
+                test_accuracy(
+                    fit(spec, shards, replace(base, epochs=options.epochs, lr=options.lr, seed=seed, threads=1)), shards
+                )
                 for seed in options.seeds
             ]
             table[text] = {

@@ -19,19 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.architectures import shards_of
 from benchmarks.result import emit
+from benchmarks.trainings import config_of, prepared, with_train_images
 from deepcv.data.augmentation import Augmentation
 from deepcv.data.loaders import TrainLoader
 from deepcv.data.shards import Dataset, Split
 from deepcv.nn.classifier import Classifier, ModelInfo
 from deepcv.nn.spec import build, load
 from deepcv.nn.spec.expand import ZOO
-from deepcv.params.train import TrainParams
 from deepcv.serving.early_exit import EarlyExit
 from deepcv.training.config import TrainConfig
 from deepcv.training.hardware import resolve
@@ -150,13 +148,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2,000 training images, width 8, two epochs, one seed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        shards = shards_of(options.path, Path(name, "project"))
-        params = TrainParams(**yaml.safe_load(Path(name, "project/params.yaml").read_text())["train"])
-        config = replace(TrainConfig.of(params.configuration()), epochs=options.epochs)
+        shards = prepared(options.path, Path(name))
+        config = replace(config_of("cifar10-jpeg"), epochs=options.epochs)
         if options.quick:
             options.width, config, options.seeds = 8, replace(config, epochs=2), options.seeds[:1]
-            part = np.sort(np.random.default_rng(0).permutation(len(shards.train.labels))[:2_000])
-            shards = replace(shards, train=Split(shards.train.images_nhwc[part], shards.train.labels[part]))
+            shards = with_train_images(shards, 2_000)
         torch.set_num_threads(1)
         found = [measure(shards, replace(config, seed=seed), options.width) for seed in options.seeds]
     saved, points = (statistics.mean(one[name] for one in found) for name in ("saved", "points"))

@@ -21,13 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from ignite.engine import Events
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from benchmarks.architectures import shards_of
 from benchmarks.result import ROOT, emit
+from benchmarks.trainings import config_of, prepared
 from deepcv.data.augmentation import Augmentation
 from deepcv.data.loaders import TrainLoader
 from deepcv.data.shards import Split
@@ -212,9 +211,8 @@ def digits_setting(params: TrainParams, network: Callable[[], nn.Module] | None 
 
 def resnet_setting(tar: Path, folder: Path, images: int) -> Setting:
     """ResNet-9 on the first CIFAR images, as examples/cifar10-jpeg.yaml trains."""
-    shards = shards_of(tar, folder / "project")
-    values = yaml.safe_load((ROOT / "examples/cifar10-jpeg.yaml").read_text())["train"]
-    config = replace(TrainConfig.of(TrainParams(**values).configuration()), batch_size=128, optimizer="sgd")
+    shards = prepared(tar, folder)
+    config = replace(config_of("cifar10-jpeg"), batch_size=128, optimizer="sgd")
     info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std)
 
     def network() -> nn.Module:

@@ -20,16 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import nn
 
-from benchmarks.architectures import shards_of
 from benchmarks.result import ROOT, emit
-from deepcv.data.shards import Dataset, Split
-from deepcv.evaluation import metrics
-from deepcv.evaluation.inference import logits_of
+from benchmarks.trainings import config_of, prepared, test_accuracy, with_train_images
+from deepcv.data.shards import Dataset
 from deepcv.nn.spec import load
-from deepcv.params.train import TrainParams
 from deepcv.training.config import TrainConfig
 from deepcv.training.fit import Fitted, fit
 from deepcv.training.schedules import Curve, OneCycle, Piecewise, Schedule
@@ -99,11 +95,7 @@ def compare(shards: Dataset, base: TrainConfig, epochs: int, seeds: list[int]) -
     for side, rates in RATES.items():
         val = {rate: trained(shards, base, side, rate, epochs, seeds[0]).history[-1].val_accuracy for rate in rates}
         rate = max(rates, key=lambda one: val[one])
-        accuracies = []
-        for seed in seeds:
-            model = trained(shards, base, side, rate, epochs, seed).classifier
-            logits = logits_of(model, shards.test.images_nhwc, batch_size=500, device=torch.device("cpu"))
-            accuracies.append(metrics.accuracy(logits, np.array(shards.test.labels)))
+        accuracies = [test_accuracy(trained(shards, base, side, rate, epochs, seed), shards) for seed in seeds]
         found[side] = {"lr": rate, "val_of_rates": val, "accuracies": accuracies, "mean": statistics.mean(accuracies)}
     return found
 
@@ -123,17 +115,9 @@ def main() -> None:
     more: dict[str, Any] = {}
     if options.path:
         images, epochs, seeds = (2000, 4, [0]) if options.quick else (options.images, options.epochs, options.seeds)
-        values = yaml.safe_load((ROOT / "examples/cifar10-jpeg.yaml").read_text())["train"]
-        base = replace(
-            TrainConfig.of(TrainParams(**values).configuration()),
-            optimizer="sgd",
-            weight_decay=5e-4,
-            label_smoothing=0.0,
-        )
+        base = replace(config_of("cifar10-jpeg"), optimizer="sgd", weight_decay=5e-4, label_smoothing=0.0)
         with tempfile.TemporaryDirectory() as name:
-            whole = shards_of(options.path, Path(name) / "project")
-            some = Split(whole.train.images_nhwc[:images], whole.train.labels[:images])
-            found = compare(replace(whole, train=some), base, epochs, seeds)
+            found = compare(with_train_images(prepared(options.path, Path(name)), images), base, epochs, seeds)
         points = 100 * (found["one_cycle"]["mean"] - found["step"]["mean"])
         holds = holds and points >= POINTS
         more = {"points": round(points, 2), "images": images, "epochs": epochs, **found}

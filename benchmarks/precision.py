@@ -16,20 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import yaml
 from torch import nn
 
-from benchmarks.architectures import shards_of
-from benchmarks.result import ROOT, emit
-from deepcv.data.shards import Dataset, Split
-from deepcv.evaluation import metrics
-from deepcv.evaluation.inference import logits_of
+from benchmarks.result import emit
+from benchmarks.trainings import config_of, prepared, test_accuracy, with_train_images
 from deepcv.nn.spec import build, load
 from deepcv.nn.spec.expand import ZOO
-from deepcv.params.train import TrainParams
-from deepcv.training.config import TrainConfig
 from deepcv.training.fit import fit
 from deepcv.training.hardware import Hardware, keep_freed_memory, resolve
 
@@ -79,13 +72,6 @@ def speeds(width: int, default: Hardware, plain: Hardware, rounds: int, batch_si
     }  # fmt: skip
 
 
-def accuracy(shards: Dataset, width: int, config: TrainConfig) -> float:
-    """Test accuracy of a training."""
-    fitted = fit(load(ZOO / "resnet-9.yaml", {"width": width}), shards, config)
-    logits = logits_of(fitted.classifier, shards.test.images_nhwc, batch_size=500, device=torch.device("cpu"))
-    return metrics.accuracy(logits, np.array(shards.test.labels))
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,22 +94,19 @@ def main() -> None:
     more: dict[str, Any] = {}
     holds = all(one["ratio"] >= RATIO for one in found.values())
     if options.path:
-        values = yaml.safe_load((ROOT / "examples/cifar10-jpeg.yaml").read_text())["train"]
-        base = replace(TrainConfig.of(TrainParams(**values).configuration()), epochs=options.epochs, device="cpu")
+        base = replace(config_of("cifar10-jpeg"), epochs=options.epochs, device="cpu")
+        sides = {
+            side: replace(base, precision=hardware.precision, channels_last=hardware.channels_last)
+            for side, hardware in (("auto", default), ("fp32", plain))
+        }
+        network = load(ZOO / "resnet-9.yaml", {"width": widths[0]})
         with tempfile.TemporaryDirectory() as name:
-            whole = shards_of(options.path, Path(name) / "project")
-            some = Split(whole.train.images_nhwc[: options.images], whole.train.labels[: options.images])
-            shards = replace(whole, train=some)
+            shards = with_train_images(prepared(options.path, Path(name)), options.images)
             accuracies = {
                 side: [
-                    accuracy(
-                        shards,
-                        widths[0],
-                        replace(base, seed=seed, precision=hardware.precision, channels_last=hardware.channels_last),
-                    )
-                    for seed in options.seeds
+                    test_accuracy(fit(network, shards, replace(config, seed=seed)), shards) for seed in options.seeds
                 ]
-                for side, hardware in (("auto", default), ("fp32", plain))
+                for side, config in sides.items()
             }
         points = 100 * (statistics.mean(accuracies["auto"]) - statistics.mean(accuracies["fp32"]))
         holds = holds and points >= -POINTS

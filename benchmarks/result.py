@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -36,15 +38,20 @@ def cpu_s() -> float:
 
 
 def hardware() -> str:
-    """Processor, its vector instructions that matter here, cores."""
+    """Processor, its vector instructions that matter here, cores, and the GPU where there is one."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     vector = next((flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags), "")
-    return f"{model} {vector}, {len(os.sched_getaffinity(0))} cores"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{model} {vector}, {len(os.sched_getaffinity(0))} cores{gpu}"
 
 
 def commit() -> str:
-    """Short hash of HEAD, with + where the working tree differs."""
+    """Short hash of HEAD, with + where the working tree differs; where there is no repository, what DEEPCV_COMMIT says."""
     command = ["git", "describe", "--always", "--dirty=+", "--abbrev=10"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("DEEPCV_COMMIT", "")
+    return found

@@ -1,0 +1,67 @@
+"""What the benchmarks that train share: prepared images, the configuration of an example, accuracy on the test images.
+
+Every `--path` is the tar of CIFAR-10-JPEG, or a folder of shards that an earlier run of the pipeline prepared: these benchmarks
+run where there is torch and no DVC, on a GPU machine for example.
+"""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from benchmarks.checkouts import checkout, environment
+from benchmarks.result import ROOT
+from deepcv.data.shards import Dataset, Split, open_shards
+from deepcv.evaluation import metrics
+from deepcv.evaluation.inference import logits_of
+from deepcv.params.edit import set_values
+from deepcv.params.train import TrainParams
+from deepcv.training.config import TrainConfig
+from deepcv.training.fit import Fitted
+
+
+def prepared(path: Path, folder: Path, example: str = "cifar10-jpeg") -> Dataset:
+    """The shards in `path`, or those that the pipeline makes of a tar with the params of an example, in `folder`."""
+    if (path / "dataset.json").exists():
+        return open_shards(path)
+    project = folder / "project"
+    project.mkdir()
+    checkout(project)
+    (project / "params.yaml").write_text((project / f"examples/{example}.yaml").read_text())
+    set_values(project / "params.yaml", {"ingest.path": str(path.resolve())})
+    for stage in ("ingest", "validate", "preprocess"):
+        command = [sys.executable, "-m", f"deepcv.stages.{stage}"]
+        subprocess.run(command, cwd=project, env=environment(project), check=True, stdout=sys.stderr)
+    return open_shards(project / "data/shards")
+
+
+def config_of(example: str) -> TrainConfig:
+    """The section `train` of a file of examples/."""
+    values = yaml.safe_load((ROOT / f"examples/{example}.yaml").read_text())["train"]
+    return TrainConfig.of(TrainParams(**values).configuration())
+
+
+def some(split: Split, images: int) -> Split:
+    """So many images of a split, drawn with seed 0, in the split's order."""
+    chosen = np.sort(np.random.default_rng(0).permutation(len(split.labels))[:images])
+    return Split(split.images_nhwc[chosen], split.labels[chosen])
+
+
+def with_train_images(shards: Dataset, images: int) -> Dataset:
+    """The dataset with so many of its train images."""
+    assert isinstance(shards.train, Split)  # noqa: S101  # examples store decoded images
+    return replace(shards, train=some(shards.train, images))
+
+
+def test_accuracy(fitted: Fitted, shards: Dataset) -> float:
+    """Share of the test images that a trained classifier names rightly, on the hardware that it was trained on."""
+    hardware = fitted.hardware
+    classifier = fitted.classifier.to(hardware.torch_device)
+    logits = logits_of(
+        classifier, shards.test.images_nhwc, batch_size=500, device=hardware.torch_device,
+        memory_format=hardware.memory_format, autocast=hardware.autocast(),
+    )  # fmt: skip
+    return metrics.accuracy(logits, np.array(shards.test.labels))
