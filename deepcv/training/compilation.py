@@ -18,7 +18,8 @@ def compiled(model: nn.Module, kind: Literal[True, "max-autotune"], batch: Batch
     """Return `model`, compiled for batches like this one, forward and backward; its weights and statistics stay as they are."""
     print("compiling the network", file=sys.stderr)  # noqa: T201 - for the person who waits
     began_s = time.monotonic()
-    made = cast(nn.Module, torch.compile(model, mode=_MODES[kind]))
+    torch.compiler.reset()  # it counts compilations of `forward`, which all classifiers share, and would give up after eight
+    made = cast(nn.Module, torch.compile(model, mode=_MODES[kind], dynamic=False))
     before = {name: value.clone() for name, value in model.named_buffers()}
     was_training = model.training
     made.train()
