@@ -46,7 +46,7 @@ class RunningMetrics:
         numbers = targets if targets.ndim == 1 else targets.argmax(1)
         correct = (logits.argmax(1) == numbers).sum()
         self._sums += torch.stack(
-            [loss.double() * len(targets), correct.double(), correct.new_tensor(len(targets)).double()]
+            [loss.double() * len(targets), correct.double(), loss.new_full((), len(targets), dtype=torch.float64)]
         )
 
     def read(self) -> tuple[float, float]:
