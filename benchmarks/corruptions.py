@@ -174,7 +174,7 @@ def jpeg(images: Tensor, quality: int, _rng: _Rng) -> Tensor:
     made = []
     for image in (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
         _, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        made.append(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[:, :, ::-1])
+        made.append(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[:, :, ::-1])
     return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).float() / 255
 
 
