@@ -4,10 +4,14 @@ Every `--path` is the tar of CIFAR-10-JPEG, or a folder of shards that an earlie
 run where there is torch and no DVC, on a GPU machine for example.
 """
 
+import multiprocessing
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import yaml
@@ -21,6 +25,9 @@ from deepcv.params.edit import set_values
 from deepcv.params.train import TrainParams
 from deepcv.training.config import TrainConfig
 from deepcv.training.fit import Fitted
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 def prepared(path: Path, folder: Path, example: str = "cifar10-jpeg") -> Dataset:
@@ -65,3 +72,11 @@ def test_accuracy(fitted: Fitted, shards: Dataset) -> float:
         memory_format=hardware.memory_format, autocast=hardware.autocast(),
     )  # fmt: skip
     return metrics.accuracy(logits, np.array(shards.test.labels))
+
+
+def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> list[Result]:
+    """The results of all tasks in their order, so many made at a time, each process started afresh; with one job, made in this one."""
+    if jobs == 1:
+        return [work(task) for task in tasks]
+    with ProcessPoolExecutor(min(jobs, len(tasks)), multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(work, tasks))

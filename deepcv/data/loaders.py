@@ -93,8 +93,6 @@ class TrainLoader:
             self.images_nhwc = torch.from_numpy(np.array(split.images_nhwc)).to(device)
         size = split.size if isinstance(split, Crops) else split.images_nhwc.shape[1:3]
         self.targets = torch.from_numpy(np.array(split.labels)).to(device)
-        # Crops are made on the CPU: numbers that lie there need not wait for what a GPU has still to do.
-        self._home = device if self._crops is None else torch.device("cpu")
         self.batch_size = min(batch_size, len(self.targets))
         if self.batch_size % ranks:
             raise DeepcvError(
@@ -134,7 +132,7 @@ class TrainLoader:
         self.policies = recipe.policies(*self._size)
 
     def order(self) -> Tensor:
-        """Return the numbers of all samples in the order of this epoch, int64; of crops on the CPU."""
+        """Return the numbers of all samples in the order of this epoch, int64; where there are crops or policies on the CPU."""
         return permutation(self.seed, self.epoch, len(self.targets), self._home)
 
     def at(self, order: Tensor, places: Tensor) -> Batch:
@@ -143,9 +141,9 @@ class TrainLoader:
         if self.views.count > 1:
             made = torch.cat([self._view(index, number) for number in range(self.views.count)])
             made = made.contiguous(memory_format=torch.channels_last)
-            return Batch(made, self.targets[index.to(self.targets.device)])
+            return Batch(made, self.targets[index.to(self.targets.device, non_blocking=True)])
         if not self.recipe.mixes:
-            return Batch(self._pictures(index), self.targets[index.to(self.targets.device)])
+            return Batch(self._pictures(index), self.targets[index.to(self.targets.device, non_blocking=True)])
         # The partner is the next of the order, so that one more picture than the batch has is enough.
         partners = mixing.partners(order, places, shift=1)
         samples, rows = torch.unique(torch.cat([index, partners]), return_inverse=True)
@@ -161,13 +159,18 @@ class TrainLoader:
         index, source = self._source(index.to(self._home))
         return (source[index] if self._crops is None else source).permute(0, 3, 1, 2)
 
+    @property
+    def _home(self) -> torch.device:
+        """Crops are made and policies draw on the CPU: numbers that lie there need not wait for what a GPU has still to do."""
+        return self.targets.device if self._crops is None and not self.policies else torch.device("cpu")
+
     def _pictures(self, index: Tensor) -> Tensor:
         return self._view(index, 0)
 
     def _view(self, index: Tensor, number: int) -> Tensor:
         clean = self.views.first == "clean" and self.views.count > 1
         seed = (self.seed + number * _VIEW_SEED) % _SEEDS
-        index, source = self._source(index, 0 if clean else number)
+        _, source = self._source(index, 0 if clean else number)
         taken = self._crops is not None
         return pictures(
             source, index, self.augmentation, {} if clean and number == 0 else self.policies,

@@ -149,7 +149,8 @@ class Warp:
     def _grid(self, images_nchw: Tensor) -> Tensor:
         """Input positions on the scale −1 … 1 of `grid_sample`, (b, h, w, 2), x and y in planes of their own."""
         height, width = images_nchw.shape[2:]
-        half = self.matrix.new_tensor([width / 2, height / 2])[None, :, None]
+        half = torch.tensor([[[width / 2], [height / 2]]], dtype=self.matrix.dtype)
+        half = half.to(self.matrix.device, non_blocking=True)  # `new_tensor` waits for the device
         linear_x, linear_y, offset = (self.matrix / half).unbind(2)
         xs, ys = (torch.arange(side, device=half.device, dtype=half.dtype) + 0.5 - side / 2 for side in (width, height))
         rows = linear_y[:, :, None] * ys + offset[:, :, None]  # (b, 2, h): all but a column's part

@@ -78,9 +78,10 @@ def apply(
 ) -> Tensor:
     """Return images of which each went through `operations[which]`; through none where `which` (b,) is negative.
 
-    `keys` (b,), int64 0 … 2³²−1, decide what is random in an operation beyond its strength.
+    `keys` (b,), int64 0 … 2³²−1, decide what is random in an operation beyond its strength. Where these three lie on the CPU,
+    nothing waits for what a GPU has still to do to the images.
     """
-    height, width = images_nchw.shape[2:]
+    device, (height, width) = images_nchw.device, images_nchw.shape[2:]
     # Sorted, the images of an operation are neighbours: a slice, changed in place. Warps come last and share one call.
     ranked = sorted(range(len(operations)), key=lambda number: operations[number].name in _WARPS)
     rank_of = torch.empty(len(operations) + 1, dtype=torch.int64, device=which.device)
@@ -88,7 +89,7 @@ def apply(
     rank_of[-1] = 0  # where `which` is −1
     ranks = rank_of[which]
     order = ranks.argsort()
-    images, strength, keys = images_nchw.index_select(0, order), strength[order], keys[order]
+    images, strength, keys = images_nchw.index_select(0, _there(order, device)), strength[order], keys[order]
     start, *counts = torch.bincount(ranks, minlength=len(operations) + 1).tolist()
     first_warped, matrices = len(images), []
     for number, count in zip(ranked, counts, strict=True):
@@ -102,10 +103,15 @@ def apply(
             first_warped = min(first_warped, own.start)
             matrices.append(_WARPS[operation.name](value, keys[own], height, width))
         else:
-            images[own] = _OTHERS[operation.name](images[own], value, keys[own])
+            images[own] = _OTHERS[operation.name](images[own], _there(value, device), _there(keys[own], device))
     if matrices:
-        images[first_warped:] = geometry.Warp(torch.cat(matrices)).images(images[first_warped:])
-    return images.index_select(0, order.argsort())
+        warp = geometry.Warp(_there(torch.cat(matrices), device))
+        images[first_warped:] = warp.images(images[first_warped:])
+    return images.index_select(0, _there(order.argsort(), device))
+
+
+def _there(values: Tensor, device: torch.device) -> Tensor:
+    return values.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ class Policy:
             )
 
     def __call__(self, images_nchw: Tensor, draws: Draws) -> Tensor:
-        """Return changed images; the input stays as it is."""
+        """Return changed images; the input stays as it is. The samples of the draws may lie on the CPU: see `apply`."""
         batch, copies, most = len(images_nchw), max(1, self.chains), self.count[1]
         streams = iter(range(self._streams()))
         links = copies * most  # the draws of each operation of each copy; (b, copies, most)
@@ -173,9 +179,10 @@ class Policy:
             return changed
         weights = draws.dirichlet(self.alpha, *islice(streams, copies - 1))
         share = draws.beta(self.alpha, self.alpha, *islice(streams, 1))
-        mixed = images_nchw * (1 - share)[:, :, None, None]
-        for number, image in enumerate(changed.view(copies, *images_nchw.shape)):
-            mixed.addcmul_(image.float(), (share[:, 0] * weights[:, number])[:, None, None, None])
+        parts = _there(torch.cat([1 - share, share * weights], 1), images_nchw.device)[:, :, None, None, None]
+        mixed = images_nchw * parts[:, 0]
+        for number, image in enumerate(changed.view(copies, *images_nchw.shape), start=1):
+            mixed.addcmul_(image.float(), parts[:, number])
         return colour.to_uint8(mixed.round_())
 
     def _which(self, draws: Draws, copies: int, streams: Iterator[int]) -> Tensor:

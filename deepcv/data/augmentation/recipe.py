@@ -117,9 +117,11 @@ def pictures(
 ) -> Tensor:
     """Take and change images: uint8 (n, h, w, c) and (b,) to uint8 (b, c, h, w), channels last in memory; see `gather`.
 
-    The policies draw from `policy_seed`, or else from `seed` too.
+    The policies draw from `policy_seed`, or else from `seed` too. Where `index` lies on the CPU, they draw there and do not wait
+    for what a GPU has still to do.
     """
-    images = gather(images_nhwc, index, augmentation, seed, epoch, taken=taken).permute(0, 3, 1, 2).contiguous()
+    there = index.to(images_nhwc.device, non_blocking=True)
+    images = gather(images_nhwc, there, augmentation, seed, epoch, taken=taken).permute(0, 3, 1, 2).contiguous()
     for step, policy in policies.items():
         images = policy(images, Draws(seed if policy_seed is None else policy_seed, epoch, index, step))
     return images.contiguous(memory_format=torch.channels_last)

@@ -49,7 +49,7 @@ class Blur(nn.Module):
         half = len(self.taps) // 2
         places = torch.arange(-half, half + 1, dtype=torch.float64)
         line = torch.softmax(-(places**2) / (2 * sigma**2), 0) if self.on else (places == 0).double()
-        self.taps.copy_(line[:, None] * line)
+        self.taps.copy_(line[:, None] * line, non_blocking=True)  # else a GPU is waited for in each step
 
     def forward(self, maps_nchw: Tensor) -> Tensor:
         """(N, C, H, W), kept."""
