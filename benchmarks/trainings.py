@@ -4,10 +4,14 @@ Every `--path` is the tar of CIFAR-10-JPEG, or a folder of shards that an earlie
 run where there is torch and no DVC, on a GPU machine for example.
 """
 
+import multiprocessing
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import yaml
@@ -17,10 +21,15 @@ from benchmarks.result import ROOT
 from deepcv.data.shards import Dataset, Split, open_shards
 from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
+from deepcv.nn.spec import NetworkSpec, load
+from deepcv.nn.spec.expand import ZOO
 from deepcv.params.edit import set_values
 from deepcv.params.train import TrainParams
 from deepcv.training.config import TrainConfig
 from deepcv.training.fit import Fitted
+
+Job = TypeVar("Job")
+Found = TypeVar("Found")
 
 
 def prepared(path: Path, folder: Path, example: str = "cifar10-jpeg") -> Dataset:
@@ -42,6 +51,23 @@ def config_of(example: str) -> TrainConfig:
     """The section `train` of a file of examples/."""
     values = yaml.safe_load((ROOT / f"examples/{example}.yaml").read_text())["train"]
     return TrainConfig.of(TrainParams(**values).configuration())
+
+
+def network_of(text: str) -> NetworkSpec:
+    """A network of the command line: a file or a name of the zoo, its parameters behind a colon, `resnet-9:width=24,depth=2`."""
+    name, _, given = text.partition(":")
+    parameters = {
+        key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in given.split(",") if one)
+    }
+    return load(ROOT / name if name.endswith(".yaml") else ZOO / f"{name}.yaml", parameters)
+
+
+def in_parallel(work: Callable[[Job], Found], jobs: Sequence[Job], processes: int) -> list[Found]:
+    """What `work`, a function of a module, finds for each job, in order; so many at a time, each in a process of its own."""
+    if processes == 1:
+        return [work(job) for job in jobs]
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:  # CUDA does not survive a fork
+        return list(pool.map(work, jobs))
 
 
 def some(split: Split, images: int) -> Split:

@@ -45,9 +45,9 @@ class RunningMetrics:
         """
         numbers = targets if targets.ndim == 1 else targets.argmax(1)
         correct = (logits.argmax(1) == numbers).sum()
-        self._sums += torch.stack(
-            [loss.double() * len(targets), correct.double(), correct.new_tensor(len(targets)).double()]
-        )
+        # Filled there: a number that is copied to a GPU waits for all that it has still to do.
+        count = torch.full_like(self._sums[0], len(targets))
+        self._sums += torch.stack([loss.double() * len(targets), correct.double(), count])
 
     def read(self) -> tuple[float, float]:
         """Return mean loss and accuracy so far."""
