@@ -39,9 +39,8 @@ from deepcv.training.losses import Term
 EXITS = ("exit1", "exit2", "logits")
 SAVED, POINTS = 0.30, 0.5
 THRESHOLDS = np.linspace(0.3, 1.0, 71).tolist()
-CONFIDENCE = (
-    1.645  # standard errors; with one, of 5,041 pairs the luckiest costs all that is allowed (simulated, 5,000 images)
-)
+# In standard errors. With one alone the luckiest of 5,041 pairs costs all that is allowed (simulated, 5,000 images).
+CONFIDENCE = 1.645
 NEVER = (2.0,) * (len(EXITS) - 1)
 
 
