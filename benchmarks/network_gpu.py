@@ -1,6 +1,6 @@
 """Training speed of zoo networks on a GPU: HRNet-W18 against timm's, and a compiled ResNet-18 against torchvision's, compiled.
 
-    python -m benchmarks.network_gpu [eager] [compiled] [--batch-size 128 --units 7 --steps 10 --quick]
+    python -m benchmarks.network_gpu [eager] [compiled] [--batch-size 128 --units 7 --steps 6 --quick]
 
 Images a second of forward, cross entropy, backward and a step of SGD, in bf16 autocast and channels last, on images of 224×224 that lie
 on the GPU. Both sides and a control, a second copy of the peer, run in turn; ratios are of units that follow each other, their
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help="eager, compiled; both where none is named")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--units", type=int, default=7, help="of each side")
-    parser.add_argument("--steps", type=int, default=10, help="of a unit")
+    parser.add_argument("--steps", type=int, default=6, help="of a unit")
     parser.add_argument(
         "--quick", action="store_true", help="2 images of 64×64, three units of a step, not really compiled"
     )
