@@ -87,7 +87,7 @@ def test_accuracy(fitted: Fitted, shards: Dataset) -> float:
     hardware = fitted.hardware
     classifier = fitted.classifier.to(hardware.torch_device)
     logits = logits_of(
-        classifier, shards.test.images_nhwc, batch_size=500, device=hardware.torch_device,
+        classifier, shards.test.images_nhwc, batch_size=1000, device=hardware.torch_device,
         memory_format=hardware.memory_format, autocast=hardware.autocast(),
     )  # fmt: skip
     return metrics.accuracy(logits, np.array(shards.test.labels))

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from deepcv.errors import DeepcvError
 from deepcv.files import atomic, check_archive
@@ -14,8 +15,10 @@ from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.module import DeepcvModule
 from deepcv.nn.spec import NetworkSpec, from_canonical
 
-_FORMAT = 2
-_READABLE = (1, 2)  # 1 knew no test_time_flip
+_FORMAT = 3
+_READABLE = (1, 2, 3)  # 1 knew no views, 2 a `test_time_flip` that was true or false
+
+TestTimeViews = Literal["one", "flip", "flip_shift"]
 
 
 class ModelFileError(DeepcvError):
@@ -27,7 +30,8 @@ class ModelInfo:
     """What a classifier must be given and what it answers; plain values, stored in the model file.
 
     `recipe` is the image recipe (height, width, channels, resize); mean and std are per channel on the scale 0–1;
-    with `test_time_flip` the answer is the mean for an image and its mirror image.
+    `test_time_views` are the pictures of an image whose answers are averaged: itself; with its mirror image; with both moved by a
+    pixel towards two corners, which count half as much together (Jordan 2024, arXiv 2404.00498).
     """
 
     dataset: str
@@ -35,7 +39,7 @@ class ModelInfo:
     recipe: Mapping[str, Any]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    test_time_flip: bool = False
+    test_time_views: TestTimeViews = "one"
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -52,18 +56,28 @@ class Classifier(nn.Module):
     def __init__(self, network: nn.Module, info: ModelInfo) -> None:
         super().__init__()
         self.network = network
-        self.test_time_flip = info.test_time_flip
+        self.test_time_views = info.test_time_views
+        if self.test_time_views == "flip_shift" and min(info.input_shape[1:]) < 2:
+            raise DeepcvError("train.test_time_views: flip_shift moves images by a pixel; expected sides of 2 or more")
         self.register_buffer("mean", torch.tensor(info.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(info.std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images_nchw: Tensor) -> dict[str, Tensor]:
-        """Normalise and run the network; the memory layout of the images is kept. Only in eval mode images are mirrored."""
+        """Normalise and run the network; the memory layout of the images is kept. Only in eval mode there are several views."""
         images = self.normalise(images_nchw)
-        outputs: dict[str, Tensor] = self.network(images)
-        if not self.test_time_flip or self.training:
+        if self.training or self.test_time_views == "one":
+            outputs: dict[str, Tensor] = self.network(images)
             return outputs
-        mirrored = self.network(images.flip(3))
-        return {name: (output + mirrored[name]) / 2 for name, output in outputs.items()}
+        outputs = self._both_sides(images)
+        if self.test_time_views == "flip":
+            return outputs
+        height, width = images.shape[2:]
+        padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+        moved = _mean(*(self._both_sides(padded[:, :, at : at + height, at : at + width]) for at in (0, 2)))
+        return _mean(outputs, moved)
+
+    def _both_sides(self, images_nchw: Tensor) -> dict[str, Tensor]:
+        return _mean(self.network(images_nchw), self.network(images_nchw.flip(3)))
 
     def normalise(self, images_nchw: Tensor) -> Tensor:
         """Scale uint8 images to zero mean and unit variance over the training images, float32."""
@@ -74,6 +88,10 @@ class Classifier(nn.Module):
         for module in self.network.modules():
             if isinstance(module, WhiteningConv2d):
                 module.fit(self.normalise(images_nchw))
+
+
+def _mean(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: (output + second[name]) / 2 for name, output in first.items()}
 
 
 def create(canonical_spec: Mapping[str, Any], info: ModelInfo) -> Classifier:
@@ -115,7 +133,7 @@ def load(path: Path) -> tuple[Classifier, ModelInfo]:
     raw = content["info"]
     info = ModelInfo(
         raw["dataset"], tuple(raw["classes"]), raw["recipe"], tuple(raw["mean"]), tuple(raw["std"]),
-        raw.get("test_time_flip", False),
+        raw.get("test_time_views") or ("flip" if raw.get("test_time_flip") else "one"),
     )  # fmt: skip
     classifier = create(content["spec"], info)
     classifier.network.load_state_dict(content["state_dict"])

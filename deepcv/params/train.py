@@ -36,6 +36,7 @@ class TrainParams(Section):
         "memory_format": "channels_last",
         "pct_start": "warmup",
         "pretrained": "weights",
+        "test_time_flip": "test_time_views",
     }
 
     network: str = Field(min_length=1, description="network file")
@@ -89,8 +90,8 @@ class TrainParams(Section):
         default_factory=lambda: AugmentationParams.model_validate({}),
         description="what else happens to training images",
     )
-    test_time_flip: bool = Field(
-        False, description="the model answers the mean for an image and its mirror image, at twice the work"
+    test_time_views: Literal["one", "flip", "flip_shift"] = Field(
+        "one", description="pictures of an image whose mean is the answer: 1, 2 or 6 times the work"
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the weights, the order and the augmentation")
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
@@ -102,7 +103,12 @@ class TrainParams(Section):
     processes: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
         1, description="that share every batch, each with a GPU or threads of its own; auto: one per GPU"
     )
-    compile: bool = Field(False, description="compile the training step with torch.compile")
+    compile: bool | Literal["max-autotune"] = Field(
+        False, description="compile the network with torch.compile; max-autotune tries kernels for minutes"
+    )
+    deterministic: bool = Field(
+        True, description="a GPU computes the same bits each time; false: what it finds to be fastest"
+    )
     patience: int = Field(
         0, ge=0, le=100_000, description="epochs without progress after which training ends; 0: never"
     )

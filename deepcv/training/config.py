@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from deepcv.data.augmentation import Recipe
 from deepcv.data.loaders import Views
+from deepcv.nn.classifier import TestTimeViews
 from deepcv.training import schedules
 from deepcv.training.losses import Term
 from deepcv.training.schedules import Schedule
@@ -49,7 +50,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"]
     precision: Precision
     channels_last: Literal["auto"] | bool
-    test_time_flip: bool = False
+    test_time_views: TestTimeViews = "one"
     least_crop: float = 0.08
     progressive_resize: ProgressiveResize = field(default_factory=ProgressiveResize)
     augmentation: Recipe = field(default_factory=Recipe)
@@ -65,7 +66,8 @@ class TrainConfig:
     patience: int = 0
     select: Literal["last", "best"] = "last"
     checkpoint_minutes: float = 10.0
-    compile: bool = False
+    compile: bool | Literal["max-autotune"] = False
+    deterministic: bool = True
     processes: int | Literal["auto"] = 1
 
     @classmethod

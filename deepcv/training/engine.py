@@ -45,8 +45,8 @@ class RunningMetrics:
         """
         numbers = targets if targets.ndim == 1 else targets.argmax(1)
         correct = (logits.argmax(1) == numbers).sum()
-        # Filled there: a number that is copied to a GPU waits for all that it has still to do.
-        count = torch.full_like(self._sums[0], len(targets))
+        # A number made on the device: one that is copied there would wait for all that a GPU has still to do.
+        count = torch.full_like(loss, len(targets), dtype=torch.float64)
         self._sums += torch.stack([loss.double() * len(targets), correct.double(), count])
 
     def read(self) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -27,6 +27,7 @@ from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training import checkpoints as checkpointing
 from deepcv.training import distributed
+from deepcv.training.compilation import compiled
 from deepcv.training.config import TrainConfig
 from deepcv.training.distributed import ALONE, World
 from deepcv.training.engine import DivergedError, Objective, Pieces, RunningMetrics, check_weights, create_trainer
@@ -73,9 +74,10 @@ def set_up(
     torch.set_num_threads(hardware.threads)
     keep_freed_memory()
     torch.manual_seed(config.seed)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # else a GPU picks by timing
+    # A GPU that picks its kernels by timing them computes other last bits in another run.
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = config.deterministic, not config.deterministic
     mean, std = start.normalisation(shards) if start else (shards.mean, shards.std)
-    info = ModelInfo(shards.name, shards.classes, shards.recipe, mean, std, config.test_time_flip)
+    info = ModelInfo(shards.name, shards.classes, shards.recipe, mean, std, config.test_time_views)
     classifier = create(spec.canonical(), info)
     if start:
         start.load_into(classifier.network)
@@ -135,7 +137,10 @@ def fit(
     )
     running, pieces, history, best = RunningMetrics(device, world), Pieces(), History(), Best()
     random, scaler = checkpointing.RandomState(device, world), hardware.scaler()
-    model = cast(nn.Module, torch.compile(classifier)) if config.compile else classifier
+    model: nn.Module = classifier
+    if config.compile:
+        loader.size = small if small_epochs else None
+        model = compiled(classifier, config.compile, next(iter(loader)), hardware)
     trainer = create_trainer(
         distributed.replicated(
             model, world, outputs=output_shapes(classifier.network), trained=trained_outputs(config),

@@ -16,18 +16,18 @@ import toys
 from onnx import numpy_helper
 
 from deepcv.images import DecodeError, ImageRecipe, encode_png, prepare
-from deepcv.nn.classifier import Classifier, ModelInfo, create
+from deepcv.nn.classifier import Classifier, ModelInfo, TestTimeViews, create
 from deepcv.serving.onnx_export import ParityError, check, export
 from deepcv.serving.predictor import ExportInfo, Predictor
 
 RECIPES = {"grey": ImageRecipe(8, 8, 1, "stretch"), "colour": ImageRecipe(6, 10, 3, "pad")}
 
 
-def classifier(folder: Path, recipe: ImageRecipe, *, test_time_flip: bool = False) -> Classifier:
+def classifier(folder: Path, recipe: ImageRecipe, *, views: TestTimeViews = "one") -> Classifier:
     """With batch norm statistics that are not the initial ones."""
     torch.manual_seed(0)
     mean, std = (0.3, 0.4, 0.5)[: recipe.channels], (0.2, 0.3, 0.4)[: recipe.channels]
-    info = ModelInfo("toy", ("a", "b", "ü"), vars(recipe), mean, std, test_time_flip)
+    info = ModelInfo("toy", ("a", "b", "ü"), vars(recipe), mean, std, views)
     model = create(toys.network(folder).canonical(), info)
     model(torch.randint(0, 256, (32, recipe.channels, recipe.height, recipe.width), dtype=torch.uint8))
     return model.eval()
@@ -56,9 +56,15 @@ def test_onnxruntime_computes_what_torch_does(exported: Exported) -> None:
     assert 0 <= error <= 1e-4
 
 
-def test_the_test_time_flip_is_in_the_file(tmp_path: Path) -> None:
+def test_six_views_are_in_the_file(tmp_path: Path) -> None:
+    model = classifier(tmp_path, RECIPES["colour"], views="flip_shift")
+    export(model, ExportInfo("toy", ("a", "b", "ü"), RECIPES["colour"], "f" * 64), tmp_path / "model.onnx")
+    assert check(model, tmp_path / "model.onnx", images(RECIPES["colour"], 7), 1e-4) <= 1e-4
+
+
+def test_the_mirror_image_is_in_the_file(tmp_path: Path) -> None:
     recipe = RECIPES["colour"]
-    model = classifier(tmp_path, recipe, test_time_flip=True)
+    model = classifier(tmp_path, recipe, views="flip")
     export(model, ExportInfo("toy", ("a", "b", "ü"), recipe, "f" * 64), tmp_path / "model.onnx")
     pictures = images(recipe, 7)
     assert check(model, tmp_path / "model.onnx", pictures, 1e-4) <= 1e-4

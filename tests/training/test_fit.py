@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import toys
@@ -26,7 +27,7 @@ from deepcv.data.shards import Dataset, open_shards
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
-from deepcv.nn.classifier import ModelFileError, ModelInfo, create, load, save
+from deepcv.nn.classifier import Classifier, ModelFileError, ModelInfo, TestTimeViews, create, load, save
 from deepcv.nn.layers.blur import Blur
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training.checkpoints import InterruptedTrainingError
@@ -79,7 +80,7 @@ def same(one: Fitted, two: Fitted) -> bool:
         {"optimizer": "muon", "channels_last": False},
         {"precision": "bf16"},
         {"augmentation": MIXED},
-        {"progressive_resize": SMALL_FIRST, "test_time_flip": True},
+        {"progressive_resize": SMALL_FIRST, "test_time_views": "flip"},
         EVERYTHING,
         CONTRASTIVE,
     ],
@@ -225,6 +226,12 @@ def test_a_compiled_step_trains(shards: Dataset, tmp_path: Path) -> None:
         [record.train_loss for record in plain.history], rel=1e-4
     )
     assert bits(compiled).keys() == bits(plain).keys()
+
+
+def test_compiling_changes_nothing_but_speed(network: NetworkSpec, shards: Dataset) -> None:
+    with torch.compiler.set_stance("force_eager"):  # what is compiled before the first step leaves no trace
+        compiled, plain = (fit(network, shards, toys.config(compile=on)) for on in ("max-autotune", False))
+    assert same(compiled, plain)
 
 
 class KilledError(Exception):
@@ -486,8 +493,8 @@ outputs: {logits: head}
         fit(toys.network(tmp_path, flat), shards, toys.config(progressive_resize=SMALL_FIRST))
 
 
-def test_with_a_test_time_flip_the_answer_is_the_mean_of_both_sides(network: NetworkSpec, shards: Dataset) -> None:
-    both, plain = (fit(network, shards, toys.config(test_time_flip=flip)) for flip in (True, False))
+def test_the_answer_is_the_mean_of_both_sides(network: NetworkSpec, shards: Dataset) -> None:
+    both, plain = (fit(network, shards, toys.config(test_time_views=views)) for views in ("flip", "one"))
     assert bits(both) == bits(plain)
     assert [record.train_loss for record in both.history] == [record.train_loss for record in plain.history]
     assert [record.val_loss for record in both.history] != [record.val_loss for record in plain.history]
@@ -501,22 +508,49 @@ def test_with_a_test_time_flip_the_answer_is_the_mean_of_both_sides(network: Net
     assert not torch.equal(mean, one)
 
 
-def test_a_model_file_of_before_the_test_time_flip_is_read(
-    network: NetworkSpec, shards: Dataset, tmp_path: Path
+def test_the_answer_is_the_mean_of_six_views(network: NetworkSpec, shards: Dataset) -> None:
+    six, plain = (fit(network, shards, toys.config(test_time_views=views)) for views in ("flip_shift", "one"))
+    assert bits(six) == bits(plain)
+    images = np.array(shards.test.images_nhwc)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    height, width = images.shape[1:3]
+    corners = [padded[:, at : at + height, at : at + width] for at in (0, 2)]
+    expected = sum(
+        share * logits_of(plain.classifier, np.ascontiguousarray(view), batch_size=50, device=CPU)
+        for share, moved in ((0.25, [images]), (0.125, corners))
+        for picture in moved
+        for view in (picture, picture[:, :, ::-1])
+    )
+    assert logits_of(six.classifier, images, batch_size=50, device=CPU) == pytest.approx(expected, abs=1e-5)
+
+
+def test_images_of_one_pixel_cannot_be_moved() -> None:
+    info = ModelInfo("toy", ("a", "b"), {"channels": 1, "height": 1, "width": 8}, (0.5,), (0.5,), "flip_shift")
+    with pytest.raises(DeepcvError, match="expected sides of 2 or more"):
+        Classifier(torch.nn.Identity(), info)
+
+
+@pytest.mark.parametrize(
+    ("version", "told", "views"),
+    [(1, {}, "one"), (2, {"test_time_flip": False}, "one"), (2, {"test_time_flip": True}, "flip")],
+)
+def test_an_older_model_file_is_read(
+    version: int, told: dict[str, bool], views: TestTimeViews, network: NetworkSpec, shards: Dataset, tmp_path: Path
 ) -> None:
-    fitted = fit(network, shards, toys.config(epochs=1))
+    fitted = fit(network, shards, toys.config(epochs=1, test_time_views=views))
     save(tmp_path / "new", fitted.classifier, network.canonical(), fitted.info)
     content = torch.load(tmp_path / "new", weights_only=True)
-    del content["info"]["test_time_flip"]
-    torch.save(content | {"format": 1}, tmp_path / "old")
+    del content["info"]["test_time_views"]
+    content["info"].update(told)
+    torch.save(content | {"format": version}, tmp_path / "old")
     assert load(tmp_path / "old")[1] == fitted.info
-    torch.save(content | {"format": 3}, tmp_path / "newer")
-    with pytest.raises(ModelFileError, match="not a model file of format 2"):
+    torch.save(content | {"format": 4}, tmp_path / "newer")
+    with pytest.raises(ModelFileError, match="not a model file of format 3"):
         load(tmp_path / "newer")
 
 
 def test_the_model_file_gives_the_classifier_back(network: NetworkSpec, shards: Dataset, tmp_path: Path) -> None:
-    fitted = fit(network, shards, toys.config(epochs=1, test_time_flip=True))
+    fitted = fit(network, shards, toys.config(epochs=1, test_time_views="flip"))
     for name in ("one", "two"):
         save(tmp_path / name, fitted.classifier, network.canonical(), fitted.info)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

@@ -1,0 +1,97 @@
+"""Run a script of Jordan's airbench, as it is, on prepared images: its accuracies and the seconds that it counts itself.
+
+    python -m benchmarks.airbench_peer SCRIPT SHARDS RUNS      (a step of benchmarks.cifar_gpu, in a process of its own)
+
+The script is airbench94_muon.py or airbench96_faster.py of github.com/KellerJordan/cifar10-airbench (MIT). Its first run, which
+compiles, does not count.
+"""
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from deepcv.data.shards import open_shards
+
+_WARM_UP_EPOCHS = 4.0  # of airbench96, which changes its network after three
+
+
+def write_images(shards: Path, folder: Path) -> None:
+    """Write the train and test split as the script reads them."""
+    dataset = open_shards(shards)
+    folder.mkdir()
+    for name in ("train", "test"):
+        split = getattr(dataset, name)
+        images, labels = (torch.from_numpy(np.array(values)) for values in (split.images_nhwc, split.labels))
+        torch.save({"images": images, "labels": labels, "classes": list(dataset.classes)}, folder / f"{name}.pt")
+
+
+def imported(script: Path) -> ModuleType:
+    """The script as a module; it reads its own text from the first argument of the command line."""
+    spec = importlib.util.spec_from_file_location("airbench_script", script)
+    assert spec is not None  # noqa: S101  # it is a file of Python
+    assert spec.loader is not None  # noqa: S101
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["airbench_script"] = module
+    sys.argv = [str(script)]
+    spec.loader.exec_module(module)
+    return module
+
+
+def training(module: ModuleType) -> Callable[[object], Any]:
+    """One run of the script, with the models that its last lines make: compiled once, used by every run."""
+    if hasattr(module, "train_proxy"):
+        hyp = module.hyp
+        models = [module.make_net(hyp[kind]) for kind in ("proxy", "net", "net")]
+        for model in (models[0], models[2]):
+            model[0].bias.requires_grad = False
+        proxy, first, rest = (torch.compile(model, mode="max-autotune") for model in models)
+        epochs = hyp["opt"]["train_epochs"]
+
+        def train(run: object) -> Any:
+            hyp["opt"]["train_epochs"] = _WARM_UP_EPOCHS if run == "warmup" else epochs
+            return module.main(run, hyp, proxy, first, rest)
+
+        return train
+    model = module.CifarNet().cuda().to(memory_format=torch.channels_last)
+    model.compile(mode="max-autotune")
+    return lambda run: module.main(run, model)
+
+
+def main() -> None:
+    """Run and print one line of JSON."""
+    script, shards, runs = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), int(sys.argv[3])
+    module = imported(script)
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        write_images(shards, Path("cifar10"))
+        train = training(module)
+        accuracies, seconds = [], []
+        for run in range(-1, runs):
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                accuracy = float(train("warmup" if run < 0 else run))
+            if run < 0:
+                print(f"{script.name}: warm after {time.monotonic() - began_s:.0f} s", file=sys.stderr, flush=True)
+                continue
+            accuracies.append(accuracy)
+            seconds.append(float(re.findall(r"\d+\.\d+", printed.getvalue())[-1]))
+            print(f"{script.name}: {accuracy:.4f} in {seconds[-1]:.2f} s", file=sys.stderr, flush=True)
+        os.chdir("/")
+    print(json.dumps({"accuracies": accuracies, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()

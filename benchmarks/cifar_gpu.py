@@ -1,0 +1,148 @@
+"""All GPU rows in one call: DeepCV's recipes against airbench's scripts on the same prepared images, and what a GPU must not change.
+
+    python -m benchmarks.cifar_gpu --path SHARDS --airbench94 airbench94_muon.py --airbench96 airbench96_faster.py [--runs 10]
+
+SHARDS is a folder that `preprocess` wrote of examples/cifar10-jpeg-gpu.yaml. It runs where there is torch, torchvision, numpy, a few
+wheels (pytorch-ignite, pydantic, mlflow-skinny, SQLAlchemy) and no DVC. Both sides train on the train split and are judged on the
+test split with the same six views; each compiles in a run that does not count, and in front of the clock. airbench's clock holds its
+whitening, its steps and its last evaluation; DeepCV's holds these and its judgement of every epoch on val, with every epoch going to
+MLflow (SQLite). Without checkpoints: a training of seconds needs none.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.result import ROOT, emit
+from benchmarks.trainings import config_of, test_accuracy
+from deepcv.data.loaders import TrainLoader
+from deepcv.data.shards import Dataset, open_shards
+from deepcv.nn.spec import NetworkSpec, load
+from deepcv.stages.training_log import TrainingLog
+from deepcv.training.config import TrainConfig
+from deepcv.training.fit import fit, set_up
+
+TIMES, GOAL, POINTS, ACCURATE_S = 1.5, 1.15, -0.2, 240.0
+_WHITENING_IMAGES = 5_000
+
+
+def network_of(example: str) -> NetworkSpec:
+    """The network of a file of examples/."""
+    values = yaml.safe_load((ROOT / f"examples/{example}.yaml").read_text())["train"]
+    return load(ROOT / values["network"], values["network_parameters"])
+
+
+def whitening_s(network: NetworkSpec, shards: Dataset, config: TrainConfig) -> float:
+    """What computing the whitening filters takes, the median of five."""
+    setup = set_up(network, shards, config)
+    images = setup.loader.plain(torch.arange(_WHITENING_IMAGES, device=setup.hardware.torch_device))
+    spent = []
+    for _ in range(5):
+        torch.cuda.synchronize()
+        began_s = time.perf_counter()
+        setup.classifier.fit_whitening(images)
+        torch.cuda.synchronize()
+        spent.append(time.perf_counter() - began_s)
+    return statistics.median(spent)
+
+
+def trained(network: NetworkSpec, shards: Dataset, config: TrainConfig, name: str) -> tuple[float, float]:
+    """Test accuracy of one training, and the seconds from its first step to that accuracy, tracking on."""
+    log = TrainingLog("cifar-gpu", name, {"params": {}, "hardware": {}, "data_digest": "", "network_sha256": ""})
+    began_s = 0.0
+
+    def begin(_loader: TrainLoader) -> None:
+        nonlocal began_s
+        torch.cuda.synchronize()
+        began_s = time.perf_counter()
+
+    fitted = fit(network, shards, config, on_start=begin, on_epoch=log.epoch)
+    fit_s = time.perf_counter() - began_s
+    accuracy = test_accuracy(fitted, shards)
+    spent_s = time.perf_counter() - began_s
+    log.end("FINISHED")
+    print(
+        f"{name}: test {accuracy:.4f}, val {fitted.history[-1].val_accuracy:.4f} in {spent_s:.2f} s (training {fit_s:.2f})",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+    return accuracy, spent_s
+
+
+def ours(example: str, shards: Dataset, runs: int) -> dict[str, list[float]]:
+    """Accuracies and seconds of an example's recipe, after a training that does not count."""
+    network, config = network_of(example), config_of(example)
+    trained(network, shards, replace(config, seed=1000, epochs=2), f"{example} warm-up")
+    extra_s = whitening_s(network, shards, config)
+    print(f"{example}: whitening takes {extra_s:.3f} s", file=sys.stderr, flush=True)
+    found = [trained(network, shards, replace(config, seed=seed), f"{example} {seed}") for seed in range(runs)]
+    return {"accuracies": [one[0] for one in found], "seconds": [one[1] + extra_s for one in found]}
+
+
+def theirs(script: Path, shards: Path, runs: int) -> dict[str, list[float]]:
+    """Accuracies and seconds of a script of airbench, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.airbench_peer", str(script), str(shards), str(runs)]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def compared(example: str, script: Path, path: Path, runs: int, their_runs: int) -> dict[str, Any]:
+    """Both sides of a row: means over the runs, and the ratio of the median times."""
+    sides = {"airbench": theirs(script, path, their_runs), "deepcv": ours(example, open_shards(path), runs)}
+    row: dict[str, Any] = {
+        f"{side}_{key}": round(value, 4)
+        for side, found in sides.items()
+        for key, value in (
+            ("accuracy", statistics.mean(found["accuracies"])),
+            ("accuracy_std", statistics.stdev(found["accuracies"]) if len(found["accuracies"]) > 1 else 0.0),
+            ("s", statistics.median(found["seconds"])), ("slowest_s", max(found["seconds"])),
+        )
+    }  # fmt: skip
+    row["points"] = round(100 * (row["deepcv_accuracy"] - row["airbench_accuracy"]), 2)
+    row["times"] = round(row["deepcv_s"] / row["airbench_s"], 3)
+    row["runs"] = [their_runs, runs]
+    print(f"{example}: {row}", file=sys.stderr, flush=True)
+    return row
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", type=Path, required=True, help="a folder of shards")
+    parser.add_argument("--airbench94", type=Path, help="airbench94_muon.py; without it the row is left out")
+    parser.add_argument("--airbench96", type=Path, help="airbench96_faster.py; without it the row is left out")
+    parser.add_argument("--runs", type=int, default=10, help="of the fast recipe, each side")
+    parser.add_argument("--accurate-runs", type=int, default=2, help="of the accurate recipe, each side")
+    options = parser.parse_args()
+    rows: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as state:
+        os.environ["DEEPCV_HOME"] = state
+        if options.airbench94:
+            rows["fast"] = compared("cifar10-jpeg-gpu", options.airbench94, options.path, options.runs, options.runs)
+        if options.airbench96:
+            runs = options.accurate_runs
+            rows["accurate"] = compared("cifar10-jpeg-accurate", options.airbench96, options.path, runs, runs)
+    fast, accurate = rows.get("fast"), rows.get("accurate")
+    holds = (fast is None or (fast["points"] >= 0 and fast["times"] <= TIMES)) and (
+        accurate is None or (accurate["points"] >= POINTS and accurate["deepcv_slowest_s"] <= ACCURATE_S)
+    )
+    emit(
+        "cifar-gpu", value=fast["deepcv_s"] if fast else 0.0, baseline=fast["airbench_s"] if fast else None,
+        target=f"airbench94's mean accuracy in <= {TIMES} x its time (goal {GOAL}); airbench96's {POINTS} in <= {ACCURATE_S:g} s",
+        holds=holds, n=options.runs, **rows,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
