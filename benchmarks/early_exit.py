@@ -64,7 +64,7 @@ def train(shards: Dataset, config: TrainConfig, width: int) -> Fitted:
     """All exits together, on the mean of their losses."""
     smoothing = {"label_smoothing": config.label_smoothing}
     losses = tuple(Term("cross_entropy", name, weight=1 / len(EXITS), options=smoothing) for name in EXITS)
-    config = replace(config, losses=losses, test_time_flip=False)  # EarlyExit has no such thing
+    config = replace(config, losses=losses, test_time_views="one")  # EarlyExit has no such thing
     return fit(load(ZOO / "resnet-9-exits.yaml", {"width": width}), shards, config)
 
 
