@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.corruptions import NAMES, SEVERITIES, corrupted
 from benchmarks.result import emit
-from benchmarks.trainings import config_of, in_processes, prepared, some, test_accuracy, with_train_images
+from benchmarks.trainings import config_of, in_parallel, prepared, some, test_accuracy, with_train_images
 from deepcv.data.augmentation import Recipe
 from deepcv.data.loaders import Views
 from deepcv.data.shards import Dataset, Split, open_shards
@@ -147,14 +147,14 @@ def main() -> None:
         np.save(folder / "clean.npy", test.images_nhwc)
         started = time.perf_counter()
         pictures = [(folder, *one) for one in itertools.product(NAMES, range(1, SEVERITIES + 1))]
-        in_processes(corrupt, pictures, len(os.sched_getaffinity(0)) if options.jobs > 1 else 1)
+        in_parallel(corrupt, pictures, len(os.sched_getaffinity(0)) if options.jobs > 1 else 1)
         print(f"corrupted in {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
         tasks = [
             Task(side, seed, shards, folder, options.epochs, options.width, options.quick)
             for side in SIDES
             for seed in options.seeds
         ]
-        results = in_processes(trained, tasks, options.jobs)
+        results = in_parallel(trained, tasks, options.jobs)
     ours, theirs = (summary(results, side) for side in SIDES)
     less = 1 - ours["mean_corruption_error"] / theirs["mean_corruption_error"]
     points = 100 * (ours["accuracy"] - theirs["accuracy"])

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.result import ROOT, emit
-from benchmarks.trainings import config_of, in_processes, prepared, test_accuracy, with_train_images
+from benchmarks.trainings import config_of, in_parallel, prepared, test_accuracy, with_train_images
 from deepcv.data.shards import open_shards
 from deepcv.nn.spec import load
 from deepcv.training.fit import fit
@@ -101,7 +101,7 @@ def main() -> None:
             for seed in options.seeds
             for side in SCHEDULES
         ]
-        results = in_processes(trained, tasks, options.jobs)
+        results = in_parallel(trained, tasks, options.jobs)
     sides = {side: summary(results, side) for side in SCHEDULES}
     best = max(("exponential", "linear"), key=lambda side: sides[side]["val_accuracy"])
     ours, theirs = sides[best]["accuracy"], sides["none"]["accuracy"]

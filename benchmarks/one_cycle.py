@@ -5,7 +5,8 @@
 
 Without fastai its curve is left out and `fastai` is null. With `--path`: accuracy after a quarter of the epochs in one cycle minus that
 after all of them with step decay (a tenth at 1/2 and 3/4), SGD with Nesterov momentum, everything else equal. Each side's rate is
-chosen on the val images among three, with the first seed.
+chosen on the val images among three, with the first seed; those named in RATES are for batches of 128 images and grow with the
+root of `--batch-size`. On a GPU `--jobs 6` trains six at a time.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.result import ROOT, emit
-from benchmarks.trainings import config_of, prepared, test_accuracy, with_train_images
+from benchmarks.result import emit
+from benchmarks.trainings import config_of, in_parallel, network_of, prepared, test_accuracy, with_train_images
 from deepcv.data.shards import Dataset
-from deepcv.nn.spec import load
 from deepcv.training.config import TrainConfig
-from deepcv.training.fit import Fitted, fit
-from deepcv.training.schedules import Curve, OneCycle, Piecewise, Schedule
+from deepcv.training.engine import DivergedError
+from deepcv.training.fit import fit
+from deepcv.training.schedules import Curve, OneCycle, Piecewise
 
 BOUND, POINTS = 1e-9, -0.2
 RATES = {"one_cycle": (0.1, 0.3, 0.6), "step": (0.03, 0.1, 0.3)}
@@ -76,37 +78,55 @@ def from_fastai() -> float | None:
     return worst
 
 
-def trained(shards: Dataset, base: TrainConfig, side: str, rate: float, epochs: int, seed: int) -> Fitted:
-    """One training of one side."""
-    schedules: dict[str, Schedule] = {}
+def trained(shards: Dataset, base: TrainConfig, network: str, job: tuple[str, float, int]) -> tuple[float, float]:
+    """Val and test accuracy of one training of `base.epochs` by step decay, or of a quarter of them in one cycle."""
+    side, rate, seed = job
+    config = replace(base, lr=rate, seed=seed)
     if side == "step":
-        schedules["lr"] = Piecewise(tuple((share, factor * rate) for share, factor in STEP_DECAY), "step")
-    config = replace(
-        base, lr=rate, schedules=schedules, epochs=epochs // 4 if side == "one_cycle" else epochs, seed=seed
-    )
-    fitted = fit(load(ROOT / "networks/small.yaml", {"width": 8}), shards, config)
-    print(f"{side} {rate} seed {seed}: val {fitted.history[-1].val_accuracy:.4f}", file=sys.stderr, flush=True)
-    return fitted
+        config = replace(
+            config, schedules={"lr": Piecewise(tuple((share, by * rate) for share, by in STEP_DECAY), "step")}
+        )
+    else:
+        config = replace(config, epochs=base.epochs // 4)
+    try:
+        fitted = fit(network_of(network), shards, config)
+    except DivergedError:  # too high a rate to be chosen
+        return 0.0, 0.0
+    val, test = fitted.history[-1].val_accuracy, test_accuracy(fitted, shards)
+    print(f"{side} {rate:.3g} seed {seed}: val {val:.4f}, test {test:.4f}", file=sys.stderr, flush=True)
+    return val, test
 
 
-def compare(shards: Dataset, base: TrainConfig, epochs: int, seeds: list[int]) -> dict[str, Any]:
+def compare(shards: Dataset, base: TrainConfig, network: str, seeds: list[int], jobs: int) -> dict[str, Any]:
     """Choose a rate per side on val, then test accuracies over seeds."""
+    work, growth = partial(trained, shards, base, network), (base.batch_size / 128) ** 0.5
+    first = [(side, rate * growth, seeds[0]) for side in ("step", "one_cycle") for rate in RATES[side]]
+    results = dict(zip(first, in_parallel(work, first, jobs), strict=True))
+    val = {side: {rate: results[one, rate, seed][0] for one, rate, seed in first if one == side} for side in RATES}
+    chosen = {side: max(found, key=lambda rate: found[rate]) for side, found in val.items()}
+    others = [(side, chosen[side], seed) for side in ("step", "one_cycle") for seed in seeds[1:]]
+    results |= zip(others, in_parallel(work, others, jobs), strict=True)
     found: dict[str, Any] = {}
-    for side, rates in RATES.items():
-        val = {rate: trained(shards, base, side, rate, epochs, seeds[0]).history[-1].val_accuracy for rate in rates}
-        rate = max(rates, key=lambda one: val[one])
-        accuracies = [test_accuracy(trained(shards, base, side, rate, epochs, seed), shards) for seed in seeds]
-        found[side] = {"lr": rate, "val_of_rates": val, "accuracies": accuracies, "mean": statistics.mean(accuracies)}
+    for side, rate in chosen.items():
+        accuracies = [results[side, rate, seed][1] for seed in seeds]
+        found[side] = {
+            "lr": rate, "val_of_rates": val[side], "accuracies": accuracies, "mean": statistics.mean(accuracies)
+        }  # fmt: skip
     return found
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--path", type=Path, help="CIFAR-10-JPEG; without it the curves alone are compared")
+    parser.add_argument(
+        "--path", type=Path, help="CIFAR-10-JPEG or a folder of shards; without it the curves alone are compared"
+    )
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=24, help="of step decay; one cycle gets a quarter")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--network", default="networks/small.yaml:width=8", help="a file or a name of the zoo")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--quick", action="store_true", help="2,000 images, 4 epochs, one seed")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -115,12 +135,19 @@ def main() -> None:
     more: dict[str, Any] = {}
     if options.path:
         images, epochs, seeds = (2000, 4, [0]) if options.quick else (options.images, options.epochs, options.seeds)
-        base = replace(config_of("cifar10-jpeg"), optimizer="sgd", weight_decay=5e-4, label_smoothing=0.0)
+        base = replace(
+            config_of("cifar10-jpeg"), optimizer="sgd", weight_decay=5e-4, label_smoothing=0.0, epochs=epochs,
+            batch_size=options.batch_size,
+        )  # fmt: skip
         with tempfile.TemporaryDirectory() as name:
-            found = compare(with_train_images(prepared(options.path, Path(name)), images), base, epochs, seeds)
+            shards = with_train_images(prepared(options.path, Path(name)), images)
+            found = compare(shards, base, options.network, seeds, options.jobs)
         points = 100 * (found["one_cycle"]["mean"] - found["step"]["mean"])
         holds = holds and points >= POINTS
-        more = {"points": round(points, 2), "images": images, "epochs": epochs, **found}
+        more = {
+            "points": round(points, 2), "points_hold": points >= POINTS, "images": images, "epochs": epochs, "network": options.network,
+            "batch_size": options.batch_size, **found,
+        }  # fmt: skip
     emit(
         "one-cycle", value=max(one or 0.0 for one in curves.values()), baseline=None,
         target=f"curves within {BOUND}; a quarter of the epochs within {POINTS} points of step decay", holds=holds,

@@ -21,13 +21,15 @@ from benchmarks.result import ROOT
 from deepcv.data.shards import Dataset, Split, open_shards
 from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
+from deepcv.nn.spec import NetworkSpec, load
+from deepcv.nn.spec.expand import ZOO
 from deepcv.params.edit import set_values
 from deepcv.params.train import TrainParams
 from deepcv.training.config import TrainConfig
 from deepcv.training.fit import Fitted
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+Job = TypeVar("Job")
+Found = TypeVar("Found")
 
 
 def prepared(path: Path, folder: Path, example: str = "cifar10-jpeg") -> Dataset:
@@ -51,6 +53,25 @@ def config_of(example: str) -> TrainConfig:
     return TrainConfig.of(TrainParams(**values).configuration())
 
 
+def network_of(text: str) -> NetworkSpec:
+    """A network of the command line: a file or a name of the zoo, its parameters behind a colon, `resnet-9:width=24,depth=2`."""
+    name, _, given = text.partition(":")
+    parameters = {
+        key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in given.split(",") if one)
+    }
+    return load(ROOT / name if name.endswith(".yaml") else ZOO / f"{name}.yaml", parameters)
+
+
+def in_parallel(work: Callable[[Job], Found], jobs: Sequence[Job], processes: int) -> list[Found]:
+    """What `work`, a function of a module, finds for each job, in order; so many at a time, each in a process of its own."""
+    if processes == 1:
+        return [work(job) for job in jobs]
+    with ProcessPoolExecutor(
+        min(processes, len(jobs)), multiprocessing.get_context("spawn")
+    ) as pool:  # CUDA does not survive a fork
+        return list(pool.map(work, jobs))
+
+
 def some(split: Split, images: int) -> Split:
     """So many images of a split, drawn with seed 0, in the split's order."""
     chosen = np.sort(np.random.default_rng(0).permutation(len(split.labels))[:images])
@@ -72,11 +93,3 @@ def test_accuracy(fitted: Fitted, shards: Dataset) -> float:
         memory_format=hardware.memory_format, autocast=hardware.autocast(),
     )  # fmt: skip
     return metrics.accuracy(logits, np.array(shards.test.labels))
-
-
-def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> list[Result]:
-    """The results of all tasks in their order, so many made at a time, each process started afresh; with one job, made in this one."""
-    if jobs == 1:
-        return [work(task) for task in tasks]
-    with ProcessPoolExecutor(min(jobs, len(tasks)), multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(work, tasks))
