@@ -72,6 +72,7 @@ class Size:
     batch: int = 512
     epochs: int = 30
     passes: float = 1.0
+    grid: tuple[tuple[float, str, int], ...] = SUPERVISED
     term_images: int = 10_000
     term_epochs: int = 16
 
@@ -141,7 +142,7 @@ def pretrained(task: Task, shards: Dataset, labelled: Split, size: Size) -> Foun
 def supervised(task: Task, shards: Dataset, labelled: Split, size: Size) -> Found:
     """The network on few labelled images alone: the best setting on val."""
     best = Found(0.0, 0.0, "")
-    for lr, images, passes in SUPERVISED:
+    for lr, images, passes in size.grid:
         settings = config(
             epochs=max(1, round(passes * size.passes / REPEATS)), batch_size=64, lr=lr, seed=task.seed,
             augmentation=STRONG if images == "strong" else Recipe(), weight_decay=0.05,
@@ -217,7 +218,7 @@ def main() -> None:
     options = parser.parse_args()
     size = Size(options.width, epochs=options.epochs)
     if options.quick:
-        options.seeds, size = options.seeds[:1], Size(4, 2_048, 256, 2, 0.1, 1_024, 1)
+        options.seeds, size = options.seeds[:1], Size(4, 2_048, 256, 2, 0.05, SUPERVISED[::5], 1_024, 1)
     pretraining = options.part == "pretraining"
     sides = {**PRETRAINED, "supervised": (0.0,)} if pretraining else TERMS
     tasks = [Task(side, one, seed) for side, settings in sides.items() for one in settings for seed in options.seeds]
