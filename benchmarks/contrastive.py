@@ -42,11 +42,9 @@ LABELS = 0.01
 REPEATS = (
     8  # of the few images with labels in an epoch, each time with other draws: epochs of few steps cost more than these
 )
-STRONG = Recipe(
-    operations=(Operation("crop", 0.5, 1.0), Operation("brightness", 0.5, 1.5), Operation("contrast", 0.5, 1.5))
-)
+STRONG = Recipe(operations=(Operation("crop", 0.7, 1.0), Operation("gamma", 0.4, 2.5), Operation("contrast", 0.4, 1.6)))
 AUGMIX = Recipe(policy="augmix")
-PROBES = (0.01, 0.1, 1.0, 10.0)
+PROBES = (0.001, 0.01, 0.1, 1.0, 10.0)
 UNUSED = {name: Term("none", name) for name in ("logits", "features", "embedding")}
 # Rate and augmentation and passes over the images of the supervised network.
 SUPERVISED = tuple(itertools.product((0.001, 0.004), ("strong", "weak"), (40, 120)))

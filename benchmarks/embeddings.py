@@ -21,14 +21,16 @@ from deepcv.training.fit import Fitted
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-# ResNet-9 of the zoo with SimCLR's projection head beside its own: losses see the embedding, probes the features.
+# ResNet-9 of the zoo with SimCLR's projection head beside its own: losses see the embedding, probes the features. These are
+# the last maps as they are: in images as alike in place and size as Fashion-MNIST's, where something is says much.
 RESNET = """\
 parameters: {width: 32, features: 64}
 nodes:
   - {id: body, spec: resnet-9, parameters: {width: $width}}
-  - {id: hidden, op: linear, from: body.pool, features: $width*8, activation: relu}
+  - {id: flat, op: flatten, from: body.res3}
+  - {id: hidden, op: linear, features: $width*8, activation: relu}
   - {id: embedding, op: linear, features: $features}
-outputs: {logits: body.logits, features: body.pool, embedding: embedding}
+outputs: {logits: body.logits, features: flat, embedding: embedding}
 """
 
 
