@@ -68,7 +68,7 @@ class Size:
     width: int = 32
     images: int = 0  # 0: all
     batch: int = 512
-    epochs: int = 30
+    epochs: int = 50
     passes: float = 1.0
     grid: tuple[tuple[float, str, int], ...] = SUPERVISED
     term_images: int = 10_000
