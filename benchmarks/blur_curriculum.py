@@ -55,7 +55,7 @@ def trained(task: Task) -> dict[str, Any]:
     base = config_of("cifar10-jpeg")
     config = replace(
         base, optimizer="sgd", lr=task.lr, momentum=0.9, weight_decay=5e-4, label_smoothing=0.0, batch_size=256, warmup=0.25,
-        flip=True, shift=4, cutout=0, test_time_flip=False, epochs=task.epochs, seed=task.seed, threads=1,
+        flip=True, shift=4, cutout=0, test_time_views="one", epochs=task.epochs, seed=task.seed, threads=1,
         schedules=SCHEDULES[task.side],
     )  # fmt: skip
     if task.quick:
