@@ -1,9 +1,10 @@
-"""All GPU rows in one call: DeepCV's recipes against airbench's scripts on the same prepared images, and what a GPU must not change.
+"""All GPU rows in one call: DeepCV's recipes against airbench's scripts on the same prepared images, zoo networks against their
+peers, and the tests of what a GPU must not change.
 
     python -m benchmarks.cifar_gpu --path SHARDS --airbench94 airbench94_muon.py --airbench96 airbench96_faster.py [--runs 10]
 
-SHARDS is a folder that `preprocess` wrote of examples/cifar10-jpeg-gpu.yaml. It runs where there is torch, torchvision, numpy, a few
-wheels (pytorch-ignite, pydantic, mlflow-skinny, SQLAlchemy) and no DVC. Both sides train on the train split and are judged on the
+SHARDS is a folder of shards (benchmarks.shards makes one of the tar); docs/results.md tells how to carry all of it to a machine that
+has torch, OpenCV and no DVC. Each row is left out where it is not asked for. Both sides train on the train split and are judged on the
 test split with the same six views; each compiles in a run that does not count, and in front of the clock. airbench's clock holds its
 whitening, its steps and its last evaluation; DeepCV's holds these and its judgement of every epoch on val, with every epoch going to
 MLflow (SQLite). Without checkpoints: a training of seconds needs none.
@@ -91,10 +92,25 @@ def ours(example: str, shards: Dataset, runs: int) -> dict[str, list[float]]:
 
 def theirs(script: Path, shards: Path, runs: int) -> dict[str, list[float]]:
     """Accuracies and seconds of a script of airbench, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.airbench_peer", str(script), str(shards), str(runs)]
+    return printed("benchmarks.airbench_peer", str(script.resolve()), str(shards.resolve()), str(runs))
+
+
+def printed(*arguments: str) -> dict[str, Any]:
+    """The last line that a module prints, run in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(found, file=sys.stderr, flush=True)
     return found
+
+
+def tests() -> str:
+    """What pytest says at the end of the tests that need a GPU, and of those of the draws."""
+    files = ("tests/training/test_gpu.py", "tests/data/augmentation/test_draws.py")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
+    print(done.stdout[-3000:], file=sys.stderr, flush=True)
+    return f"exit {done.returncode}: {done.stdout.splitlines()[-1]}"
 
 
 def compared(example: str, script: Path, path: Path, runs: int, their_runs: int) -> dict[str, Any]:
@@ -123,9 +139,15 @@ def main() -> None:
     parser.add_argument("--airbench94", type=Path, help="airbench94_muon.py; without it the row is left out")
     parser.add_argument("--airbench96", type=Path, help="airbench96_faster.py; without it the row is left out")
     parser.add_argument("--runs", type=int, default=10, help="of the fast recipe, each side")
+    parser.add_argument("--tests", action="store_true", help="also run the tests that need a GPU")
+    parser.add_argument("--networks", action="store_true", help="also run benchmarks.network_gpu")
     parser.add_argument("--accurate-runs", type=int, default=2, help="of the accurate recipe, each side")
     options = parser.parse_args()
     rows: dict[str, Any] = {}
+    if options.tests:
+        rows["tests"] = tests()
+    if options.networks:
+        rows["networks"] = printed("benchmarks.network_gpu", "--units", "6")
     with tempfile.TemporaryDirectory() as state:
         os.environ["DEEPCV_HOME"] = state
         if options.airbench94:
@@ -134,8 +156,11 @@ def main() -> None:
             runs = options.accurate_runs
             rows["accurate"] = compared("cifar10-jpeg-accurate", options.airbench96, options.path, runs, runs)
     fast, accurate = rows.get("fast"), rows.get("accurate")
-    holds = (fast is None or (fast["points"] >= 0 and fast["times"] <= TIMES)) and (
-        accurate is None or (accurate["points"] >= POINTS and accurate["deepcv_slowest_s"] <= ACCURATE_S)
+    holds = rows.get("tests", "exit 0").startswith("exit 0") and rows.get("networks", {"holds": True})["holds"]
+    holds = (
+        holds
+        and (fast is None or (fast["points"] >= 0 and fast["times"] <= TIMES))
+        and (accurate is None or (accurate["points"] >= POINTS and accurate["deepcv_slowest_s"] <= ACCURATE_S))
     )
     emit(
         "cifar-gpu", value=fast["deepcv_s"] if fast else 0.0, baseline=fast["airbench_s"] if fast else None,
