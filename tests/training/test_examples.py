@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import toys
 
 from deepcv.data.shards import open_shards, write_description, write_split
@@ -31,5 +32,6 @@ def test_a_recipe_takes_its_first_steps(path: Path, tmp_path: Path, monkeypatch:
     network = spec.load(Path(params.train.network), params.train.network_parameters)
     config = replace(TrainConfig.of(params.train.configuration()), epochs=1, batch_size=10, threads=1)
     start = Start.read(Path(params.train.weights), lambda name: pytest.fail(f"{name} is asked for"))
-    fitted = fit(network, open_shards(tmp_path), config, start=start)
+    with torch.compiler.set_stance("force_eager"):  # to compile takes a minute
+        fitted = fit(network, open_shards(tmp_path), config, start=start)
     assert np.isfinite(fitted.history[0].train_loss)

@@ -234,6 +234,28 @@ def test_compiling_changes_nothing_but_speed(network: NetworkSpec, shards: Datas
     assert same(compiled, plain)
 
 
+def test_compiled_code_that_computes_no_numbers_is_not_used(
+    network: NetworkSpec, shards: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What torch 2.15 does to networks/airbench.yaml in bf16 on a CPU, without the minute that it takes."""
+
+    class Broken(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, images_nchw: torch.Tensor) -> dict[str, torch.Tensor]:
+            outputs: dict[str, torch.Tensor] = self.model(images_nchw)
+            for value in outputs.values():
+                value.register_hook(lambda gradient: gradient * math.nan)
+            return outputs
+
+    plain = fit(network, shards, toys.config())
+    monkeypatch.setattr(torch, "compile", lambda model, **_options: Broken(model))
+    assert same(fit(network, shards, toys.config(compile=True)), plain)
+    assert "it trains as it is" in capsys.readouterr().err
+
+
 class KilledError(Exception):
     pass
 
