@@ -58,9 +58,18 @@ class Batch(NamedTuple):
     targets: Tensor
 
     @property
+    def size(self) -> int:
+        """How many images there are, however many views of each."""
+        return self.targets.shape[0]
+
+    @property
     def views(self) -> int:
         """How many pictures of each image there are."""
-        return len(self.images_nchw) // len(self.targets)
+        return self.images_nchw.shape[0] // self.size
+
+    def first_view(self, output: Tensor) -> Tensor:
+        """Of an output for all pictures, the part for the first of each image."""
+        return output if output.shape[0] == self.size else output[: self.size]
 
     def split(self, pieces: int) -> "list[Batch]":
         """The batch in at most so many pieces, as equal as they can be."""

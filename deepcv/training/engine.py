@@ -104,15 +104,14 @@ def create_trainer(
 
     def forward_backward() -> None:
         optimizer.zero_grad()
-        images, seen = sum(len(batch.targets) for batch in waiting), []
-        parts = [part for batch in waiting for part in batch.split(pieces.count)]
+        parts = waiting if pieces.count == 1 else [part for batch in waiting for part in batch.split(pieces.count)]
+        images, seen = sum(part.size for part in parts), []
         for number, part in enumerate(parts, start=1):
             with synchronised(model, last=number == len(parts)), autocast:
                 outputs = model(part.images_nchw)
                 loss = objective(outputs, part)
-            share = len(part.targets) / images
-            scaler.scale(loss if share == 1 else loss * share).backward()
-            seen.append((loss.detach(), outputs["logits"].detach()[: len(part.targets)], part.targets))
+            scaler.scale(loss if part.size == images else loss * (part.size / images)).backward()
+            seen.append((loss.detach(), part.first_view(outputs["logits"].detach()), part.targets))
         for one in seen:
             metrics.add(*one)
 
@@ -122,7 +121,7 @@ def create_trainer(
         waiting.append(batch)
         if len(waiting) < settings.accumulate and iteration % length:
             return False
-        most = max(len(batch.targets) for batch in waiting) if divisible else 1
+        most = max(one.size for one in waiting) if divisible else 1
         while not _fits(forward_backward, pieces, most):
             pass
         waiting.clear()

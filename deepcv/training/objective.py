@@ -31,7 +31,7 @@ def create_objective(
     check(terms, outputs, {"label": target}, config.views.count, left_out=left_out)
     if not config.losses:
         return lambda outputs, batch: nn.functional.cross_entropy(
-            outputs["logits"][: len(batch.targets)], batch.targets, label_smoothing=settings.label_smoothing
+            batch.first_view(outputs["logits"]), batch.targets, label_smoothing=settings.label_smoothing
         )
     class_weights = balanced_weights(counts)
 

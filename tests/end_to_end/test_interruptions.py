@@ -172,6 +172,7 @@ def test_a_damaged_checkpoint_is_named_and_the_training_goes_on(project: Project
     assert not checkpoints(project)  # a training that ended needs none, and `--force` trains again
 
 
+@pytest.mark.acceptance  # two minutes of waiting; tests/stages/test_training_log.py has the same in seconds
 def test_a_locked_database_costs_no_training(project: Project) -> None:
     project.set(train__epochs=2)
     with contextlib.closing(
