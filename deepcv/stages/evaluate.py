@@ -58,6 +58,7 @@ def main() -> None:
         plots.draw_reliability(reliability, folder / "reliability.png")
         plots.draw_curves(read_history(MODEL / "history.csv"), folder / "curves.png")
         draw_mistakes(folder / "mistakes.png", shards, logits, params.worst)
+        draw_confident_mistakes(folder / "confident_mistakes.png", shards, logits, params.worst)
     print(
         f"{info.dataset}: test accuracy {scores['accuracy']:.4f}, macro F1 {scores['macro_f1']:.4f}, {len(labels)} images"
     )
@@ -77,10 +78,26 @@ def draw_mistakes(path: Path, shards: Dataset, logits: NDArray[np.float32], coun
     labels = np.array(shards.test.labels)
     of_truth = metrics.log_softmax(logits)[np.arange(len(labels)), labels]
     worst = np.argsort(of_truth, kind="stable")[:count]
-    captions: list[tuple[str, ...]] = [
-        caption(shards.classes, labels[i], logits[i].argmax(), of_truth[i]) for i in worst
+    draw_images(
+        path, shards, worst, [caption(shards.classes, labels[i], logits[i].argmax(), of_truth[i]) for i in worst]
+    )
+
+
+def draw_confident_mistakes(path: Path, shards: Dataset, logits: NDArray[np.float32], count: int) -> None:
+    """Draw the test images that were taken for another class, those first where that class got the most probability."""
+    labels = np.array(shards.test.labels)
+    surest = metrics.confident_mistakes(logits, labels)[:count]
+    probabilities = np.exp(metrics.log_softmax(logits[surest]).max(axis=1))
+    captions = [
+        (f"as {shards.classes[logits[i].argmax()]}", f"p={p:.3f}", f"is {shards.classes[labels[i]]}")
+        for i, p in zip(surest, probabilities, strict=True)
     ]
-    sheet = grid(np.array(shards.test.images_nhwc[worst]), captions, columns=_GRID_COLUMNS)
+    draw_images(path, shards, surest, captions)
+
+
+def draw_images(path: Path, shards: Dataset, numbers: NDArray[np.int64], captions: Sequence[tuple[str, ...]]) -> None:
+    """Draw these images of the test split under their captions."""
+    sheet = grid(np.array(shards.test.images_nhwc[numbers]), list(captions), columns=_GRID_COLUMNS)
     cv2.imwrite(str(path), sheet[:, :, ::-1])
 
 
