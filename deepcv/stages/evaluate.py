@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deepcv import lineage
 from deepcv.data.shards import Dataset, open_shards
-from deepcv.evaluation import metrics, plots
+from deepcv.evaluation import embedding, metrics, plots
 from deepcv.evaluation.history import read_history
 from deepcv.evaluation.inference import logits_of
 from deepcv.files import atomic_folder
@@ -27,6 +27,7 @@ SHARDS = Path("data/shards")
 MODEL = Path("data/model")
 EVALUATION = Path("data/evaluation")
 _GRID_COLUMNS = 5
+_EMBEDDED = 1000  # more would take longer than they tell
 
 
 def main() -> None:
@@ -57,6 +58,7 @@ def main() -> None:
         plots.draw_confusion(matrix, info.classes, folder / "confusion.png")
         plots.draw_reliability(reliability, folder / "reliability.png")
         plots.draw_curves(read_history(MODEL / "history.csv"), folder / "curves.png")
+        draw_embedding(folder / "embedding.png", model, shards, logits, params.batch_size)
         draw_mistakes(folder / "mistakes.png", shards, logits, params.worst)
         draw_confident_mistakes(folder / "confident_mistakes.png", shards, logits, params.worst)
     print(
@@ -71,6 +73,18 @@ def write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable[objec
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
+
+
+def draw_embedding(
+    path: Path, model: classifier.Classifier, shards: Dataset, logits: NDArray[np.float32], batch_size: int
+) -> None:
+    """Draw test images, evenly spread ones where there are many, by what the network sees in them."""
+    labels = np.array(shards.test.labels)
+    count = min(_EMBEDDED, len(labels))
+    shown = np.arange(count) * len(labels) // count
+    features = embedding.features_of(model, shards.test.images_nhwc[shown], batch_size=batch_size)
+    wrong = logits[shown].argmax(axis=1) != labels[shown]
+    plots.draw_embedding(embedding.project(features), labels[shown], wrong, shards.classes, path)
 
 
 def draw_mistakes(path: Path, shards: Dataset, logits: NDArray[np.float32], count: int) -> None:

@@ -51,6 +51,24 @@ def test_the_worst_mistake_comes_first(tmp_path: Path, monkeypatch: pytest.Monke
     assert np.array_equal(drawn[0], shards.test.images_nhwc[[4, 1, 3]])
 
 
+@pytest.mark.parametrize(("most", "shown"), [(1000, range(8)), (3, [0, 2, 5])])
+def test_images_of_the_whole_test_split_are_laid_out(
+    most: int, shown: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = toys.shards(tmp_path / "shards")
+    info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std)
+    model = create(toys.network(tmp_path).canonical(), info).eval()
+    drawn: list[tuple[np.ndarray, ...]] = []
+    monkeypatch.setattr(evaluate, "_EMBEDDED", most)
+    monkeypatch.setattr(evaluate.plots, "draw_embedding", lambda *arguments: drawn.append(arguments))
+    logits = np.tile(np.float32([[1, 0]]), (8, 1))  # all are taken for 0
+    evaluate.draw_embedding(tmp_path / "x.png", model, shards, logits, 3)
+    ((points, labels, wrong, *_),) = drawn
+    assert points.shape == (len(shown), 2)
+    assert labels.tolist() == [n % 2 for n in shown]
+    assert wrong.tolist() == [n % 2 == 1 for n in shown]
+
+
 @pytest.mark.parametrize(("count", "shown"), [(0, 0), (1, 1), (99, 4)])
 def test_confident_mistakes_are_mistakes_alone(
     count: int, shown: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
