@@ -15,7 +15,9 @@ from urllib.parse import quote
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
+from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy.exc import SQLAlchemyError
 
 from deepcv.errors import DeepcvError
@@ -25,6 +27,9 @@ from deepcv.receipts import database_file, drop_orphan, store_dir
 
 # MLflow prints a traceback for every error that it also raises; the caller says it in one line.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("mlflow.system_metrics").setLevel(
+    logging.CRITICAL
+)  # it tells of its start, and of GPUs that are not there
 
 TrackingError = MlflowException
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -127,6 +132,15 @@ def log_metrics(run_id: str, values: Mapping[str, float], step: int = 0, at_s: f
     """
     at_ms = int(1000 * (time.time() if at_s is None else at_s))
     MlflowClient().log_batch(run_id, metrics=[Metric(key, float(value), at_ms, step) for key, value in values.items()])
+
+
+def watch_machine(run_id: str) -> None:
+    """Log CPU, memory, disk, network and GPUs of this machine every 10 s until the run, this process or the store ends.
+
+    MLflow's environment variables are obeyed; this is on where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is not set.
+    """
+    if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get() or not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.is_set():
+        SystemMetricsMonitor(run_id, resume_logging=True).start()
 
 
 def log_curve(run_id: str, steps: Sequence[Mapping[str, float]]) -> None:

@@ -26,7 +26,7 @@ def random_crops(
 ) -> Crops:
     """Return what `TrainLoader` takes: a random crop of each image, brought to the recipe's size, then through its later steps.
 
-    A crop depends on seed, epoch and the image's number alone. Raises ShardError where an image is damaged.
+    A crop depends on seed, epoch and the sample alone. Raises ShardError where an image is damaged.
     """
     recipe = ImageRecipe(**stored_recipe)
     cv2.setNumThreads(1)  # images are what runs in parallel
@@ -34,10 +34,9 @@ def random_crops(
     threads = len(os.sched_getaffinity(0))
     pool = ThreadPoolExecutor(threads)  # OpenCV decodes without Python's lock
 
-    def take(numbers: Tensor, epoch: int) -> Tensor:
-        boxes = [
-            tuple(box) for box in crop_boxes(sizes[numbers], Draws(seed, epoch, numbers, _STEP), least_area).tolist()
-        ]
+    def take(samples: Tensor, epoch: int) -> Tensor:
+        numbers, draws = samples % len(sizes), Draws(seed, epoch, samples, _STEP)
+        boxes = [tuple(box) for box in crop_boxes(sizes[numbers], draws, least_area).tolist()]
         chosen = numbers.tolist()
         batch = np.empty((len(numbers), recipe.height, recipe.width, recipe.channels), np.uint8)
 

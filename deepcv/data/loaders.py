@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from deepcv.data.augmentation import Augmentation, Recipe, gather, mixing, permutation
 from deepcv.data.augmentation.recipe import mix, pictures
+from deepcv.data.balance import balanced
 from deepcv.data.shards import Split
 from deepcv.errors import DeepcvError
 
@@ -20,9 +21,9 @@ _NOTHING_MORE = Recipe()
 
 @dataclass(frozen=True)
 class Crops:
-    """Training images that change with the epoch: `take` makes uint8 (b, *size, channels), on the CPU, for (numbers (b,), epoch).
+    """Training images that change with the epoch: `take` makes uint8 (b, *size, channels), on the CPU, for (samples (b,), epoch).
 
-    `labels` are those of all n images, int64 (n,); `size` is (height, width).
+    Sample s is image s % n, with draws of its own. `labels` are those of all n images, int64 (n,); `size` is (height, width).
     """
 
     take: Callable[[Tensor, int], Tensor]
@@ -87,12 +88,14 @@ class TrainLoader:
 
     A last partial batch is left out. A `recipe` that mixes needs to know how many `classes` there are. Where `size` (height,
     width) is set, the augmented images are resized to it. Of each batch of `batch_size` images this is the share of process
-    `rank` of `ranks`, equally long ones; raises DeepcvError where it does not divide so.
+    `rank` of `ranks`, equally long ones; raises DeepcvError where it does not divide so. With `balance` above 0 an epoch of the
+    same length visits images of rare classes more often (see `balanced`); each visit of an image has draws of its own.
     """
 
     def __init__(
         self, split: Split | Crops, *, batch_size: int, augmentation: Augmentation, seed: int, device: torch.device,
-        recipe: Recipe = _NOTHING_MORE, classes: int = 0, views: Views = _ONE_VIEW, rank: int = 0, ranks: int = 1,
+        recipe: Recipe = _NOTHING_MORE, classes: int = 0, views: Views = _ONE_VIEW, balance: float = 0.0,
+        rank: int = 0, ranks: int = 1,
     ) -> None:  # fmt: skip
         if recipe.mixes and classes < 1:
             raise ValueError("MixUp and CutMix need the number of classes")
@@ -101,7 +104,9 @@ class TrainLoader:
         if isinstance(split, Split):
             self.images_nhwc = torch.from_numpy(np.array(split.images_nhwc)).to(device)
         size = split.size if isinstance(split, Crops) else split.images_nhwc.shape[1:3]
-        self.targets = torch.from_numpy(np.array(split.labels)).to(device)
+        self._labels = torch.from_numpy(np.array(split.labels))
+        self.targets = self._labels.to(device)
+        self.balance = balance
         self.batch_size = min(batch_size, len(self.targets))
         if self.batch_size % ranks:
             raise DeepcvError(
@@ -130,9 +135,8 @@ class TrainLoader:
                 batch = self.at(order, torch.arange(start, start + self._share, device=order.device))
             else:
                 index, source = self._source(order[start : start + self._share])
-                taken = self._crops is not None
-                images_nhwc = gather(source, index, self.augmentation, self.seed, self.epoch, taken=taken)
-                batch = Batch(images_nhwc.permute(0, 3, 1, 2), self.targets[index])
+                images_nhwc = gather(source, index, self.augmentation, self.seed, self.epoch, taken=self._taken)
+                batch = Batch(images_nhwc.permute(0, 3, 1, 2), self.targets_of(index))
             yield batch if self.size is None else batch._replace(images_nchw=resized(batch.images_nchw, self.size))
 
     def use(self, augmentation: Augmentation, recipe: Recipe) -> None:
@@ -141,8 +145,18 @@ class TrainLoader:
         self.policies = recipe.policies(*self._size)
 
     def order(self) -> Tensor:
-        """Return the numbers of all samples in the order of this epoch, int64; where there are crops or policies on the CPU."""
-        return permutation(self.seed, self.epoch, len(self.targets), self._home)
+        """Return the samples (n,) of this epoch in their order, int64; where there are crops or policies on the CPU.
+
+        A sample is an image's number, to which n is added for each time that the epoch has visited it before.
+        """
+        shuffled = permutation(self.seed, self.epoch, len(self.targets), self._home)
+        if not self.balance:
+            return shuffled
+        return balanced(self._labels, self.balance, self.seed, self.epoch).to(self._home)[shuffled]
+
+    def targets_of(self, samples: Tensor) -> Tensor:
+        """Return the class numbers (b,) of samples (b,), on the training device."""
+        return self.targets[self._images_of(samples)]
 
     def at(self, order: Tensor, places: Tensor) -> Batch:
         """Return the samples at `places` (b,) of the epoch's order; no other part of the batch has a say in them."""
@@ -150,9 +164,9 @@ class TrainLoader:
         if self.views.count > 1:
             made = torch.cat([self._view(index, number) for number in range(self.views.count)])
             made = made.contiguous(memory_format=torch.channels_last)
-            return Batch(made, self.targets[index.to(self.targets.device, non_blocking=True)])
+            return Batch(made, self.targets_of(index))
         if not self.recipe.mixes:
-            return Batch(self._pictures(index), self.targets[index.to(self.targets.device, non_blocking=True)])
+            return Batch(self._pictures(index), self.targets_of(index))
         # The partner is the next of the order, so that one more picture than the batch has is enough.
         partners = mixing.partners(order, places, shift=1)
         samples, rows = torch.unique(torch.cat([index, partners]), return_inverse=True)
@@ -160,18 +174,27 @@ class TrainLoader:
         own, other = rows.to(made.device).split(len(index))
         index, partners = index.to(made.device), partners.to(made.device)
         mixed = mix(self.recipe, made[own], made[other], index, self.seed, self.epoch)
-        targets = mixing.soft_targets(self.targets[index], self.targets[partners], mixed.own_share, self.classes)
+        own_targets, partner_targets = self.targets_of(index), self.targets_of(partners)
+        targets = mixing.soft_targets(own_targets, partner_targets, mixed.own_share, self.classes)
         return Batch(mixed.images_nchw, targets)
 
     def plain(self, index: Tensor) -> Tensor:
         """Return images (b, c, h, w), uint8, as they are before they are augmented in this epoch."""
         index, source = self._source(index.to(self._home))
-        return (source[index] if self._crops is None else source).permute(0, 3, 1, 2)
+        return (source if self._taken else source[index]).permute(0, 3, 1, 2)
 
     @property
     def _home(self) -> torch.device:
         """Crops are made and policies draw on the CPU: numbers that lie there need not wait for what a GPU has still to do."""
         return self.targets.device if self._crops is None and not self.policies else torch.device("cpu")
+
+    @property
+    def _taken(self) -> bool:
+        """Whether `_source` gives images in the order of the samples."""
+        return self._crops is not None or self.balance > 0
+
+    def _images_of(self, samples: Tensor) -> Tensor:
+        return samples.to(self.targets.device, non_blocking=True) % len(self.targets)
 
     def _pictures(self, index: Tensor) -> Tensor:
         return self._view(index, 0)
@@ -180,16 +203,15 @@ class TrainLoader:
         clean = self.views.first == "clean" and self.views.count > 1
         seed = (self.seed + number * _VIEW_SEED) % _SEEDS
         _, source = self._source(index, 0 if clean else number)
-        taken = self._crops is not None
         return pictures(
             source, index, self.augmentation, {} if clean and number == 0 else self.policies,
-            self.seed if clean else seed, self.epoch, taken=taken, policy_seed=seed,
+            self.seed if clean else seed, self.epoch, taken=self._taken, policy_seed=seed,
         )  # fmt: skip
 
     def _source(self, index: Tensor, view: int = 0) -> tuple[Tensor, Tensor]:
-        """Return the numbers and all images, or the crops of these numbers, uint8 (n or b, h, w, c), on the training device."""
+        """Return the samples and all images, or where `_taken` those of the samples, uint8 (n or b, h, w, c), for the device."""
         if self._crops is None:
-            return index, self.images_nhwc
+            return index, self.images_nhwc[self._images_of(index)] if self._taken else self.images_nhwc
         device, images_nhwc = self.targets.device, self._crops.take(index, self.epoch + view * _VIEW_EPOCH)
         if device.type == "cuda":
             images_nhwc = images_nhwc.pin_memory()

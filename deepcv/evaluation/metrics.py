@@ -60,6 +60,13 @@ def macro_f1(scores: list[ClassScores]) -> float:
     return float(np.mean([score.f1 for score in scores if score.support]))
 
 
+def confident_mistakes(logits: Logits, labels: Labels) -> Labels:
+    """Numbers of the images whose predicted class is wrong, those with the most probability for it first."""
+    wrong: Labels = np.flatnonzero(logits.argmax(axis=1) != labels)
+    order = np.argsort(-log_softmax(logits[wrong]).max(axis=1), kind="stable")
+    return wrong[order]
+
+
 def reliability(logits: Logits, labels: Labels, bins: int = 10) -> list[tuple[float, float, int]]:
     """Mean confidence, accuracy and count of each non-empty confidence bin (Guo et al. 2017, arXiv 1706.04599)."""
     probabilities = np.exp(log_softmax(logits))

@@ -81,6 +81,34 @@ def draw_reliability(bins: Sequence[tuple[float, float, int]], path: Path) -> No
     _save(figure, path)
 
 
+def draw_embedding(
+    points: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    wrong: NDArray[np.bool_],
+    class_names: tuple[str, ...],
+    path: Path,
+) -> None:
+    """Draw points (n, 2) in the colours of their classes; crosses are images that were taken for another class."""
+    from matplotlib import colormaps
+
+    figure = _figure(7.5, 6)
+    axes = figure.add_subplot()
+    few = len(class_names) <= _MAX_WRITTEN_CLASSES
+    colours = colormaps["tab10" if len(class_names) <= 10 else "tab20" if few else "gist_rainbow"]
+    for number, name in enumerate(class_names):
+        colour = colours(number if few else number / len(class_names))
+        for chosen, marker, size in ((~wrong, "o", 12), (wrong, "x", 60)):
+            x, y = points[chosen & (labels == number)].T
+            axes.scatter(x, y, s=size, marker=marker, color=colour, label=name if marker == "o" else None)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if few:
+        legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    _save(figure, path)
+
+
 def draw_range(
     rates: Sequence[float],
     losses: Mapping[str, Sequence[float]],

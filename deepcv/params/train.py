@@ -49,6 +49,9 @@ class TrainParams(Section):
         default_factory=dict, description="parts that learn from an epoch on, counted from 1"
     )
     epochs: int = Field(12, ge=1, le=100_000, description="passes over the train split")
+    balance: float = Field(
+        0.0, ge=0, le=1, description="0: classes are visited as often as they are; 1: all equally often"
+    )
     batch_size: int = Field(64, ge=1, le=65_536, description="images per step")
     optimizer: Literal["adamw", "sgd", "muon"] | Annotated[str, Field(pattern=r"^(torch|timm)/\w+$")] = Field(
         "adamw", description="or a class of torch.optim, such as torch/NAdam, or one of timm, such as timm/lamb"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deepcv import lineage
 from deepcv.data.shards import Dataset, open_shards
-from deepcv.evaluation import metrics, plots
+from deepcv.evaluation import embedding, metrics, plots
 from deepcv.evaluation.history import read_history
 from deepcv.evaluation.inference import logits_of
 from deepcv.files import atomic_folder
@@ -27,6 +27,7 @@ SHARDS = Path("data/shards")
 MODEL = Path("data/model")
 EVALUATION = Path("data/evaluation")
 _GRID_COLUMNS = 5
+_EMBEDDED = 1000  # more would take longer than they tell
 
 
 def main() -> None:
@@ -57,7 +58,9 @@ def main() -> None:
         plots.draw_confusion(matrix, info.classes, folder / "confusion.png")
         plots.draw_reliability(reliability, folder / "reliability.png")
         plots.draw_curves(read_history(MODEL / "history.csv"), folder / "curves.png")
+        draw_embedding(folder / "embedding.png", model, shards, logits, params.batch_size)
         draw_mistakes(folder / "mistakes.png", shards, logits, params.worst)
+        draw_confident_mistakes(folder / "confident_mistakes.png", shards, logits, params.worst)
     print(
         f"{info.dataset}: test accuracy {scores['accuracy']:.4f}, macro F1 {scores['macro_f1']:.4f}, {len(labels)} images"
     )
@@ -72,15 +75,43 @@ def write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable[objec
         writer.writerows(rows)
 
 
+def draw_embedding(
+    path: Path, model: classifier.Classifier, shards: Dataset, logits: NDArray[np.float32], batch_size: int
+) -> None:
+    """Draw test images, evenly spread ones where there are many, by what the network sees in them."""
+    labels = np.array(shards.test.labels)
+    count = min(_EMBEDDED, len(labels))
+    shown = np.arange(count) * len(labels) // count
+    features = embedding.features_of(model, shards.test.images_nhwc[shown], batch_size=batch_size)
+    wrong = logits[shown].argmax(axis=1) != labels[shown]
+    plots.draw_embedding(embedding.project(features), labels[shown], wrong, shards.classes, path)
+
+
 def draw_mistakes(path: Path, shards: Dataset, logits: NDArray[np.float32], count: int) -> None:
     """Draw the test images whose true class got the least probability, worst first."""
     labels = np.array(shards.test.labels)
     of_truth = metrics.log_softmax(logits)[np.arange(len(labels)), labels]
     worst = np.argsort(of_truth, kind="stable")[:count]
-    captions: list[tuple[str, ...]] = [
-        caption(shards.classes, labels[i], logits[i].argmax(), of_truth[i]) for i in worst
+    draw_images(
+        path, shards, worst, [caption(shards.classes, labels[i], logits[i].argmax(), of_truth[i]) for i in worst]
+    )
+
+
+def draw_confident_mistakes(path: Path, shards: Dataset, logits: NDArray[np.float32], count: int) -> None:
+    """Draw the test images that were taken for another class, those first where that class got the most probability."""
+    labels = np.array(shards.test.labels)
+    surest = metrics.confident_mistakes(logits, labels)[:count]
+    probabilities = np.exp(metrics.log_softmax(logits[surest]).max(axis=1))
+    captions = [
+        (f"as {shards.classes[logits[i].argmax()]}", f"p={p:.3f}", f"is {shards.classes[labels[i]]}")
+        for i, p in zip(surest, probabilities, strict=True)
     ]
-    sheet = grid(np.array(shards.test.images_nhwc[worst]), captions, columns=_GRID_COLUMNS)
+    draw_images(path, shards, surest, captions)
+
+
+def draw_images(path: Path, shards: Dataset, numbers: NDArray[np.int64], captions: Sequence[tuple[str, ...]]) -> None:
+    """Draw these images of the test split under their captions."""
+    sheet = grid(np.array(shards.test.images_nhwc[numbers]), list(captions), columns=_GRID_COLUMNS)
     cv2.imwrite(str(path), sheet[:, :, ::-1])
 
 

@@ -37,6 +37,7 @@ class TrainingLog:
         self._closed = False
         self._writes: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._writes.put(self._open)
+        self._writes.put(self._watch)
         # Whoever leaves without `end` does not wait for it: the next process asks the store what is there.
         self._thread = Thread(target=self._work, name="training log", daemon=True)
         self._thread.start()
@@ -84,6 +85,12 @@ class TrainingLog:
         if found:
             tracking.log_params(found, self._params)  # who opened it may have come no further
         self._run_id = found or tracking.start_run(self._experiment, "train", self._params, self._tags)
+
+    def _watch(self) -> None:
+        try:
+            tracking.watch_machine(self._run_id)
+        except Exception as error:  # whatever it is, the curve is worth more
+            self._say(f"no system metrics: {tracking.reason(error)}")
 
     def _write(self, record: EpochRecord, at_s: float) -> None:
         if self._last_step is None:

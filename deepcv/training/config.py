@@ -63,6 +63,7 @@ class TrainConfig:
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     losses: tuple[Term, ...] = ()
     views: Views = field(default_factory=Views)
+    balance: float = 0.0
     patience: int = 0
     select: Literal["last", "best"] = "last"
     checkpoint_minutes: float = 10.0

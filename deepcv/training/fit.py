@@ -86,7 +86,8 @@ def set_up(
     loader = TrainLoader(
         training_images(shards, config), batch_size=config.batch_size,
         augmentation=Augmentation(config.flip, config.shift, config.cutout), seed=config.seed, device=device,
-        recipe=config.augmentation, classes=len(shards.classes), views=config.views, rank=world.rank, ranks=world.count,
+        recipe=config.augmentation, classes=len(shards.classes), views=config.views, balance=config.balance,
+        rank=world.rank, ranks=world.count,
     )  # fmt: skip
     if not start and any(isinstance(module, WhiteningConv2d) for module in classifier.network.modules()):
         count = _WHITENING_IMAGES if isinstance(shards.train, Split) else _WHITENING_CROPS
@@ -238,7 +239,7 @@ def joined(config: TrainConfig) -> World:
 
 def objective_of(setup: Setup, config: TrainConfig, settings: Settings) -> Objective:
     """What a training minimises. Raises DeepcvError where its losses do not fit the network."""
-    counts = class_counts(setup.loader.targets, len(setup.info.classes))
+    counts = class_counts(setup.loader.targets_of(setup.loader.order()), len(setup.info.classes))
     return create_objective(config, settings, output_shapes(setup.classifier.network), counts)
 
 

@@ -20,7 +20,7 @@ def create_objective(
 ) -> Objective:
     """Return the loss of a batch, with the label smoothing and the weights that are set at the time.
 
-    `outputs` are those of the network, with the shape for one image; `counts` (classes,) how many train images each class has.
+    `outputs` are those of the network, with the shape for one image; `counts` (classes,) how many images of each class an epoch visits.
     Raises DeepcvError where terms, outputs and views do not fit.
     """
     trained = _trained(config)

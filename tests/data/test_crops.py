@@ -74,6 +74,13 @@ def test_a_crop_depends_on_seed_epoch_and_image_alone(images: PackedImages) -> N
     assert not any(np.array_equal(image, whole[n]) for n, image in found(loader(images, seed=2)).items())
 
 
+def test_each_visit_of_an_image_has_a_crop_of_its_own(images: PackedImages) -> None:
+    crops = random_crops(images, RECIPE, seed=1)
+    visits = crops.take(torch.tensor([3, 13, 23]), 0)
+    assert torch.equal(visits[:1], crops.take(torch.tensor([3]), 0))
+    assert len({visit.numpy().tobytes() for visit in visits}) == 3
+
+
 def test_an_image_is_its_box_at_the_size_of_the_recipe(images: PackedImages) -> None:
     sizes = torch.tensor([decode(file).shape[:2] for file in FILES])
     boxes = crop_boxes(sizes, Draws(1, 3, torch.arange(10), 2**20)).tolist()

@@ -82,3 +82,13 @@ def test_macro_f1_is_over_the_classes_that_have_images() -> None:
     matrix = metrics.confusion(np.array([0, 1, 1]), np.array([0, 1, 0]), 3)  # none is of the third
     expected = sklearn_metrics.f1_score([0, 1, 0], [0, 1, 1], average="macro")
     assert metrics.macro_f1(metrics.per_class(matrix, ("a", "b", "c"))) == pytest.approx(expected)
+
+
+@settings(deadline=None)
+@given(cases())
+def test_confident_mistakes_are_the_wrong_ones_surest_first(case: Case) -> None:
+    logits, labels = case
+    found = metrics.confident_mistakes(logits, labels)
+    assert sorted(found.tolist()) == [i for i, label in enumerate(labels) if logits[i].argmax() != label]
+    confidence = metrics.log_softmax(logits).max(axis=1)[found]
+    assert (confidence[1:] <= confidence[:-1]).all()

@@ -31,8 +31,33 @@ DRAW = {
     "range with grids": lambda path: plots.draw_range(
         (1e-3, 1e-2, 1e-1), {"a": (3.0, 1.0, 2.0)}, 0.01, {"weight_decay": ({0.0: 1.0, 0.1: float("inf")}, 0.0)}, path
     ),
+    "embedding": lambda path: draw_points(3, path),
+    "embedding of many classes": lambda path: draw_points(25, path),
     "reliability": lambda path: plots.draw_reliability([(0.5, 0.4, 3), (0.9, 1.0, 7)], path),
 }
+
+
+def draw_points(classes: int, path: Path) -> None:
+    points = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    numbers = np.arange(60)
+    plots.draw_embedding(points, numbers % classes, numbers % 7 == 0, ("a$b$", "\\d{$", *"c" * (classes - 2)), path)
+
+
+def test_points_have_the_colour_of_their_class_and_mistakes_are_crosses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, _path: figures.append(figure))
+    points = np.arange(10, dtype=np.float32).reshape(5, 2)
+    wrong = np.array([False, False, True, False, False])
+    plots.draw_embedding(points, np.array([0, 1, 1, 0, 1]), wrong, ("a", "b"), tmp_path / "x.png")
+    (axes,) = figures[0].axes
+    right_a, wrong_a, right_b, wrong_b = axes.collections
+    for drawn, expected in ((right_a, [0, 3]), (wrong_a, []), (right_b, [1, 4]), (wrong_b, [2])):
+        assert np.array_equal(drawn.get_offsets(), points[expected])
+    assert np.array_equal(right_b.get_facecolor(), wrong_b.get_edgecolor())
+    assert not np.array_equal(right_a.get_facecolor(), right_b.get_facecolor())
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", DRAW)

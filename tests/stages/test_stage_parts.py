@@ -19,7 +19,7 @@ from deepcv.data.shards import Dataset
 from deepcv.data.sources import open_source
 from deepcv.data.splits import SplitRule
 from deepcv.files import sha256
-from deepcv.images import ImageRecipe, decode
+from deepcv.images import ImageRecipe, decode, grid
 from deepcv.nn import classifier, spec
 from deepcv.nn.classifier import ModelInfo, create
 from deepcv.nn.module import DeepcvModule
@@ -49,6 +49,52 @@ def test_the_worst_mistake_comes_first(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(evaluate, "grid", lambda images, *_rest, **_options: drawn.append(images) or images[0])
     evaluate.draw_mistakes(tmp_path / "mistakes.png", shards, logits, 3)
     assert np.array_equal(drawn[0], shards.test.images_nhwc[[4, 1, 3]])
+
+
+@pytest.mark.parametrize(("most", "shown"), [(1000, range(8)), (3, [0, 2, 5])])
+def test_images_of_the_whole_test_split_are_laid_out(
+    most: int, shown: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = toys.shards(tmp_path / "shards")
+    info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std)
+    model = create(toys.network(tmp_path).canonical(), info).eval()
+    drawn: list[tuple[np.ndarray, ...]] = []
+    monkeypatch.setattr(evaluate, "_EMBEDDED", most)
+    monkeypatch.setattr(evaluate.plots, "draw_embedding", lambda *arguments: drawn.append(arguments))
+    logits = np.tile(np.float32([[1, 0]]), (8, 1))  # all are taken for 0
+    evaluate.draw_embedding(tmp_path / "x.png", model, shards, logits, 3)
+    ((points, labels, wrong, *_),) = drawn
+    assert points.shape == (len(shown), 2)
+    assert labels.tolist() == [n % 2 for n in shown]
+    assert wrong.tolist() == [n % 2 == 1 for n in shown]
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, 0), (1, 1), (99, 4)])
+def test_confident_mistakes_are_mistakes_alone(
+    count: int, shown: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = toys.shards(tmp_path / "shards")  # labels 0, 1, 0, 1, …
+    logits = np.log(np.array([[0.9, 0.1], [0.8, 0.2], [0.9, 0.1], [0.98, 0.02]] * 2, np.float32))
+    drawn: list[tuple[np.ndarray, list[tuple[str, ...]]]] = []
+
+    def watched(images: np.ndarray, captions: list[tuple[str, ...]], columns: int) -> np.ndarray:
+        drawn.append((images, captions))
+        return grid(images, captions, columns)
+
+    monkeypatch.setattr(evaluate, "grid", watched)
+    evaluate.draw_confident_mistakes(tmp_path / "sure.png", shards, logits, count)
+    ((images, captions),) = drawn
+    assert np.array_equal(images, shards.test.images_nhwc[[3, 7, 1, 5][:shown]])
+    said = [("as dark", f"p={p}", "is light") for p in ("0.980", "0.980", "0.800", "0.800")]
+    assert captions == said[:shown]
+    assert decode((tmp_path / "sure.png").read_bytes()).size
+
+
+def test_no_mistake_is_an_empty_picture(tmp_path: Path) -> None:
+    shards = toys.shards(tmp_path / "shards")
+    right = np.eye(2, dtype=np.float32)[shards.test.labels]
+    evaluate.draw_confident_mistakes(tmp_path / "sure.png", shards, right, 9)
+    assert (decode((tmp_path / "sure.png").read_bytes()) == 255).all()
 
 
 def test_mistakes_are_said_in_words() -> None:

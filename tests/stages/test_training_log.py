@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Timer
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import pytest
@@ -174,3 +175,53 @@ def test_pictures_become_artifacts_of_the_run_and_leave_no_file(
     (found,) = MlflowClient().list_artifacts(run.info.run_id, "preview")
     assert found.path == "preview/batch.png"
     assert not list(tmp_path.glob("deepcv-preview-*"))
+
+
+def watched(key: str, count: int) -> list[int]:
+    """Steps of the CPU's utilisation in the run, once there are so many."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if (found := runs(key)) and len(points := curve(found[0], "system/cpu_utilization_percentage")) >= count:
+            return [step for step, _ in points]
+        time.sleep(0.1)
+    raise AssertionError(f"no {count} points")
+
+
+def test_the_machine_is_watched_until_the_run_ends(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    new_log()  # of a process that was killed, but for its thread
+    before = watched("key", 2)
+    log = new_log()
+    log.epoch(record(1))
+    steps = watched("key", len(before) + 4)
+    assert max(steps) > max(before)
+    with locked(store) as unlock:
+        log.epoch(record(2))
+        log.epoch(record(3))
+        timer = Timer(2, unlock)
+        timer.start()
+        log.end("FINISHED", DONE)
+        timer.join()
+    check_whole()
+    assert runs()[0].data.metrics["system/system_memory_usage_megabytes"] > 0
+    deadline = time.monotonic() + 30
+    while any(thread.name == "SystemMetricsMonitor" for thread in enumerate_threads()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("value", ["false", "perhaps"])
+def test_without_system_metrics_the_curve_is_whole(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", value)
+    log = new_log()
+    for epoch in (1, 2, 3):
+        log.epoch(record(epoch))
+    time.sleep(0.5)
+    log.end("FINISHED", DONE)
+    check_whole()
+    assert not any(name.startswith("system/") for name in runs()[0].data.metrics)
+    assert ("no system metrics: " in capsys.readouterr().err) == (value == "perhaps")

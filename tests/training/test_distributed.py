@@ -150,8 +150,9 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.mark.parametrize("processes", [2, 4, 8])
 @pytest.mark.parametrize("crops", [False, True])
 @pytest.mark.parametrize("recipe", [Recipe(), MIXED])
+@pytest.mark.parametrize("balance", [0.0, 0.7])
 def test_shares_are_disjoint_and_together_the_batch(
-    processes: int, crops: bool, recipe: Recipe, folder: Path, encoded: Dataset
+    processes: int, crops: bool, recipe: Recipe, balance: float, folder: Path, encoded: Dataset
 ) -> None:
     """Bit for bit, partners of MixUp and CutMix included."""
     images: Any = random_crops(encoded.train, encoded.recipe, seed=0) if crops else open_shards(folder).train
@@ -159,7 +160,7 @@ def test_shares_are_disjoint_and_together_the_batch(
     def batches(rank: int, ranks: int) -> Any:
         loader = TrainLoader(
             images, batch_size=8, augmentation=Augmentation(flip=True, shift=2, cutout=3), seed=5, device=CPU,
-            recipe=recipe, classes=2, rank=rank, ranks=ranks,
+            recipe=recipe, classes=2, balance=balance, rank=rank, ranks=ranks,
         )  # fmt: skip
         loader.epoch, loader.first = 4, 1
         return list(loader)

@@ -23,7 +23,7 @@ from deepcv.data.augmentation.policies import Operation
 from deepcv.data.augmentation.recipe import Mix
 from deepcv.data.crops import random_crops
 from deepcv.data.loaders import Views
-from deepcv.data.shards import Dataset, open_shards
+from deepcv.data.shards import Dataset, Split, open_shards
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
@@ -107,6 +107,37 @@ def test_an_interrupted_training_goes_on_bit_for_bit_from_the_step_that_it_was_a
     assert same(resumed, whole)
     assert len(resumed.history) == 3
     assert len(list(tmp_path.iterdir())) == 2  # those of the interrupted process are gone
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_balanced_training_goes_on_bit_for_bit(
+    step: int, network: NetworkSpec, shards: Dataset, tmp_path: Path
+) -> None:
+    order = np.argsort(shards.train.labels, kind="stable")[:14]  # 12 dark, 2 light
+    rare = replace(shards, train=Split(shards.train.images_nhwc[order], shards.train.labels[order]))
+    config = toys.config(batch_size=4, balance=1.0)
+    whole = fit(network, rare, config)
+    asked = itertools.count(1)
+    with pytest.raises(InterruptedTrainingError):
+        fit(network, rare, config, checkpoints=tmp_path, interrupted=lambda: next(asked) >= step)
+    assert same(fit(network, rare, config, checkpoints=tmp_path), whole)
+    assert not same(fit(network, rare, replace(config, balance=0.0)), whole)
+
+
+def test_balanced_weights_are_those_of_the_visits(network: NetworkSpec, shards: Dataset) -> None:
+    order = np.argsort(shards.train.labels, kind="stable")[:16]  # 12 dark, 4 light
+    rare = replace(shards, train=Split(shards.train.images_nhwc[order], shards.train.labels[order]))
+    weighted = (Term("cross_entropy", options={"class_weights": "balanced"}),)
+
+    def same_curves(balance: float) -> bool:
+        one, two = (
+            fit(network, rare, toys.config(losses=losses, balance=balance))
+            for losses in (weighted, (Term("cross_entropy"),))
+        )
+        return [record.val_loss for record in one.history] == pytest.approx([r.val_loss for r in two.history])
+
+    assert same_curves(1.0)
+    assert not same_curves(0.0)
 
 
 def test_often_saved_is_the_same(network: NetworkSpec, shards: Dataset, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 # One stream per use, so that two operations never share their draws. A recipe's steps have theirs above these.
-ORDER, FLIP, SHIFT_Y, SHIFT_X, CUTOUT_Y, CUTOUT_X, DROPOUT = range(7)
+ORDER, FLIP, SHIFT_Y, SHIFT_X, CUTOUT_Y, CUTOUT_X, DROPOUT, BALANCE = range(8)
 STREAMS_PER_STEP = 256
 
 _MASK_32 = 0xFFFFFFFF
