@@ -113,6 +113,9 @@ class TrainParams(Section):
         0, ge=0, le=100_000, description="epochs without progress after which training ends; 0: never"
     )
     select: Literal["last", "best"] = Field("last", description="which epoch's weights become the model")
+    keep_best: int = Field(
+        0, ge=0, le=1000, description="epochs whose models are kept beside the checkpoints, the best ones; 0: none"
+    )
     checkpoint_minutes: float = Field(10.0, gt=0, le=100_000, description="longest work that a crash may cost")
 
     @model_validator(mode="after")

@@ -65,6 +65,7 @@ class TrainConfig:
     views: Views = field(default_factory=Views)
     patience: int = 0
     select: Literal["last", "best"] = "last"
+    keep_best: int = 0
     checkpoint_minutes: float = 10.0
     compile: bool | Literal["max-autotune"] = False
     deterministic: bool = True
