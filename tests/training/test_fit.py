@@ -183,9 +183,10 @@ def test_the_best_epoch_becomes_the_model_and_patience_ends_a_training(
     assert same(fit(network, shards, config, checkpoints=tmp_path), fitted)  # not one more epoch
 
 
-# It learns, then the rate destroys it: the best epochs are neither the first nor the last ones.
+# The third epoch is the best, then the second; then the rate destroys what was learned.
 UP_AND_DOWN: dict[str, Any] = {
-    "epochs": 6, "optimizer": "sgd", "schedules": {"lr": Piecewise(((0.0, 0.05), (0.5, 0.05), (0.51, 2.0)), "step")},
+    "epochs": 6, "optimizer": "sgd",
+    "schedules": {"lr": Piecewise(((0.0, 0.5), (0.5, 0.5), (0.51, 60.0), (0.8, 60.0), (0.81, 0.5)), "step")},
 }  # fmt: skip
 
 
