@@ -118,6 +118,10 @@ class TrainParams(Section):
     )
     checkpoint_minutes: float = Field(10.0, gt=0, le=100_000, description="longest work that a crash may cost")
 
+    archive: bool = Field(
+        False, description="copy the checkpoints to the MLflow run when training ends or is interrupted"
+    )
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         values = self.model_dump(exclude={"schedules"})
@@ -137,5 +141,5 @@ class TrainParams(Section):
         return self
 
     def configuration(self) -> dict[str, Any]:
-        """How to train, as plain values: all but the files and what goes into them."""
-        return self.model_dump(exclude={"network", "network_parameters", "weights"})
+        """How to train, as plain values: all but the files, what goes into them and where they end."""
+        return self.model_dump(exclude={"network", "network_parameters", "weights", "archive"})
