@@ -73,12 +73,7 @@ def main() -> Callable[[], None] | None:
             )  # fmt: skip
         except InterruptedTrainingError:
             if params.archive:
-                try:
-                    archive.store(
-                        log.run_id(), folder
-                    )  # what is cut off at the end of the grace leaves the folder whole
-                except DeepcvError as error:
-                    print(f"train: {error}", file=sys.stderr)
+                archive_if_possible(log, folder)
             grace.obey()
             raise
         except DeepcvError:
@@ -95,6 +90,17 @@ def main() -> Callable[[], None] | None:
         archive.remove(folder)  # so that `dvc repro --force` trains
 
     return finish
+
+
+def archive_if_possible(log: TrainingLog, folder: Path) -> None:
+    """Copy an interrupted training to its run, to go on elsewhere; where the grace ends before, it goes on here alone."""
+    try:
+        run_id = log.run_id()
+        archive.store(run_id, folder)
+    except DeepcvError as error:
+        print(f"train: {error}", file=sys.stderr)
+    else:
+        print(f"train: MLflow run {run_id} has the checkpoints: `deepcv resume {run_id}`", file=sys.stderr)
 
 
 def follow(train: Callable[..., Fitted]) -> None:
