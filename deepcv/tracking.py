@@ -16,6 +16,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -164,16 +165,20 @@ def artifact_files(run_id: str, folder: str) -> list[str]:
 
 
 def artifact_file(run_id: str, path: str) -> Path:
-    """The file that the run holds under this path. Raises RegistryError."""
+    """The file that the run holds under this path: itself, no copy of it. Raises RegistryError."""
     try:
-        return Path(MlflowClient().download_artifacts(run_id, path))
+        return Path(_repository(run_id).download_artifacts(path))  # MlflowClient's would leave a copy in /tmp
     except MlflowException as error:
         raise RegistryError(f"MLflow run {run_id}: {path} cannot be read: {reason(error)}") from error
 
 
 def delete_artifact(run_id: str, path: str) -> None:
     """Remove one file of a run."""
-    get_artifact_repository(MlflowClient().get_run(run_id).info.artifact_uri).delete_artifacts(path)
+    _repository(run_id).delete_artifacts(path)
+
+
+def _repository(run_id: str) -> ArtifactRepository:
+    return get_artifact_repository(MlflowClient().get_run(run_id).info.artifact_uri)
 
 
 def set_tags(run_id: str, tags: Mapping[str, str]) -> None:

@@ -194,7 +194,7 @@ def _resume(options: argparse.Namespace) -> None:
     run = tracking.read_run(run_id)
     if (key := run.data.tags.get(tracking.TRAINING_TAG)) is None:
         raise DeepcvError(f"MLflow run {run_id} ({run.info.run_name}) is none of the stage `train`")
-    now = tracking.flat(load_section(TrainParams, _PARAMS).model_dump(exclude_none=True))
+    now = tracking.flat(load_section(TrainParams, _PARAMS).described())
     folder = archive.local_folder(key)
     fetched = archive.fetch(run_id, folder)
     steps = archive.steps(archive.files_of(folder))
@@ -204,7 +204,7 @@ def _resume(options: argparse.Namespace) -> None:
         f"`dvc repro train` goes on after step {steps}, with the params, data and code of the run (git commit {commit})"
     )
     of_run = {name: value for name, value in run.data.params.items() if not name.startswith(_NO_PARAMS)}
-    for name in sorted((now.keys() | of_run.keys()) - {"archive"}):
+    for name in sorted(now.keys() | of_run.keys()):
         if (one := of_run.get(name, "unset")) != (other := now.get(name, "unset")):
             print(f"warning: train.{name} is {one} in the run, {other} in {_PARAMS}", file=sys.stderr)
 

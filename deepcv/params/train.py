@@ -140,6 +140,10 @@ class TrainParams(Section):
             raise MisfitError(*found)
         return self
 
+    def described(self) -> dict[str, Any]:
+        """What a training is known by, as plain values: all but where its checkpoints go, which may change meanwhile."""
+        return self.model_dump(exclude_none=True, exclude={"archive"})
+
     def configuration(self) -> dict[str, Any]:
         """How to train, as plain values: all but the files, what goes into them and where they end."""
         return self.model_dump(exclude={"network", "network_parameters", "weights", "archive"})

@@ -51,7 +51,7 @@ def store(run_id: str, folder: Path) -> None:
         for name in digests:
             tracking.log_artifact(run_id, folder / name, str((FOLDER / name).parent))
         for name, digest in digests.items():
-            _whole(run_id, name, digest)
+            _check(run_id, name, tracking.artifact_file(run_id, str(FOLDER / name)), digest)
         tracking.log_json(run_id, digests, str(FOLDER / MANIFEST))
         if _manifest(run_id) != digests:
             raise RegistryError(f"MLflow run {run_id}: {FOLDER / MANIFEST} reads back as something else")
@@ -89,11 +89,10 @@ def fetch(run_id: str, folder: Path) -> bool:
         )
     with atomic_folder(folder) as aside:
         for name, digest in digests.items():
-            archived = _whole(run_id, name, digest)
+            archived = tracking.artifact_file(run_id, str(FOLDER / name))
             (aside / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(archived, aside / name)
-            if sha256(aside / name) != digest:
-                raise RegistryError(f"{aside / name} is not what was copied there; is the disk damaged?")
+            _check(run_id, name, aside / name, digest)
     return True
 
 
@@ -109,9 +108,8 @@ def _manifest(run_id: str) -> Mapping[str, str]:
     return content if isinstance(content, dict) else {}
 
 
-def _whole(run_id: str, name: str, digest: str) -> Path:
-    """A file that the run holds. Raises RegistryError where it is not the one with this sha256."""
-    path = tracking.artifact_file(run_id, str(FOLDER / name))
+def _check(run_id: str, name: str, path: Path, digest: str) -> None:
     if (found := sha256(path)) != digest:
-        raise RegistryError(f"{path}: damaged; expected sha256 {digest[:12]}…, got {found[:12]}…")
-    return path
+        raise RegistryError(
+            f"MLflow run {run_id}: {FOLDER / name} is damaged: expected sha256 {digest[:12]}…, got {found[:12]}…"
+        )

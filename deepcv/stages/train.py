@@ -129,7 +129,7 @@ def described(params: TrainParams, network: NetworkSpec, hardware: Hardware, sha
         "dataset": shards.name,
         "data_digest": shards.digest,
         "network_sha256": network.sha256(),
-        "params": params.model_dump(exclude_none=True),
+        "params": params.described(),
         "hardware": asdict(hardware),
     }
 
@@ -149,7 +149,7 @@ def write_outputs(fitted: Fitted, canonical_spec: dict[str, Any], training: dict
 def training_key(params: TrainParams, network: NetworkSpec, hardware: Hardware, shards: Dataset) -> str:
     """Digest of all that decides the result: params, hardware settings, data, network, first weights, loaded code, library versions."""
     weights = Path(params.weights).read_text(encoding="utf-8")
-    values = [params.model_dump(exclude={"archive"}), network.canonical(), weights, asdict(hardware), shards.digest]
+    values = [params.described(), network.canonical(), weights, asdict(hardware), shards.digest]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     sources = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "deepcv"]
     for path in ["versions.yaml", *sorted(source for source in sources if source)]:
