@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -313,6 +314,26 @@ def test_a_training_whose_copy_fails_stays_and_is_copied_by_the_next(
     train_to_its_end()
     assert read(artifacts(project, only_run())) == here
     assert not list((project / "checkpoints").iterdir())
+
+
+def test_a_copy_that_takes_too_long_is_cut_off_and_nothing_is_lost(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who is told to end has five seconds; here half of one."""
+    begun: list[Path] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_GRACE_S", 0.5)
+        patch.setattr(tracking, "log_artifact", lambda _run, file, _to: begun.append(file) or time.sleep(60))
+        began_s = time.monotonic()
+        train_until(2, monkeypatch)
+        assert time.monotonic() - began_s < 20
+    assert len(begun) == 1
+    assert "has the checkpoints" not in capsys.readouterr().err
+    (folder,) = (project / "checkpoints").iterdir()
+    assert "checkpoint_6.pt" in read(folder)
+    assert not artifacts(project, only_run()).exists()
+    train_to_its_end()
+    assert "checkpoint_12.pt" in read(artifacts(project, only_run()))
 
 
 def test_without_archive_nothing_goes_to_mlflow(
