@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     training_commands.add_preview(
         commands.add_parser("preview", help="how hyperparameters will change, and a batch as the network sees it")
     )
+    training_commands.add_resume(
+        commands.add_parser("resume", help="fetch a training's checkpoints from its MLflow run, to go on with it")
+    )
     return parser
 
 

@@ -17,6 +17,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -121,8 +123,12 @@ def start_trial_run(experiment: str, parent_run_id: str, params: Mapping[str, An
 
 def log_params(run_id: str, params: Mapping[str, Any]) -> None:
     """Write params; a nested mapping becomes dotted names."""
-    flat = [Param(key, str(value)) for key, value in _flatten("", params)]
-    MlflowClient().log_batch(run_id, params=flat)
+    MlflowClient().log_batch(run_id, params=[Param(key, value) for key, value in flat(params).items()])
+
+
+def flat(params: Mapping[str, Any]) -> dict[str, str]:
+    """Params as MLflow has them: dotted names and texts."""
+    return {key: str(value) for key, value in _flatten("", params)}
 
 
 def log_metrics(run_id: str, values: Mapping[str, float], step: int = 0, at_s: float | None = None) -> None:
@@ -154,6 +160,41 @@ def log_artifacts(run_id: str, folder: Path, artifact_path: str) -> None:
     MlflowClient().log_artifacts(run_id, str(folder), artifact_path)
 
 
+def log_artifact(run_id: str, file: Path, artifact_path: str) -> None:
+    """Copy one file to a folder of the run; there it is whole or not there."""
+    MlflowClient().log_artifact(run_id, str(file), artifact_path)
+
+
+def log_json(run_id: str, content: Mapping[str, Any], artifact_file: str) -> None:
+    """Write plain values to a JSON file of the run."""
+    MlflowClient().log_dict(run_id, dict(content), artifact_file)
+
+
+def artifact_files(run_id: str, folder: str) -> list[str]:
+    """Paths of all files below a folder of the run; none where there is no such folder."""
+    found: list[str] = []
+    for entry in MlflowClient().list_artifacts(run_id, folder):
+        found += artifact_files(run_id, entry.path) if entry.is_dir else [str(entry.path)]
+    return found
+
+
+def artifact_file(run_id: str, path: str) -> Path:
+    """The file that the run holds under this path: itself, no copy of it. Raises RegistryError."""
+    try:
+        return Path(_repository(run_id).download_artifacts(path))  # MlflowClient's would leave a copy in /tmp
+    except MlflowException as error:
+        raise RegistryError(f"MLflow run {run_id}: {path} cannot be read: {reason(error)}") from error
+
+
+def delete_artifact(run_id: str, path: str) -> None:
+    """Remove one file of a run."""
+    _repository(run_id).delete_artifacts(path)
+
+
+def _repository(run_id: str) -> ArtifactRepository:
+    return get_artifact_repository(MlflowClient().get_run(run_id).info.artifact_uri)
+
+
 def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of a run."""
     for key, value in tags.items():
@@ -171,6 +212,15 @@ def find_run(experiment: str, tag: str, value: str, status: str | None = None) -
     wanted = f"tags.`{tag}` = '{value}'" + (f" and attributes.status = '{status}'" if status else "")
     found: list[Run] = MlflowClient().search_runs([experiment_id], wanted, max_results=1)
     return str(found[0].info.run_id) if found else None
+
+
+def read_run(run_id: str) -> Run:
+    """Return a run by its id. Raises RegistryError."""
+    connect()
+    try:
+        return MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        raise RegistryError(f"{reason(error)}; `make ui` shows the runs that there are") from error
 
 
 def run_of_model(

@@ -1,4 +1,4 @@
-"""`deepcv preview`, `deepcv find-lr`: the same thin door, to what comes before a training; nothing heavy is imported first."""
+"""`deepcv preview`, `find-lr`, `resume`: the same thin door, to what comes before a training; nothing heavy is imported first."""
 
 import argparse
 import math
@@ -40,7 +40,15 @@ examples:
   deepcv find-lr --apply && dvc repro                    train with it
   deepcv find-lr --also momentum --also weight_decay     and then compare values of these, at that rate
 """
+_RESUME = """\
+Fetch the checkpoints and best models of an interrupted or ended training from its MLflow run, as they were put there with
+`train.archive: true`, to where the stage `train` looks for them; each is held against its sha256. `dvc repro train` then goes on with
+that training, where params, data and code are those of the run: of others it makes a training of its own.
+
+Where this machine's own checkpoints have come as far, nothing is fetched.
+"""
 _PARAMS, _SHARDS = Path("params.yaml"), Path("data/shards")
+_NO_PARAMS = ("hardware.", "data_digest", "network_sha256")  # of what a run has as its params
 _METHODS = ("between", "minimum/3", "minimum/10", "steepest", "valley")
 
 
@@ -78,6 +86,13 @@ def add_find_lr(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--apply", action="store_true", help="put the suggestions into params.yaml, comments kept")
     parser.set_defaults(run=_find_lr)
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `deepcv resume`."""
+    parser.description, parser.formatter_class = _RESUME, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("run_id", metavar="RUN_ID", help="id of the MLflow run, as `make ui` shows it")
+    parser.set_defaults(run=_resume)
 
 
 def _rate(text: str) -> float:
@@ -167,6 +182,31 @@ def _find_lr(options: argparse.Namespace) -> None:
     if options.apply:
         set_values(_PARAMS, {f"train.{name}": value for name, value in found.suggested.items()})
         print(f"{_PARAMS} has them now; `dvc repro` trains with them")
+
+
+def _resume(options: argparse.Namespace) -> None:
+    from deepcv import tracking
+    from deepcv.params.base import load_section
+    from deepcv.params.train import TrainParams
+    from deepcv.stages import archive
+
+    run_id = options.run_id
+    run = tracking.read_run(run_id)
+    if (key := run.data.tags.get(tracking.TRAINING_TAG)) is None:
+        raise DeepcvError(f"MLflow run {run_id} ({run.info.run_name}) is none of the stage `train`")
+    now = tracking.flat(load_section(TrainParams, _PARAMS).described())
+    folder = archive.local_folder(key)
+    fetched = archive.fetch(run_id, folder)
+    steps = archive.steps(archive.files_of(folder))
+    print(f"fetched {folder}" if fetched else f"nothing to fetch: {folder} is there, and as far as the run")
+    commit = run.data.tags.get("mlflow.source.git.commit") or "unknown"
+    print(
+        f"`dvc repro train` goes on after step {steps}, with the params, data and code of the run (git commit {commit})"
+    )
+    of_run = {name: value for name, value in run.data.params.items() if not name.startswith(_NO_PARAMS)}
+    for name in sorted(now.keys() | of_run.keys()):
+        if (one := of_run.get(name, "unset")) != (other := now.get(name, "unset")):
+            print(f"warning: train.{name} is {one} in the run, {other} in {_PARAMS}", file=sys.stderr)
 
 
 def _table(found: "Found", params: "TrainParams") -> str:

@@ -11,7 +11,7 @@ import toys
 from deepcv.cli import main
 from deepcv.params import whole
 
-COMMANDS = ("check", "init", "predict", "search", "data", "profile", "find-lr", "preview")
+COMMANDS = ("check", "init", "predict", "search", "data", "profile", "find-lr", "preview", "resume")
 
 
 @pytest.fixture

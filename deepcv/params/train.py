@@ -116,7 +116,14 @@ class TrainParams(Section):
         0, ge=0, le=100_000, description="epochs without progress after which training ends; 0: never"
     )
     select: Literal["last", "best"] = Field("last", description="which epoch's weights become the model")
+    keep_best: int = Field(
+        0, ge=0, le=1000, description="epochs whose models are kept beside the checkpoints, the best ones; 0: none"
+    )
     checkpoint_minutes: float = Field(10.0, gt=0, le=100_000, description="longest work that a crash may cost")
+
+    archive: bool = Field(
+        False, description="copy the checkpoints to the MLflow run when training ends or is interrupted"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -136,6 +143,10 @@ class TrainParams(Section):
             raise MisfitError(*found)
         return self
 
+    def described(self) -> dict[str, Any]:
+        """What a training is known by, as plain values: all but where its checkpoints go, which may change meanwhile."""
+        return self.model_dump(exclude_none=True, exclude={"archive"})
+
     def configuration(self) -> dict[str, Any]:
-        """How to train, as plain values: all but the files and what goes into them."""
-        return self.model_dump(exclude={"network", "network_parameters", "weights"})
+        """How to train, as plain values: all but the files, what goes into them and where they end."""
+        return self.model_dump(exclude={"network", "network_parameters", "weights", "archive"})

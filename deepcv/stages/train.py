@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 import time
@@ -18,13 +19,12 @@ from deepcv.data import crops  # noqa: F401 - `fit` imports it late, and a train
 from deepcv.data.shards import Dataset, open_shards
 from deepcv.errors import DeepcvError
 from deepcv.files import sha256, write_text
-from deepcv.home import state_dir
 from deepcv.lifetime import Grace
 from deepcv.nn import classifier, spec
 from deepcv.nn.spec import NetworkSpec
 from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
-from deepcv.stages import entry
+from deepcv.stages import archive, entry
 from deepcv.stages.training_log import TrainingLog
 from deepcv.training import distributed
 from deepcv.training.checkpoints import InterruptedTrainingError
@@ -72,6 +72,8 @@ def main() -> Callable[[], None] | None:
                 interrupted=lambda: grace.asked is not None, progress=True,
             )  # fmt: skip
         except InterruptedTrainingError:
+            if params.archive:
+                archive_if_possible(log, folder)
             grace.obey()
             raise
         except DeepcvError:
@@ -81,10 +83,24 @@ def main() -> Callable[[], None] | None:
     write_outputs(fitted, network.canonical(), described(params, network, fitted.hardware, shards))
 
     def finish() -> None:
+        if params.archive:
+            archive.store(log.run_id(), folder)
+            os.sync()  # else a power cut could take the copy, which may not be on the disk yet, after the original
         log.end("FINISHED", {tracking.MODEL_TAG: sha256(MODEL / "model.pt")})
-        shutil.rmtree(folder)  # so that `dvc repro --force` trains
+        archive.remove(folder)  # so that `dvc repro --force` trains
 
     return finish
+
+
+def archive_if_possible(log: TrainingLog, folder: Path) -> None:
+    """Copy an interrupted training to its run, to go on elsewhere; where the grace ends before, it goes on here alone."""
+    try:
+        run_id = log.run_id()
+        archive.store(run_id, folder)
+    except DeepcvError as error:
+        print(f"train: {error}", file=sys.stderr)
+    else:
+        print(f"train: MLflow run {run_id} has the checkpoints: `deepcv resume {run_id}`", file=sys.stderr)
 
 
 def follow(train: Callable[..., Fitted]) -> None:
@@ -113,7 +129,7 @@ def described(params: TrainParams, network: NetworkSpec, hardware: Hardware, sha
         "dataset": shards.name,
         "data_digest": shards.digest,
         "network_sha256": network.sha256(),
-        "params": params.model_dump(exclude_none=True),
+        "params": params.described(),
         "hardware": asdict(hardware),
     }
 
@@ -133,7 +149,7 @@ def write_outputs(fitted: Fitted, canonical_spec: dict[str, Any], training: dict
 def training_key(params: TrainParams, network: NetworkSpec, hardware: Hardware, shards: Dataset) -> str:
     """Digest of all that decides the result: params, hardware settings, data, network, first weights, loaded code, library versions."""
     weights = Path(params.weights).read_text(encoding="utf-8")
-    values = [params.model_dump(), network.canonical(), weights, asdict(hardware), shards.digest]
+    values = [params.described(), network.canonical(), weights, asdict(hardware), shards.digest]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     sources = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "deepcv"]
     for path in ["versions.yaml", *sorted(source for source in sources if source)]:
@@ -143,7 +159,7 @@ def training_key(params: TrainParams, network: NetworkSpec, hardware: Hardware, 
 
 def checkpoint_folder(key: str) -> Path:
     """Folder of this training's checkpoints; those that nobody took up again for a month are removed."""
-    folder = state_dir() / "checkpoints" / key
+    folder = archive.local_folder(key)
     folder.mkdir(parents=True, exist_ok=True)
     for other in folder.parent.iterdir():
         if other != folder and time.time() - other.stat().st_mtime > _FORGOTTEN_S:

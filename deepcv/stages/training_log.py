@@ -10,10 +10,11 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from deepcv import tracking
+from deepcv.errors import DeepcvError
 from deepcv.training.history import EpochRecord
 
 _PAUSE_S = 2.0  # between two tries
@@ -51,6 +52,17 @@ class TrainingLog:
         folder = Path(tempfile.mkdtemp(prefix="deepcv-preview-"))
         draw(folder)
         self._writes.put(partial(self._log_pictures, folder))
+
+    def run_id(self) -> str:
+        """The run, with all in it that was told so far. Raises DeepcvError where the store stays away for `_PATIENCE_S`."""
+        written = Event()
+        self._writes.put(written.set)
+        if not written.wait(_PATIENCE_S):
+            raise DeepcvError(
+                f"MLflow does not answer{self._failure}, so that the checkpoints cannot be copied there "
+                "(train.archive); they stay where they are, and the next `dvc repro` tries again"
+            )
+        return self._run_id
 
     def end(self, status: tracking.Status, tags: Mapping[str, str] | None = None) -> None:
         """Tag the run and close it, waiting a while for a store that is away."""

@@ -1,12 +1,12 @@
 """Training state on disk, so that an interrupted run goes on where it was, bit for bit.
 
 One folder per training, named by everything that decides its result. A checkpoint is one file, written aside and renamed by
-ignite's DiskSaver; the newest two are kept.
+ignite's DiskSaver; the newest two are kept. `best/` in it holds the models of the best epochs.
 """
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from deepcv.errors import DeepcvError
 from deepcv.files import check_archive
 from deepcv.training.distributed import ALONE, World
+from deepcv.training.history import EpochRecord
 
 _KEPT = 2
 
@@ -128,6 +129,24 @@ def restore_latest(folder: Path, state: Mapping[str, Any]) -> int:
         else:
             return _iteration(path)
     return 0
+
+
+def keep_best(folder: Path, records: Sequence[EpochRecord], count: int, save: Callable[[Path], None]) -> None:
+    """After an epoch, let `folder/best` hold files of the `count` best epochs of `records`; `save` writes that of the last one.
+
+    An epoch that is among the best of all was so ever since it ended. So a resumed training, which goes through every epoch after
+    its checkpoint again, has the same files, wherever it was killed.
+    """
+    ranked = sorted(
+        records, key=lambda record: record.rank, reverse=True
+    )  # of equal ones the earlier, as `Best` has it
+    best = {f"epoch_{record.epoch:04}.pt" for record in ranked[:count]}
+    newest = f"epoch_{records[-1].epoch:04}.pt"
+    if newest in best:
+        save(folder / "best" / newest)
+    for path in (folder / "best").glob("epoch_*.pt"):
+        if path.name not in best:
+            path.unlink()
 
 
 def _newest_first(folder: Path) -> list[Path]:

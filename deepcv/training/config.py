@@ -66,6 +66,7 @@ class TrainConfig:
     balance: float = 0.0
     patience: int = 0
     select: Literal["last", "best"] = "last"
+    keep_best: int = 0
     checkpoint_minutes: float = 10.0
     compile: bool | Literal["max-autotune"] = False
     deterministic: bool = True

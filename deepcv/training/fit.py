@@ -22,7 +22,7 @@ from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
 from deepcv.nn import parts
-from deepcv.nn.classifier import Classifier, ModelInfo, build_network, create
+from deepcv.nn.classifier import Classifier, ModelInfo, build_network, create, save
 from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training import checkpoints as checkpointing
@@ -187,6 +187,9 @@ def fit(
         history.records.append(record)
         if config.select == "best":
             best.offer(record, judged)
+        if config.keep_best and checkpoints and world.leads:
+            write = partial(save, classifier=judged, canonical_spec=spec.canonical(), info=setup.info)
+            checkpointing.keep_best(checkpoints, history.records, config.keep_best, write)
         if world.leads:
             on_epoch(record)
         if history.waited() >= config.patience > 0:

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from deepcv import tracking
+from deepcv.errors import DeepcvError
 from deepcv.stages import training_log
 from deepcv.stages.training_log import TrainingLog
 from deepcv.training.history import EpochRecord
@@ -131,6 +132,21 @@ def test_a_store_that_stays_away_is_left_to_register(
     assert "`register` will log this training again" in said[1]
 
 
+def test_who_needs_the_run_waits_for_the_store(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_log, "_PATIENCE_S", 0.5)
+    key = uuid.uuid4().hex  # not that of a test whose thread still waits
+    with locked(store):
+        log = new_log(key)
+        log.epoch(record(1))
+        with pytest.raises(
+            DeepcvError, match=r"MLflow does not answer.* checkpoints cannot be copied .* stay where they"
+        ):
+            log.run_id()
+    monkeypatch.setattr(training_log, "_PATIENCE_S", 60.0)
+    run_id = log.run_id()
+    assert [(run.info.run_id, curve(run)) for run in runs(key)] == [(run_id, [(1, 0.1)])]
+
+
 CALLS = ("find_run", "start_run", "log_params", "last_step", "log_metrics", "set_tags", "finish")
 
 
@@ -163,6 +179,7 @@ def test_whatever_fails_each_point_is_written_once(outcomes: list[str]) -> None:
     check_whole(key)
 
 
+@pytest.mark.usefixtures("store")
 def test_pictures_become_artifacts_of_the_run_and_leave_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -214,6 +214,61 @@ def test_the_best_epoch_becomes_the_model_and_patience_ends_a_training(
     assert same(fit(network, shards, config, checkpoints=tmp_path), fitted)  # not one more epoch
 
 
+# The third epoch is the best, then the second; then the rate destroys what was learned.
+UP_AND_DOWN: dict[str, Any] = {
+    "epochs": 6, "optimizer": "sgd",
+    "schedules": {"lr": Piecewise(((0.0, 0.5), (0.5, 0.5), (0.51, 60.0), (0.8, 60.0), (0.81, 0.5)), "step")},
+}  # fmt: skip
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("best/*")}
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.5, "test_time_views": "flip"}])
+def test_the_models_of_the_best_epochs_are_kept(
+    changes: dict[str, Any], network: NetworkSpec, shards: Dataset, tmp_path: Path
+) -> None:
+    config = toys.config(**UP_AND_DOWN, **changes, keep_best=2, select="best")
+    fitted = fit(network, shards, config, checkpoints=tmp_path)
+    ranked = sorted(fitted.history, key=lambda record: record.rank)
+    assert sorted(files_of(tmp_path)) == sorted(f"epoch_{record.epoch:04}.pt" for record in ranked[-2:])
+    for record in ranked[-2:]:
+        model, info = load(tmp_path / f"best/epoch_{record.epoch:04}.pt")
+        assert info == fitted.info
+        logits = logits_of(model, shards.val.images_nhwc, batch_size=500, device=CPU, memory_format=torch.channels_last)
+        assert metrics.cross_entropy(logits, shards.val.labels) == pytest.approx(record.val_loss, rel=1e-6)
+    save(tmp_path / "model.pt", fitted.classifier, network.canonical(), fitted.info)
+    assert files_of(tmp_path)[f"epoch_{ranked[-1].epoch:04}.pt"] == (tmp_path / "model.pt").read_bytes()
+    plain = fit(network, shards, toys.config(**UP_AND_DOWN, **changes, select="best"), checkpoints=tmp_path / "plain")
+    assert same(plain, fitted)
+    assert not files_of(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("killed_in", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_a_killed_training_keeps_the_same_models(
+    count: int, killed_in: int, lost: int, network: NetworkSpec, shards: Dataset, tmp_path: Path
+) -> None:
+    """Killed when an epoch's model is written and its checkpoint is not; and where the checkpoint before is damaged too."""
+    config = toys.config(**UP_AND_DOWN, keep_best=count)
+    fit(network, shards, config, checkpoints=tmp_path / "whole")
+
+    def kill(record: EpochRecord) -> None:
+        if record.epoch == killed_in:
+            raise KilledError
+
+    folder = tmp_path / "killed"
+    with pytest.raises(KilledError):
+        fit(network, shards, config, checkpoints=folder, on_epoch=kill)
+    for path in sorted(folder.glob("*.pt"), key=lambda path: int(path.stem.split("_")[1]), reverse=True)[:lost]:
+        path.write_bytes(b"")
+    fit(network, shards, config, checkpoints=folder)
+    assert files_of(folder) == files_of(tmp_path / "whole")
+    assert len(files_of(folder)) == min(count, 6)
+
+
 def test_a_part_learns_from_its_epoch_on(network: NetworkSpec, shards: Dataset) -> None:
     def stem(**changes: Any) -> torch.Tensor:
         return fit(network, shards, toys.config(**changes)).classifier.get_parameter("network.stem.conv.weight")
