@@ -27,9 +27,9 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.embeddings import RESNET, answers, config, little_val, network, of_split, side_by_side
+from benchmarks.embeddings import RESNET, answers, config, little_val, network, of_split
 from benchmarks.result import ROOT, emit
-from benchmarks.trainings import with_train_images
+from benchmarks.trainings import in_parallel, with_train_images
 from deepcv.data.augmentation import Recipe
 from deepcv.data.augmentation.policies import Operation
 from deepcv.data.loaders import Views
@@ -220,7 +220,8 @@ def main() -> None:
     pretraining = options.part == "pretraining"
     sides = {**PRETRAINED, "supervised": (0.0,)} if pretraining else TERMS
     tasks = [Task(side, one, seed) for side, settings in sides.items() for one in settings for seed in options.seeds]
-    found = side_by_side(partial(measured, folder=options.path, size=size), tasks, options.jobs)
+    work = partial(measured, folder=options.path, size=size)
+    found = dict(zip(tasks, in_parallel(work, tasks, options.jobs), strict=True))
     results = {side: summary(found, side) for side in sides}
     points = {
         side: round((results[side]["mean"] - results["supervised" if pretraining else "cross_entropy"]["mean"]) * 100, 2)

@@ -1,12 +1,9 @@
-"""What the benchmarks of embeddings share: a network with features, embedding and logits, what it answers, tasks side by side."""
+"""What the benchmarks of embeddings share: a network with features, embedding and logits, and what it answers."""
 
-import multiprocessing
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +14,6 @@ from deepcv.data.shards import Dataset, Split
 from deepcv.nn.spec import NetworkSpec, load
 from deepcv.training.config import TrainConfig
 from deepcv.training.fit import Fitted
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 # ResNet-9 of the zoo with SimCLR's projection head beside its own: losses see the embedding, probes the features. These are
 # the last maps as they are: in images as alike in place and size as Fashion-MNIST's, where something is says much.
@@ -70,12 +64,3 @@ def answers(fitted: Fitted, images_nhwc: NDArray[np.uint8], output: str) -> NDAr
             outputs = classifier(batch.permute(0, 3, 1, 2).contiguous(memory_format=hardware.memory_format))
         found.append(outputs[output].float().cpu())
     return torch.cat(found).numpy()
-
-
-def side_by_side(work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -> dict[Task, Result]:
-    """What `work` says of each task, in so many processes: most of a small network's step on a GPU is waiting for one CPU core."""
-    if jobs == 1:
-        return {task: work(task) for task in tasks}
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(work, task): task for task in tasks}
-        return {futures[future]: future.result() for future in as_completed(futures)}

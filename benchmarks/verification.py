@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.embeddings import answers, config, network, of_split, side_by_side
+from benchmarks.embeddings import answers, config, network, of_split
 from benchmarks.result import ROOT, emit
-from benchmarks.trainings import with_train_images
+from benchmarks.trainings import in_parallel, with_train_images
 from deepcv.data.augmentation import Recipe
 from deepcv.data.augmentation.policies import Operation
 from deepcv.data.shards import Dataset, Split, open_shards
@@ -134,7 +134,8 @@ def main() -> None:
     tasks = [
         Task(loss, split, seed) for loss, split, seed in itertools.product(LOSSES, options.splits, options.seeds)
     ]  # fmt: skip
-    found = side_by_side(partial(measured, folder=options.path, size=size), tasks, options.jobs)
+    work = partial(measured, folder=options.path, size=size)
+    found = dict(zip(tasks, in_parallel(work, tasks, options.jobs), strict=True))
     shards = open_shards(options.path)
     classes = {split: unseen(split, len(shards.classes)) for split in options.splits}
     pixels = {}
