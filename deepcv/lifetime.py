@@ -83,8 +83,10 @@ class Grace:
         signal.raise_signal(number)
 
     def _restore(self) -> None:
+        """Give the signals back, once: what handled the one that acted may have changed its handler."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before = {}
 
 
 def end_at_once() -> None:

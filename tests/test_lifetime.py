@@ -118,3 +118,24 @@ def test_a_process_dies_with_the_one_that_started_it() -> None:
     parent.kill()
     output, _ = parent.communicate(timeout=20)  # the child holds the pipe until it has ended
     assert output == ""
+
+
+def test_the_handler_that_acts_may_change_itself() -> None:
+    """As a stage's does: its end must not bring back what would raise once more in the middle of the exit."""
+    code = (
+        "import signal, sys, time\n"
+        "from deepcv.lifetime import Grace\n"
+        "def leave(number, frame):\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "    sys.exit(7)\n"
+        "signal.signal(signal.SIGTERM, leave)\n"
+        "try:\n"
+        "    with Grace(60) as grace:\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "        grace.obey()\n"
+        "except SystemExit:\n"
+        "    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN\n"
+        "    print('left once')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "left once\n", done.stderr
