@@ -8,8 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -39,6 +37,8 @@ def cpu_s() -> float:
 
 def hardware() -> str:
     """Processor, its vector instructions that matter here, cores, and the GPU where there is one."""
+    import torch  # late: processes whose memory is measured import this module too
+
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
