@@ -25,12 +25,18 @@ import torch
 
 from benchmarks.corruptions import NAMES, SEVERITIES, corrupted
 from benchmarks.result import emit
-from benchmarks.trainings import config_of, in_parallel, prepared, some, test_accuracy, with_train_images
+from benchmarks.trainings import (
+    accuracy,
+    config_of,
+    in_parallel,
+    prepared_folder,
+    some,
+    test_accuracy,
+    with_train_images,
+)
 from deepcv.data.augmentation import Recipe
 from deepcv.data.loaders import Views
 from deepcv.data.shards import Dataset, Split, open_shards
-from deepcv.evaluation import metrics
-from deepcv.evaluation.inference import logits_of
 from deepcv.nn.spec import load
 from deepcv.nn.spec.expand import ZOO
 from deepcv.training.config import TrainConfig
@@ -79,16 +85,10 @@ def config(task: Task) -> TrainConfig:
 
 def errors(fitted: Fitted, folder: Path, split: Split) -> dict[str, list[float]]:
     """The error for each corruption and severity."""
-    hardware, labels = fitted.hardware, np.array(split.labels)
-    classifier = fitted.classifier.to(hardware.torch_device)
 
     def error(name: str, severity: int) -> float:
         images = np.load(folder / f"{name}-{severity}.npy", mmap_mode="r")
-        logits = logits_of(
-            classifier, images, batch_size=1000, device=hardware.torch_device, memory_format=hardware.memory_format,
-            autocast=hardware.autocast(),
-        )  # fmt: skip
-        return 1 - metrics.accuracy(logits, labels)
+        return 1 - accuracy(fitted, Split(images, split.labels))
 
     return {name: [error(name, severity) for severity in range(1, SEVERITIES + 1)] for name in NAMES}
 
@@ -141,8 +141,8 @@ def main() -> None:
         options.epochs, options.width, options.seeds = 4, 8, options.seeds[:1]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        dataset = prepared(options.path, folder)
-        shards = options.path if (options.path / "dataset.json").exists() else folder / "project/data/shards"
+        shards = prepared_folder(options.path, folder)
+        dataset = open_shards(shards)
         test = (quick(dataset) if options.quick else dataset).test
         np.save(folder / "clean.npy", test.images_nhwc)
         started = time.perf_counter()

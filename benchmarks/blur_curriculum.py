@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.result import ROOT, emit
-from benchmarks.trainings import config_of, in_parallel, prepared, test_accuracy, with_train_images
+from benchmarks.trainings import config_of, in_parallel, prepared_folder, test_accuracy, with_train_images
 from deepcv.data.shards import open_shards
 from deepcv.nn.spec import load
 from deepcv.training.fit import fit
@@ -94,8 +94,7 @@ def main() -> None:
     if options.quick:
         options.epochs, options.width, options.lr, options.seeds = 4, 8, 0.05, options.seeds[:1]
     with tempfile.TemporaryDirectory() as name:
-        prepared(options.path, Path(name))
-        shards = options.path if (options.path / "dataset.json").exists() else Path(name) / "project/data/shards"
+        shards = prepared_folder(options.path, Path(name))
         tasks = [
             Task(side, seed, shards, options.epochs, options.width, options.lr, options.quick)
             for seed in options.seeds

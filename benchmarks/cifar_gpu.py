@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from benchmarks.result import ROOT, emit
-from benchmarks.trainings import config_of, test_accuracy
+from benchmarks.trainings import params_of, test_accuracy
 from deepcv.data.loaders import TrainLoader
 from deepcv.data.shards import Dataset, open_shards
 from deepcv.nn.spec import NetworkSpec, load
@@ -36,12 +35,6 @@ from deepcv.training.fit import fit, set_up
 
 TIMES, GOAL, POINTS, ACCURATE_S = 1.5, 1.15, -0.2, 240.0
 _WHITENING_IMAGES = 5_000
-
-
-def network_of(example: str) -> NetworkSpec:
-    """The network of a file of examples/."""
-    values = yaml.safe_load((ROOT / f"examples/{example}.yaml").read_text())["train"]
-    return load(ROOT / values["network"], values["network_parameters"])
 
 
 def whitening_s(network: NetworkSpec, shards: Dataset, config: TrainConfig) -> float:
@@ -82,7 +75,8 @@ def trained(network: NetworkSpec, shards: Dataset, config: TrainConfig, name: st
 
 def ours(example: str, shards: Dataset, runs: int) -> dict[str, list[float]]:
     """Accuracies and seconds of an example's recipe, after a training that does not count."""
-    network, config = network_of(example), config_of(example)
+    params = params_of(example)
+    network, config = load(ROOT / params.network, params.network_parameters), TrainConfig.of(params.configuration())
     trained(network, shards, replace(config, seed=1000, epochs=2), f"{example} warm-up")
     extra_s = whitening_s(network, shards, config)
     print(f"{example}: whitening takes {extra_s:.3f} s", file=sys.stderr, flush=True)
@@ -113,9 +107,9 @@ def tests() -> str:
     return f"exit {done.returncode}: {done.stdout.splitlines()[-1]}"
 
 
-def compared(example: str, script: Path, path: Path, runs: int, their_runs: int) -> dict[str, Any]:
+def compared(example: str, script: Path, path: Path, runs: int) -> dict[str, Any]:
     """Both sides of a row: means over the runs, and the ratio of the median times."""
-    sides = {"airbench": theirs(script, path, their_runs), "deepcv": ours(example, open_shards(path), runs)}
+    sides = {"airbench": theirs(script, path, runs), "deepcv": ours(example, open_shards(path), runs)}
     row: dict[str, Any] = {
         f"{side}_{key}": round(value, 4)
         for side, found in sides.items()
@@ -127,7 +121,7 @@ def compared(example: str, script: Path, path: Path, runs: int, their_runs: int)
     }  # fmt: skip
     row["points"] = round(100 * (row["deepcv_accuracy"] - row["airbench_accuracy"]), 2)
     row["times"] = round(row["deepcv_s"] / row["airbench_s"], 3)
-    row["runs"] = [their_runs, runs]
+    row["runs"] = runs
     print(f"{example}: {row}", file=sys.stderr, flush=True)
     return row
 
@@ -151,14 +145,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as state:
         os.environ["DEEPCV_HOME"] = state
         if options.airbench94:
-            rows["fast"] = compared("cifar10-jpeg-gpu", options.airbench94, options.path, options.runs, options.runs)
+            rows["fast"] = compared("cifar10-jpeg-gpu", options.airbench94, options.path, options.runs)
         if options.airbench96:
-            runs = options.accurate_runs
-            rows["accurate"] = compared("cifar10-jpeg-accurate", options.airbench96, options.path, runs, runs)
+            rows["accurate"] = compared(
+                "cifar10-jpeg-accurate", options.airbench96, options.path, options.accurate_runs
+            )
     fast, accurate = rows.get("fast"), rows.get("accurate")
-    holds = rows.get("tests", "exit 0").startswith("exit 0") and rows.get("networks", {"holds": True})["holds"]
     holds = (
-        holds
+        rows.get("tests", "exit 0").startswith("exit 0")
+        and rows.get("networks", {"holds": True})["holds"]
         and (fast is None or (fast["points"] >= 0 and fast["times"] <= TIMES))
         and (accurate is None or (accurate["points"] >= POINTS and accurate["deepcv_slowest_s"] <= ACCURATE_S))
     )

@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks.embeddings import RESNET, answers, config, little_val, network, of_split
 from benchmarks.result import ROOT, emit
-from benchmarks.trainings import in_parallel, with_train_images
+from benchmarks.trainings import accuracy, in_parallel, with_train_images
 from deepcv.data.augmentation import Recipe
 from deepcv.data.augmentation.policies import Operation
 from deepcv.data.loaders import Views
@@ -96,11 +96,6 @@ def repeated(split: Split) -> Split:
     return Split(np.tile(split.images_nhwc, (REPEATS, 1, 1, 1)), np.tile(split.labels, REPEATS))
 
 
-def correct(fitted: Fitted, split: Split) -> float:
-    """Share of the images whose largest logit is right."""
-    return float((answers(fitted, split.images_nhwc, "logits").argmax(1) == split.labels).mean())
-
-
 def probe(fitted: Fitted, shards: Dataset, labelled: Split) -> Found:
     """Logistic regressions on the features, each scaled as over the labelled images; the best on val is tested."""
     features = {
@@ -147,8 +142,8 @@ def supervised(task: Task, shards: Dataset, labelled: Split, size: Size) -> Foun
             losses=(Term("cross_entropy", options={"label_smoothing": 0.1}), UNUSED["features"], UNUSED["embedding"]),
         )  # fmt: skip
         fitted = fit(network(RESNET, width=size.width), replace(little_val(shards), train=repeated(labelled)), settings)
-        if (on_val := correct(fitted, shards.val)) > best.val:
-            best = Found(on_val, correct(fitted, shards.test), f"lr={lr} {images} passes={passes}")
+        if (on_val := accuracy(fitted, shards.val)) > best.val:
+            best = Found(on_val, accuracy(fitted, shards.test), f"lr={lr} {images} passes={passes}")
     return best
 
 
@@ -168,7 +163,7 @@ def with_term(task: Task, shards: Dataset, size: Size) -> Found:
         views=Views(3, "clean") if task.side == "jensen_shannon" else Views(),
     )  # fmt: skip
     fitted = fit(network(RESNET, width=size.width), with_train_images(little_val(shards), size.term_images), settings)
-    return Found(correct(fitted, shards.val), correct(fitted, shards.test), f"weight={task.setting}")
+    return Found(accuracy(fitted, shards.val), accuracy(fitted, shards.test), f"weight={task.setting}")
 
 
 def measured(task: Task, folder: Path, size: Size) -> Found:

@@ -34,8 +34,13 @@ Found = TypeVar("Found")
 
 def prepared(path: Path, folder: Path, example: str = "cifar10-jpeg") -> Dataset:
     """The shards in `path`, or those that the pipeline makes of a tar with the params of an example, in `folder`."""
+    return open_shards(prepared_folder(path, folder, example))
+
+
+def prepared_folder(path: Path, folder: Path, example: str = "cifar10-jpeg") -> Path:
+    """Where the shards of `prepared` lie, for processes that open them themselves."""
     if (path / "dataset.json").exists():
-        return open_shards(path)
+        return path
     project = folder / "project"
     project.mkdir()
     checkout(project)
@@ -44,13 +49,17 @@ def prepared(path: Path, folder: Path, example: str = "cifar10-jpeg") -> Dataset
     for stage in ("ingest", "validate", "preprocess"):
         command = [sys.executable, "-m", f"deepcv.stages.{stage}"]
         subprocess.run(command, cwd=project, env=environment(project), check=True, stdout=sys.stderr)
-    return open_shards(project / "data/shards")
+    return project / "data/shards"
+
+
+def params_of(example: str) -> TrainParams:
+    """The section `train` of a file of examples/."""
+    return TrainParams(**yaml.safe_load((ROOT / f"examples/{example}.yaml").read_text())["train"])
 
 
 def config_of(example: str) -> TrainConfig:
-    """The section `train` of a file of examples/."""
-    values = yaml.safe_load((ROOT / f"examples/{example}.yaml").read_text())["train"]
-    return TrainConfig.of(TrainParams(**values).configuration())
+    """How an example trains."""
+    return TrainConfig.of(params_of(example).configuration())
 
 
 def network_of(text: str) -> NetworkSpec:
@@ -85,11 +94,16 @@ def with_train_images(shards: Dataset, images: int) -> Dataset:
 
 
 def test_accuracy(fitted: Fitted, shards: Dataset) -> float:
-    """Share of the test images that a trained classifier names rightly, on the hardware that it was trained on."""
+    """Share of the test images that a trained classifier names rightly."""
+    return accuracy(fitted, shards.test)
+
+
+def accuracy(fitted: Fitted, split: Split) -> float:
+    """Share of a split's images that a trained classifier names rightly, on the hardware that it was trained on."""
     hardware = fitted.hardware
     classifier = fitted.classifier.to(hardware.torch_device)
     logits = logits_of(
-        classifier, shards.test.images_nhwc, batch_size=1000, device=hardware.torch_device,
+        classifier, split.images_nhwc, batch_size=1000, device=hardware.torch_device,
         memory_format=hardware.memory_format, autocast=hardware.autocast(),
     )  # fmt: skip
-    return metrics.accuracy(logits, np.array(shards.test.labels))
+    return metrics.accuracy(logits, np.array(split.labels))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _CLEAN_UP_S = 8
-_ECHO_S = 1.0
+ECHO_S = 1.0  # after which a signal is a new one: the kernel tells of each thread of our parent that ends
 
 
 class Interrupts:
@@ -75,7 +75,7 @@ class Grace:
             self.asked, self._asked_s = number, time.monotonic()
             signal.signal(signal.SIGALRM, lambda *_: self._act(number))
             signal.setitimer(signal.ITIMER_REAL, self._grace_s)
-        elif time.monotonic() - self._asked_s > _ECHO_S:
+        elif time.monotonic() - self._asked_s > ECHO_S:
             self._act(number)
 
     def _act(self, number: int) -> None:

@@ -19,7 +19,6 @@ from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy.exc import SQLAlchemyError
 
 from deepcv.errors import DeepcvError
@@ -145,6 +144,8 @@ def watch_machine(run_id: str) -> None:
 
     MLflow's environment variables are obeyed; this is on where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is not set.
     """
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # late: a training alone needs it
+
     if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get() or not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.is_set():
         SystemMetricsMonitor(run_id, resume_logging=True).start()
 

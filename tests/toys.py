@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from deepcv.images import encode_png
 from deepcv.nn.spec import NetworkSpec, load
 from deepcv.params.train import NO_WEIGHTS
 from deepcv.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from deepcv.training.fit import Fitted
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -126,3 +129,13 @@ def network(folder: Path, text: str = NETWORK) -> NetworkSpec:
 def config(**changes: Any) -> TrainConfig:
     """The toy training with some values changed."""
     return replace(CONFIG, **changes)
+
+
+def bits(fitted: "Fitted") -> dict[str, bytes]:
+    """The weights and statistics of a trained classifier, to the last bit."""
+    return {key: value.numpy().tobytes() for key, value in fitted.classifier.state_dict().items()}
+
+
+def same(one: "Fitted", two: "Fitted") -> bool:
+    """Whether two trainings ended with the same bits."""
+    return bits(one) == bits(two) and one.history == two.history

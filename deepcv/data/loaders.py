@@ -194,7 +194,8 @@ class TrainLoader:
         return self._crops is not None or self.balance > 0
 
     def _images_of(self, samples: Tensor) -> Tensor:
-        return samples.to(self.targets.device, non_blocking=True) % len(self.targets)
+        samples = samples.to(self.targets.device, non_blocking=True)
+        return samples % len(self.targets) if self.balance else samples
 
     def _pictures(self, index: Tensor) -> Tensor:
         return self._view(index, 0)

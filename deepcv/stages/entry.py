@@ -16,10 +16,10 @@ import yaml
 
 from deepcv.errors import DeepcvError
 from deepcv.home import quiet_environment
+from deepcv.lifetime import ECHO_S
 
 _REFERENCE = re.compile(r"\$\{(\w+)\.(\w+)\}")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_ECHO_S = 1.0
 _INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
@@ -59,7 +59,7 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
     left_s = time.monotonic()
 
     def again(number: int, _frame: FrameType | None) -> None:
-        if time.monotonic() - left_s > _ECHO_S:  # else the kernel tells of each thread of our parent that ends
+        if time.monotonic() - left_s > ECHO_S:
             os._exit(128 + number)
 
     signal.signal(signal.SIGTERM, again)

@@ -17,6 +17,7 @@ import toys
 from ignite.engine import Engine
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from toys import bits, same
 
 from deepcv.data.augmentation import DROPOUT, Augmentation, Recipe, gather, hash32, permutation
 from deepcv.data.augmentation.policies import Operation
@@ -33,7 +34,7 @@ from deepcv.nn.spec import NetworkSpec
 from deepcv.training.checkpoints import InterruptedTrainingError
 from deepcv.training.config import ProgressiveResize
 from deepcv.training.engine import RunningMetrics
-from deepcv.training.fit import Fitted, fit
+from deepcv.training.fit import fit
 from deepcv.training.history import EpochRecord
 from deepcv.training.losses import Term
 from deepcv.training.optimizers import create_optimizer
@@ -62,14 +63,6 @@ CONTRASTIVE: dict[str, Any] = {
     ),
     "schedules": {"losses.2.weight": Ramp("linear")},
 }  # fmt: skip
-
-
-def bits(fitted: Fitted) -> dict[str, bytes]:
-    return {key: value.numpy().tobytes() for key, value in fitted.classifier.state_dict().items()}
-
-
-def same(one: Fitted, two: Fitted) -> bool:
-    return bits(one) == bits(two) and one.history == two.history
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 import toys
+from toys import same
 
 from deepcv.data.augmentation import Augmentation
 from deepcv.data.loaders import TrainLoader
 from deepcv.data.shards import Dataset, Split
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training.checkpoints import InterruptedTrainingError
-from deepcv.training.fit import Fitted, fit
+from deepcv.training.fit import fit
 from deepcv.training.history import EpochRecord
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -28,12 +29,6 @@ nodes:
   - {id: head, op: linear, features: $classes}
 outputs: {logits: head}
 """
-
-
-def same(one: Fitted, other: Fitted) -> bool:
-    """Whether two trainings ended with the same bits."""
-    states = one.classifier.state_dict(), other.classifier.state_dict()
-    return one.history == other.history and all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def random_images(count: int) -> Split:
