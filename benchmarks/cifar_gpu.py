@@ -5,7 +5,8 @@ peers, and the tests of what a GPU must not change.
 
 SHARDS is a folder of shards (benchmarks.shards makes one of the tar); docs/results.md tells how to carry all of it to a machine that
 has torch, OpenCV and no DVC. Each row is left out where it is not asked for. Both sides train on the train split and are judged on the
-test split with the same six views; each compiles in a run that does not count, and in front of the clock. airbench's clock holds its
+test split with the same six views; each compiles in a run that does not count, and in front of the clock. airbench96, of which the
+accuracy alone counts, is not compiled. airbench's clock holds its
 whitening, its steps and its last evaluation; DeepCV's holds these and its judgement of every epoch on val, with every epoch going to
 MLflow (SQLite). Without checkpoints: a training of seconds needs none.
 """
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,26 +75,28 @@ def trained(network: NetworkSpec, shards: Dataset, config: TrainConfig, name: st
     return accuracy, spent_s
 
 
-def ours(example: str, shards: Dataset, runs: int) -> dict[str, list[float]]:
+def ours(example: str, shards: Dataset, runs: int, warm_up: bool = True) -> dict[str, list[float]]:
     """Accuracies and seconds of an example's recipe, after a training that does not count."""
     params = params_of(example)
     network, config = load(ROOT / params.network, params.network_parameters), TrainConfig.of(params.configuration())
-    trained(network, shards, replace(config, seed=1000, epochs=2), f"{example} warm-up")
+    if warm_up:
+        trained(network, shards, replace(config, seed=1000, epochs=2), f"{example} warm-up")
     extra_s = whitening_s(network, shards, config)
     print(f"{example}: whitening takes {extra_s:.3f} s", file=sys.stderr, flush=True)
     found = [trained(network, shards, replace(config, seed=seed), f"{example} {seed}") for seed in range(runs)]
     return {"accuracies": [one[0] for one in found], "seconds": [one[1] + extra_s for one in found]}
 
 
-def theirs(script: Path, shards: Path, runs: int) -> dict[str, list[float]]:
-    """Accuracies and seconds of a script of airbench, in a process of its own."""
-    return printed("benchmarks.airbench_peer", str(script.resolve()), str(shards.resolve()), str(runs))
+def theirs(script: Path, shards: Path, runs: int, timed: bool = True) -> dict[str, list[float]]:
+    """Accuracies and seconds of a script of airbench, in a process of its own; compiled, which takes minutes, where it is timed."""
+    environment = os.environ if timed else {**os.environ, "TORCHDYNAMO_DISABLE": "1"}
+    return printed("benchmarks.airbench_peer", str(script.resolve()), str(shards.resolve()), str(runs), env=environment)
 
 
-def printed(*arguments: str) -> dict[str, Any]:
+def printed(*arguments: str, env: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """The last line that a module prints, run in a process of its own."""
     command = [sys.executable, "-W", "ignore", "-m", *arguments]
-    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=env)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(found, file=sys.stderr, flush=True)
     return found
@@ -107,9 +111,9 @@ def tests() -> str:
     return f"exit {done.returncode}: {done.stdout.splitlines()[-1]}"
 
 
-def compared(example: str, script: Path, path: Path, runs: int) -> dict[str, Any]:
-    """Both sides of a row: means over the runs, and the ratio of the median times."""
-    sides = {"airbench": theirs(script, path, runs), "deepcv": ours(example, open_shards(path), runs)}
+def compared(example: str, script: Path, path: Path, runs: int, timed: bool) -> dict[str, Any]:
+    """Both sides of a row: means over the runs, and the ratio of the median times where both are `timed`."""
+    sides = {"airbench": theirs(script, path, runs, timed), "deepcv": ours(example, open_shards(path), runs, timed)}
     row: dict[str, Any] = {
         f"{side}_{key}": round(value, 4)
         for side, found in sides.items()
@@ -120,7 +124,8 @@ def compared(example: str, script: Path, path: Path, runs: int) -> dict[str, Any
         )
     }  # fmt: skip
     row["points"] = round(100 * (row["deepcv_accuracy"] - row["airbench_accuracy"]), 2)
-    row["times"] = round(row["deepcv_s"] / row["airbench_s"], 3)
+    if timed:
+        row["times"] = round(row["deepcv_s"] / row["airbench_s"], 3)
     row["runs"] = runs
     print(f"{example}: {row}", file=sys.stderr, flush=True)
     return row
@@ -145,10 +150,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as state:
         os.environ["DEEPCV_HOME"] = state
         if options.airbench94:
-            rows["fast"] = compared("cifar10-jpeg-gpu", options.airbench94, options.path, options.runs)
+            rows["fast"] = compared("cifar10-jpeg-gpu", options.airbench94, options.path, options.runs, timed=True)
         if options.airbench96:
             rows["accurate"] = compared(
-                "cifar10-jpeg-accurate", options.airbench96, options.path, options.accurate_runs
+                "cifar10-jpeg-accurate", options.airbench96, options.path, options.accurate_runs, timed=False
             )
     fast, accurate = rows.get("fast"), rows.get("accurate")
     holds = (
