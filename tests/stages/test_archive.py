@@ -1,18 +1,18 @@
 """The only copy of a training is never lost, wherever a process is killed; and what was copied comes back."""
 
-import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import kill_points
 import pytest
 import torch
 import toys
+from kill_points import FILES, FORMER, NAME, artifacts, new_run, read, write
 from mlflow import MlflowClient
 from test_cli import message
 
@@ -24,117 +24,13 @@ from deepcv.stages.training_log import TrainingLog
 from deepcv.tracking import RegistryError
 from deepcv.training.history import EpochRecord
 
-NAME = "deepcv-toy"
-FILES = {"checkpoint_9.pt": b"nine" * 5000, "best/epoch_0002.pt": b"second" * 5000}
-FORMER = {"checkpoint_6.pt": b"six", "best/epoch_0001.pt": b"first", "best/epoch_0002.pt": FILES["best/epoch_0002.pt"]}
 
-
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    """A training's folder, with what a killed process may have left in it."""
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    (folder / ".epoch_0003.pt.99.tmp").write_bytes(b"hal")
-    return folder
-
-
-def read(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in archive.files_of(folder)}
-
-
-def artifacts(store: Path, run_id: str) -> Path:
-    return store / "mlflow/artifacts" / NAME / run_id / "artifacts/checkpoints"
-
-
-def new_run() -> str:
-    return tracking.start_run(NAME, "train", {}, {tracking.TRAINING_TAG: "key"})
-
-
-def end(run_id: str, folder: Path) -> None:
-    """What the stage `train` does at the end of a training."""
-    archive.store(run_id, folder)
-    tracking.finish(run_id)
-    archive.remove(folder)
-
-
-CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.copyfile")
-
-
-def killed_at(point: int, work: Callable[[], Any]) -> bool:
-    """Do `work` in a process that kills itself before its change number `point` of files; whether it came that far.
-
-    Point 0 kills nothing.
-    """
-
-    def run() -> None:
-        left = point
-
-        def count(event: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal left
-            if event in CHANGES or (event == "open" and "checkpoints" in str(arguments[0])):
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        tracking.connect()
-        sys.addaudithook(count)
-        work()
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    process.join(60)
-    assert process.exitcode in ((0, -signal.SIGKILL) if point else (0,))
-    return process.exitcode != 0
-
-
-def reset(store: Path, before: Path) -> None:
-    shutil.rmtree(store)
-    shutil.copytree(before, store)
-
-
-def test_a_kill_at_any_point_loses_no_copy(store: Path, tmp_path: Path) -> None:
-    """At the end of a training that was interrupted once, so that its run holds an earlier state."""
-    folder = archive.local_folder("key")
-
-    def interrupted() -> None:
-        (tmp_path / "run_id").write_text(run_id := new_run())
-        archive.store(run_id, write(folder, FORMER))
-
-    killed_at(0, interrupted)
-    run_id = (tmp_path / "run_id").read_text()
-    there = artifacts(store, run_id)
-    shutil.rmtree(folder)
-    write(folder, FILES)
-    shutil.copytree(store, before := tmp_path / "before")
-
-    point = 1
-    states = set()
-    while killed_at(point, lambda: end(run_id, folder)):
-        here = folder.exists()
-        assert not here or read(folder) == FILES
-        assert here or read(there) == FILES
-        states.add((here, read(there) == FILES))
-        if here:
-            killed_at(0, lambda: end(run_id, folder))
-        assert not folder.exists()
-        assert read(there) == FILES  # what was of the earlier state only is gone
-        reset(store, before)
-        point += 1
-    assert point > 25
-    assert states == {(True, False), (True, True), (False, True)}
-
-    shutil.rmtree(before)
-    shutil.copytree(store, before)
-    point = 1
-    while killed_at(point, lambda: archive.fetch(run_id, folder)):
-        assert read(there) == FILES
-        assert not folder.exists() or read(folder) == FILES
-        killed_at(0, lambda: archive.fetch(run_id, folder))
-        assert read(folder) == FILES
-        reset(store, before)
-        point += 1
-    assert point > 10
-    assert read(folder) == FILES
+def test_a_kill_at_any_point_loses_no_copy(store: Path) -> None:
+    """In a process of its own: its children are forks, and would have what other tests left running in this one."""
+    command = [sys.executable, kill_points.__file__]
+    done = subprocess.run(command, env={**os.environ, "DEEPCV_HOME": str(store)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "killed at 26 points of storing and 13 of fetching" in done.stdout, done.stdout
 
 
 def test_what_reads_back_otherwise_is_not_proven(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,13 +217,19 @@ def test_a_copy_that_takes_too_long_is_cut_off_and_nothing_is_lost(
 ) -> None:
     """Who is told to end has five seconds; here half of one."""
     begun: list[Path] = []
+    ended: list[Path] = []
+
+    def copy(_run: str, file: Path, _to: str) -> None:
+        begun.append(file)
+        time.sleep(120)
+        ended.append(file)
+
     with monkeypatch.context() as patch:
         patch.setattr(train, "_GRACE_S", 0.5)
-        patch.setattr(tracking, "log_artifact", lambda _run, file, _to: begun.append(file) or time.sleep(60))
-        began_s = time.monotonic()
+        patch.setattr(tracking, "log_artifact", copy)
         train_until(2, monkeypatch)
-        assert time.monotonic() - began_s < 20
     assert len(begun) == 1
+    assert not ended
     assert "has the checkpoints" not in capsys.readouterr().err
     (folder,) = (project / "checkpoints").iterdir()
     assert "checkpoint_6.pt" in read(folder)
