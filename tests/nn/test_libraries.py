@@ -40,6 +40,19 @@ def test_timm_features_are_taken_by_level(tmp_path: Path) -> None:
     assert node.meta["shape"] == (256, 4, 4)
 
 
+def test_a_name_may_be_a_parameter(tmp_path: Path) -> None:
+    """So that a search chooses the network."""
+    path = tmp_path / "net.yaml"
+    path.write_text("parameters: {name: resnet18}\nnodes:\n  - {id: net, timm: $name}\noutputs: {out: net}\n")
+    for name, features in (("resnet18", 512), ("resnet26", 2048)):
+        (output,) = build(load(path, {"name": name}), (3, 64, 64), 10)(torch.zeros(1, 3, 64, 64)).values()
+        assert output.shape == (1, features)
+    assert load(path) == load(path, {"name": "resnet18"}) != load(path, {"name": "resnet26"})
+    path.write_text(path.read_text().replace("$name", "$nam"))
+    with pytest.raises(SpecError, match=r":3: node 'net': timm: unknown parameter '\$nam'"):
+        load(path)
+
+
 def test_torchvision_networks_and_their_inner_values(tmp_path: Path) -> None:
     whole = network_of(tmp_path, "id: net, torchvision: resnet18, classes: $classes").eval()
     torch.manual_seed(0)

@@ -23,6 +23,7 @@ SHIPPED = [
     ("airbench-wide.yaml", (3, 32, 32), 10, 9_918_752),
     ("medium.yaml", (3, 64, 64), 10, 1_969_386),
     ("medium.yaml", (1, 97, 65), 10, 1_968_810),
+    ("timm.yaml", (3, 64, 64), 10, 3_383_818),
 ]
 
 
@@ -60,7 +61,7 @@ def test_size_shape_and_a_training_step(name: str, shape: tuple[int, int, int], 
     assert losses[-1] < losses[0] / 2
 
 
-@pytest.mark.parametrize("name", sorted({name for name, *_ in SHIPPED}))
+@pytest.mark.parametrize("name", sorted({name for name, *_ in SHIPPED} - {"timm.yaml"}))
 def test_width_is_a_parameter(name: str) -> None:
     narrow, wide = (build(load(NETWORKS / name, {"width": w}), (1, 16, 16), 10) for w in (8, 16))
     ratio = sum(p.numel() for p in wide.parameters()) / sum(p.numel() for p in narrow.parameters())

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import toys
+import yaml
 
 from deepcv.data.shards import open_shards, write_description, write_split
+from deepcv.files import sha256
 from deepcv.nn import spec
 from deepcv.params.whole import load
 from deepcv.training.config import TrainConfig
@@ -17,6 +20,17 @@ from deepcv.training.start import Start
 
 RECIPES = [toys.REPOSITORY / "params.yaml", *sorted((toys.REPOSITORY / "examples").glob("*.yaml"))]
 CLASSES = tuple("0123456789")
+
+
+def without_download(weights: Path, folder: Path) -> Path:
+    """A file of `train.weights`; in place of one that names weights of timm, one of a file with the same keys and random numbers."""
+    content = yaml.safe_load(weights.read_text())
+    if content["source"] != "timm":
+        return weights
+    torch.save(timm.create_model(content.pop("name").partition(".")[0]).state_dict(), folder / "weights.pth")
+    content |= {"source": "file", "path": "weights.pth", "sha256": sha256(folder / "weights.pth")}
+    (folder / "weights.yaml").write_text(yaml.safe_dump(content))
+    return folder / "weights.yaml"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -31,7 +45,8 @@ def test_a_recipe_takes_its_first_steps(path: Path, tmp_path: Path, monkeypatch:
     write_description(tmp_path, name="toy", classes=CLASSES, test_digest="t" * 64, recipe=recipe)
     network = spec.load(Path(params.train.network), params.train.network_parameters)
     config = replace(TrainConfig.of(params.train.configuration()), epochs=1, batch_size=10, threads=1)
-    start = Start.read(Path(params.train.weights), lambda name: pytest.fail(f"{name} is asked for"))
+    weights = without_download(Path(params.train.weights), tmp_path)
+    start = Start.read(weights, lambda name: pytest.fail(f"{name} is asked for"))
     with torch.compiler.set_stance("force_eager"):  # to compile takes a minute
         fitted = fit(network, open_shards(tmp_path), config, start=start)
     assert np.isfinite(fitted.history[0].train_loss)

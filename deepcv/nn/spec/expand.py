@@ -119,7 +119,7 @@ class _Expander:
         op = next(kind for kind in KINDS if kind in use.block)
         given = {key: use.value(key) for key in use.block if key not in (*NODE_KEYS, op)}
         if op != "op":  # `timm: NAME`
-            return self._append(use, op, sources, {"name": use.block[op], **given})
+            return self._append(use, op, sources, {"name": use.value(op), **given})
         if not isinstance(name := use.block["op"], str):
             raise use.error(f"op must be a text, got {shown(name)}", "op")
         return self._append(use, name, sources, given)
