@@ -5,10 +5,9 @@ peers, and the tests of what a GPU must not change.
 
 SHARDS is a folder of shards (benchmarks.shards makes one of the tar); docs/results.md tells how to carry all of it to a machine that
 has torch, OpenCV and no DVC. Each row is left out where it is not asked for. Both sides train on the train split and are judged on the
-test split with the same six views; each compiles in a run that does not count, and in front of the clock. airbench96, of which the
-accuracy alone counts, is not compiled. airbench's clock holds its
-whitening, its steps and its last evaluation; DeepCV's holds these and its judgement of every epoch on val, with every epoch going to
-MLflow (SQLite). Without checkpoints: a training of seconds needs none.
+test split with the same six views; each compiles in a run that does not count, and in front of the clock; airbench96, of which the
+accuracy alone counts, does not. airbench's clock holds its whitening, its steps and its last evaluation; DeepCV's holds these and its
+judgement of every epoch on val, with every epoch going to MLflow (SQLite). Without checkpoints: a training of seconds needs none.
 """
 
 import argparse

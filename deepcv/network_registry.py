@@ -13,7 +13,6 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor, nn
 
 from deepcv import tracking
-from deepcv.artifacts import download
 from deepcv.files import sha256
 from deepcv.nn import classifier, network_file, parts
 from deepcv.nn.module import DeepcvModule
@@ -42,10 +41,10 @@ def network(model_uri: str) -> DeepcvModule:
         run_id = str(_version(model_uri).run_id or "")
     try:
         if any(MlflowClient().list_artifacts(run_id, str(_TRAINED.parent))):
-            trained, _ = classifier.load(download(f"runs:/{run_id}/{_TRAINED}"))
+            trained, _ = classifier.load(tracking.artifact_file(run_id, str(_TRAINED)))
             assert isinstance(trained.network, DeepcvModule)  # noqa: S101  # for mypy
             return trained.network
-        return network_file.load(download(f"runs:/{run_id}/{NETWORK}"))
+        return network_file.load(tracking.artifact_file(run_id, str(NETWORK)))
     except (MlflowException, RegistryError, network_file.NetworkFileError, classifier.ModelFileError) as error:
         raise RegistryError(f"{model_uri} holds no network that can be read: {error}") from error
 
@@ -107,7 +106,7 @@ def part(model_uri: str) -> tuple[str, dict[str, Tensor]]:
     tracking.connect()
     version = _version(model_uri)
     try:
-        state, _ = network_file.read(download(f"runs:/{version.run_id}/{_PART_FILE}"))
+        state, _ = network_file.read(tracking.artifact_file(str(version.run_id), str(_PART_FILE)))
     except (RegistryError, network_file.NetworkFileError) as error:
         raise RegistryError(f"{model_uri} holds no part that can be read: {error}") from error
     return str(version.version), state

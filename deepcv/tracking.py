@@ -5,6 +5,7 @@ The store is `<state>/mlflow`: `mlflow.db` (SQLite), `artifacts/`, and the recei
 
 import contextlib
 import logging
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,6 +40,7 @@ EVALUATION_TAG = "deepcv.evaluation_sha256"
 TRAINING_TAG = "deepcv.training_key"
 TRAINED_TAG = "deepcv.trained_files_sha256"
 
+_PARAM = re.compile(r"[\w.\- :]+")  # what MLflow takes for the name of a param, but for paths
 _BUSY_S = 10.0  # how long another process may have the database for itself
 
 # Every column in which MLflow stores an artifact location as an absolute path.
@@ -126,7 +128,7 @@ def log_params(run_id: str, params: Mapping[str, Any]) -> None:
 
 
 def flat(params: Mapping[str, Any]) -> dict[str, str]:
-    """Params as MLflow has them: dotted names and texts."""
+    """Params as MLflow has them: dotted names and texts; a mapping with keys that it takes for no names is one text."""
     return {key: str(value) for key, value in _flatten("", params)}
 
 
@@ -256,7 +258,7 @@ def has_tag(run_id: str, tag: str, value: str) -> bool:
 def _flatten(prefix: str, values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and all(_PARAM.fullmatch(inner) for inner in value):
             yield from _flatten(f"{name}.", value)
         else:
             yield name, value

@@ -50,6 +50,15 @@ def test_a_run_holds_what_was_written(tmp_path: Path) -> None:
     assert [a.path for a in MlflowClient().list_artifacts(run_id, "evaluation")] == ["evaluation/a.txt"]
 
 
+def test_keys_that_are_no_names_of_params_are_told_all_the_same() -> None:
+    """Such as the patterns of `train.unfreeze`, of which MLflow says that it does not take them."""
+    parts = {"net.*conv*": 3, "head": 1}
+    run_id = tracking.start_run(NAME, "train", {"unfreeze": parts, "deep": {"er": {"a": 1, "": 2}, "$b": {}}}, {})
+    expected = {"unfreeze": str(parts), "deep": "{'er': {'a': 1, '': 2}, '$b': {}}"}
+    assert run(run_id).data.params == expected
+    assert tracking.flat({"a": {"b": {"c": 1}}, "none": {}}) == {"a.b.c": "1"}
+
+
 def test_artifacts_lie_in_the_state_folder(store: Path, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "a.txt").write_text("x")

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -317,8 +318,10 @@ def test_a_file_whose_network_cannot_be_built_says_why(key: str, value: object, 
 
 
 @pytest.mark.usefixtures("store")
-def test_mlflow_gives_a_registered_network_back(tmp_path: Path) -> None:
+def test_mlflow_gives_a_registered_network_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = digits()
+    (aside := tmp_path / "aside").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(aside))
     version = network_registry.register_network("deepcv-toy-network", network)
     client = tracking.connect()
     client.set_registered_model_alias("deepcv-toy-network", "champion", version)
@@ -337,6 +340,7 @@ def test_mlflow_gives_a_registered_network_back(tmp_path: Path) -> None:
     ):
         with pytest.raises(RegistryError, match=uri):
             network_registry.network(uri)
+    assert not list(aside.iterdir())  # no copies are left
     network.eval()  # as mlflow.pytorch loads every model
     mlflow.pytorch.save_model(network, tmp_path / "pickled", pip_requirements=["torch"], serialization_format="pickle")
     loaded = mlflow.pytorch.load_model(str(tmp_path / "pickled"))
