@@ -5,6 +5,7 @@ run where there is torch and no DVC, on a GPU machine for example.
 """
 
 import multiprocessing
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from benchmarks.result import ROOT
 from deepcv.data.shards import Dataset, Split, open_shards
 from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
+from deepcv.lifetime import die_with_parent
 from deepcv.nn.spec import NetworkSpec, load
 from deepcv.nn.spec.expand import ZOO
 from deepcv.params.edit import set_values
@@ -72,12 +74,14 @@ def network_of(text: str) -> NetworkSpec:
 
 
 def in_parallel(work: Callable[[Job], Found], jobs: Sequence[Job], processes: int) -> list[Found]:
-    """What `work`, a function of a module, finds for each job, in order; so many at a time, each in a process of its own."""
+    """What `work`, a function of a module, finds for each job, in order; so many at a time, each in a process of its own.
+
+    These end with this one, however it ends.
+    """
     if processes == 1:
         return [work(job) for job in jobs]
-    with ProcessPoolExecutor(
-        min(processes, len(jobs)), multiprocessing.get_context("spawn")
-    ) as pool:  # CUDA does not survive a fork
+    spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    with ProcessPoolExecutor(min(processes, len(jobs)), spawn, die_with_parent, (signal.SIGKILL,)) as pool:
         return list(pool.map(work, jobs))
 
 
