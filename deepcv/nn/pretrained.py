@@ -28,14 +28,7 @@ def from_file(path: Path) -> Weights:
 
 def from_torchvision(name: str, version: str = "DEFAULT") -> Weights:
     """Weights of torchvision, e.g. `resnet18` and `IMAGENET1K_V1`, from torch's folder of downloads or the network."""
-    from torchvision import models  # a machine that trains other networks may lack it
-
-    try:
-        chosen: Any = models.get_model_weights(name)[version]
-    except (ValueError, KeyError):
-        known = [w.name for w in models.get_model_weights(name)] if name in models.list_models() else []
-        hint = f"it has {', '.join(known)}" if known else "torchvision.models.list_models() names the models"
-        raise WeightsError(f"torchvision has no weights {version!r} of {name!r}; {hint}") from None
+    chosen = _of_torchvision(name, version)
     origin = f"torchvision {name} {chosen.name}"
     try:
         state = chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
@@ -45,14 +38,23 @@ def from_torchvision(name: str, version: str = "DEFAULT") -> Weights:
 
 
 def torchvision_preprocessing(name: str, version: str = "DEFAULT") -> Preprocessing:
-    """The images that these weights expect; nothing is downloaded."""
-    from torchvision import models
-
-    preset: Any = models.get_model_weights(name)[version].transforms()
+    """The images that these weights expect; nothing is downloaded. Raises WeightsError where torchvision has no such weights."""
+    preset: Any = _of_torchvision(name, version).transforms()
     (crop,), (resize,) = preset.crop_size[:1], preset.resize_size[:1]
     return Preprocessing(
         tuple(preset.mean), tuple(preset.std), (crop, crop), str(preset.interpolation.value), round(crop / resize, 4)
     )
+
+
+def _of_torchvision(name: str, version: str) -> Any:
+    from torchvision import models  # a machine that trains other networks may lack it
+
+    try:
+        return models.get_model_weights(name)[version]
+    except (ValueError, KeyError):
+        known = [w.name for w in models.get_model_weights(name)] if name in models.list_models() else []
+        hint = f"it has {', '.join(known)}" if known else "torchvision.models.list_models() names the models"
+        raise WeightsError(f"torchvision has no weights {version!r} of {name!r}; {hint}") from None
 
 
 def from_timm(name: str) -> Weights:
@@ -83,6 +85,16 @@ def timm_preprocessing(name: str) -> Preprocessing:
     _, height, width = source.input_size
     crop = float(source.crop_pct)
     return Preprocessing(tuple(source.mean), tuple(source.std), (height, width), str(source.interpolation), crop)
+
+
+def preprocessing_of(text: str) -> Preprocessing:
+    """The images that `timm/NAME` or `torchvision/NAME/VERSION` expects; nothing is downloaded. Raises WeightsError."""
+    match text.split("/"):
+        case ["timm", name]:
+            return timm_preprocessing(name)
+        case ["torchvision", name, version]:
+            return torchvision_preprocessing(name, version)
+    raise WeightsError(f"expected timm/NAME or torchvision/NAME/VERSION, got {text!r}")
 
 
 def from_url(url: str, digest: str, folder: Path | None = None) -> Weights:
@@ -126,5 +138,6 @@ def _not_there(origin: str, address: str, error: Exception) -> WeightsError:
     reason = str(error).strip().partition("\n")[0]
     return WeightsError(
         f"{origin}: the weights are not on this machine and cannot be downloaded ({type(error).__name__}: {reason}). "
-        f"Download {address} on a machine that can, and name the file instead"
+        f"Download {address} on a machine that can, and name the file instead: `source: file` with `path`, `sha256` and "
+        "`preprocessing` (docs/networks.md)"
     )

@@ -7,11 +7,12 @@
     strict: true                     # everything else must fit
 
 `file` takes `path`, beside the YAML file, and `sha256`; `url` takes `url` and `sha256`; `registered` takes `model`, with a
-version's number. So the YAML file alone, which DVC watches, decides what is loaded.
+version's number. So the YAML file alone, which DVC watches, decides what is loaded. Beside `path` or
+`url`, `preprocessing: timm/NAME` or `torchvision/NAME/VERSION` says which weights these are, and so what images they expect.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import nn
 from deepcv.files import sha256
 from deepcv.nn import pretrained
 from deepcv.nn.spec.errors import closest
-from deepcv.nn.weights import LoadReport, Rule, Weights, WeightsError, load_into
+from deepcv.nn.weights import LoadReport, Preprocessing, Rule, Weights, WeightsError, load_into
 
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "none": (),
@@ -32,6 +33,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "registered": ("model",),
 }
 _LOADING = ("rename", "head", "strict")
+_BROUGHT = ("file", "url")  # which alone do not tell what images they expect
 _OPTIONAL = {"version": "DEFAULT"}
 
 Registered = Callable[[str], Weights]  # `deepcv.network_registry.weights`: networks know no registry
@@ -48,15 +50,16 @@ class WeightsFile:
     rename: tuple[Rule, ...] = ()
     head: tuple[str, ...] = ()
     strict: bool = True
+    preprocessing: Preprocessing | None = None
 
     def fetch(self, registered: Registered) -> Weights | None:
         """The weights, None for `source: none`. Raises WeightsError, NetworkFileError, RegistryError."""
         values = self.values
         match self.source:
             case "file":
-                return self._file(self.folder / values["path"])
+                return replace(self._file(self.folder / values["path"]), preprocessing=self.preprocessing)
             case "url":
-                return pretrained.from_url(values["url"], values["sha256"])
+                return replace(pretrained.from_url(values["url"], values["sha256"]), preprocessing=self.preprocessing)
             case "torchvision":
                 return pretrained.from_torchvision(values["name"], values["version"])
             case "timm":
@@ -87,7 +90,11 @@ def read(path: Path, folder: Path | None = None) -> WeightsFile:
     source = content.pop("source", None) if isinstance(content, dict) else None
     if not isinstance(source, str) or source not in _KEYS:
         raise WeightsError(f"{path}: expected `source:` with one of {', '.join(_KEYS)}, got {source!r}")
-    known = (*_KEYS[source], *(_LOADING if source != "none" else ()))
+    known = (
+        *_KEYS[source],
+        *(_LOADING if source != "none" else ()),
+        *(("preprocessing",) if source in _BROUGHT else ()),
+    )
     for key in content:
         if key not in known:
             raise WeightsError(f"{path}: unknown key {key!r}; {closest(key, known)}")
@@ -97,8 +104,9 @@ def read(path: Path, folder: Path | None = None) -> WeightsFile:
             f"{path}: expected `model: models:/NAME/VERSION`, as an alias moves unseen, got {values['model']!r}"
         )
     return WeightsFile(
-        path, folder or path.parent, source, values, _rules(path, content), _head(path, content), _strict(path, content)
-    )
+        path, folder or path.parent, source, values, _rules(path, content), _head(path, content), _strict(path, content),
+        _preprocessing(path, content),
+    )  # fmt: skip
 
 
 def _text(path: Path, key: str, value: object) -> str:
@@ -132,3 +140,13 @@ def _strict(path: Path, content: Mapping[str, Any]) -> bool:
     if not isinstance(strict, bool):
         raise WeightsError(f"{path}: expected `strict: true` or false, got {strict!r}")
     return strict
+
+
+def _preprocessing(path: Path, content: Mapping[str, Any]) -> Preprocessing | None:
+    if "preprocessing" not in content:
+        return None
+    text = _text(path, "preprocessing", content["preprocessing"])
+    try:
+        return pretrained.preprocessing_of(text)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: preprocessing: {error}") from None

@@ -52,6 +52,23 @@ def test_a_file_beside_it_held_to_its_digest(tmp_path: Path) -> None:
         file.fetch(nowhere)
 
 
+@pytest.mark.parametrize(("name", "mean"), [
+    ("timm/tf_efficientnet_lite0.in1k", 0.5), ("torchvision/resnet18/IMAGENET1K_V1", 0.485),
+])  # fmt: skip
+def test_a_file_that_was_brought_expects_the_images_of_its_source(name: str, mean: float, tmp_path: Path) -> None:
+    network_file.save(tmp_path / "net.pt", digits())
+    digest = hashlib.sha256((tmp_path / "net.pt").read_bytes()).hexdigest()
+    text = f"source: file\npath: net.pt\nsha256: '{digest}'\n"
+    weights = written(tmp_path, f"{text}preprocessing: {name}\n").fetch(nowhere)
+    assert weights is not None
+    assert weights.preprocessing is not None
+    assert weights.preprocessing.mean[0] == mean
+    assert weights.preprocessing.size == (224, 224)
+    plain = written(tmp_path, text).fetch(nowhere)
+    assert plain is not None
+    assert plain.preprocessing is None
+
+
 @pytest.mark.usefixtures("store")
 def test_a_registered_model_by_its_version(tmp_path: Path) -> None:
     other, network = digits(seed=1), digits()
@@ -77,6 +94,11 @@ WRONG = [
     ("source: timm\nname: x\nrename: [[a, 3]]", "expected `rename: "),
     ("source: timm\nname: x\nhead: net", "expected `head: "),
     ("source: timm\nname: x\nstrict: 1", "expected `strict: true`"),
+    ("source: timm\nname: x\npreprocessing: timm/x", "unknown key 'preprocessing'"),
+    ("source: url\nurl: x\nsha256: x\npreprocessing: timm/resnet81", "preprocessing: timm has no weights 'resnet81'"),
+    ("source: url\nurl: x\nsha256: x\npreprocessing: torchvision/resnet18/V7", "it has IMAGENET1K_V1"),
+    ("source: url\nurl: x\nsha256: x\npreprocessing: resnet18", "expected timm/NAME or torchvision/NAME/VERSION"),
+    ("source: url\nurl: x\nsha256: x\npreprocessing: 5", "expected `preprocessing: <text>`, got 5"),
 ]
 
 

@@ -27,8 +27,10 @@ def without_download(weights: Path, folder: Path) -> Path:
     content = yaml.safe_load(weights.read_text())
     if content["source"] != "timm":
         return weights
-    torch.save(timm.create_model(content.pop("name").partition(".")[0]).state_dict(), folder / "weights.pth")
+    name = content.pop("name")
+    torch.save(timm.create_model(name.partition(".")[0]).state_dict(), folder / "weights.pth")
     content |= {"source": "file", "path": "weights.pth", "sha256": sha256(folder / "weights.pth")}
+    content["preprocessing"] = f"timm/{name}"
     (folder / "weights.yaml").write_text(yaml.safe_dump(content))
     return folder / "weights.yaml"
 
