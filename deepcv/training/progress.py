@@ -8,7 +8,7 @@ from ignite.engine import Engine, Events
 
 from deepcv.training.history import EpochRecord, History
 
-_REDRAWS = 100  # of the bar per epoch, at most
+_REDRAW_S = 0.5  # least time between two drawings of the bar; a step of a small network takes less than one of them
 _SKIPPED, _MEASURED, _MEASURED_S = 3, 100, 5.0
 _ROW = "{:>6}  {:>10}  {:>9}  {:>8}  {:>8}  {:>9}  {:>7}"
 
@@ -22,15 +22,20 @@ def show_progress(
     """
     from tqdm import tqdm  # a GPU machine may have torch and ignite alone
 
-    every = max(1, epoch_length // _REDRAWS)
-    bar = tqdm(total=epochs * epoch_length, initial=done, unit="step", mininterval=0.5, dynamic_ncols=True)
-    began_s = time.monotonic()
+    bar = tqdm(total=epochs * epoch_length, initial=done, unit="step", mininterval=0.0, miniters=1, dynamic_ncols=True)
+    began_s = drawn_s = time.monotonic()
 
     def write(text: str) -> None:
         bar.clear()
         bar.write(text, file=bar.fp)
 
     def advance(engine: Engine) -> None:
+        nonlocal drawn_s
+        if (now_s := time.monotonic()) - drawn_s >= _REDRAW_S:
+            drawn_s = now_s
+            draw(engine)
+
+    def draw(engine: Engine) -> None:
         bar.set_description(f"epoch {engine.state.epoch}/{epochs}", refresh=False)
         if history.records:
             bar.set_postfix_str(f"val accuracy {history.records[-1].val_accuracy:.4f}", refresh=False)
@@ -38,14 +43,14 @@ def show_progress(
 
     def end_epoch(engine: Engine) -> None:
         nonlocal began_s
-        advance(engine)
+        draw(engine)
         if engine.state.epoch == done // epoch_length + 1:  # the first that this process ends
             write(_ROW.format("epoch", "train loss", "accuracy", "val loss", "accuracy", "lr", "seconds"))
         now_s = time.monotonic()
         write(row(history.records[-1], now_s - began_s))
         began_s = now_s
 
-    trainer.add_event_handler(Events.ITERATION_COMPLETED(every=every), advance)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, advance)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, end_epoch)
     trainer.add_event_handler(Events.COMPLETED, lambda _engine: bar.close())
     tell_speed(trainer, batch_size, write)
