@@ -1,5 +1,6 @@
 """What a person who waits for a training sees: one bar, a row per epoch, and what limits the speed."""
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,7 @@ def show_progress(
 
     def write(text: str) -> None:
         bar.clear()
-        bar.write(text, file=bar.fp)
+        bar.write(text, file=sys.stderr)  # also where TQDM_DISABLE takes the bar away
 
     def advance(engine: Engine) -> None:
         nonlocal drawn_s

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import toys
+import tqdm
 from ignite.engine import Engine
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -683,6 +685,18 @@ def test_progress_is_drawn_on_stderr(network: NetworkSpec, shards: Dataset, caps
     rows = [line for line in lines if len(line) == 7 and line[0] in ("1", "2", "3")]
     assert [(row[0], row[4]) for row in rows] == [(str(r.epoch), f"{r.val_accuracy:.4f}") for r in fitted.history]
     assert drawn.out == ""
+
+
+def test_without_a_bar_there_are_rows(
+    network: NetworkSpec, shards: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As TQDM_DISABLE, which tqdm reads when it is imported, takes it away."""
+    monkeypatch.setattr(tqdm, "tqdm", partial(tqdm.tqdm, disable=True))
+    fit(network, shards, toys.config(), progress=True)
+    table = capsys.readouterr().err
+    assert "val loss" in table
+    assert "%|" not in table
+    assert len(table.splitlines()) == 4
 
 
 @pytest.mark.parametrize(("loader_s", "step_s", "limit"), [(0.02, 0.001, "the loader"), (0.001, 0.02, "the network")])
