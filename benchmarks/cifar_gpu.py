@@ -74,11 +74,11 @@ def trained(network: NetworkSpec, shards: Dataset, config: TrainConfig, name: st
     return accuracy, spent_s
 
 
-def ours(example: str, shards: Dataset, runs: int, warm_up: bool = True) -> dict[str, list[float]]:
-    """Accuracies and seconds of an example's recipe, after a training that does not count."""
+def ours(example: str, shards: Dataset, runs: int, timed: bool) -> dict[str, list[float]]:
+    """Accuracies and seconds of an example's recipe, where it is `timed` after a training that does not count."""
     params = params_of(example)
     network, config = load(ROOT / params.network, params.network_parameters), TrainConfig.of(params.configuration())
-    if warm_up:
+    if timed:
         trained(network, shards, replace(config, seed=1000, epochs=2), f"{example} warm-up")
     extra_s = whitening_s(network, shards, config)
     print(f"{example}: whitening takes {extra_s:.3f} s", file=sys.stderr, flush=True)
@@ -86,8 +86,8 @@ def ours(example: str, shards: Dataset, runs: int, warm_up: bool = True) -> dict
     return {"accuracies": [one[0] for one in found], "seconds": [one[1] + extra_s for one in found]}
 
 
-def theirs(script: Path, shards: Path, runs: int, timed: bool = True) -> dict[str, list[float]]:
-    """Accuracies and seconds of a script of airbench, in a process of its own; compiled, which takes minutes, where it is timed."""
+def theirs(script: Path, shards: Path, runs: int, timed: bool) -> dict[str, list[float]]:
+    """Accuracies and seconds of a script of airbench, in a process of its own; compiled, which takes minutes, where it is `timed`."""
     environment = os.environ if timed else {**os.environ, "TORCHDYNAMO_DISABLE": "1"}
     return printed("benchmarks.airbench_peer", str(script.resolve()), str(shards.resolve()), str(runs), env=environment)
 

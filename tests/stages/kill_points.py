@@ -74,7 +74,7 @@ def killed_at(point: int, work: Callable[[], Any]) -> bool:
 
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
-    process.join()
+    process.join(60)
     assert process.exitcode in ((0, -signal.SIGKILL) if point else (0,)), process.exitcode
     return process.exitcode != 0
 
