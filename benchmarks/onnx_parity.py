@@ -39,7 +39,7 @@ def main() -> None:
     files = list(manifest.encoded_images(_RAW, part))
     packed = np.array(test.images_nhwc[: len(files)])  # what `evaluate` sees of these files
     evaluated = np.exp(log_softmax(logits_of(model, packed, batch_size=500, device=torch.device("cpu"))))
-    served = Predictor(_ONNX).probabilities_of_files(files)
+    served = Predictor(_ONNX).answers_of_files(files)
     difference = float(np.abs(served - evaluated).max())
     same_top1 = bool((served.argmax(axis=1) == evaluated.argmax(axis=1)).all())
     emit(

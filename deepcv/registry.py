@@ -11,10 +11,11 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Array
 
 from deepcv import tracking
+from deepcv.task import CLASSIFICATION, Task
 
 Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
@@ -23,23 +24,16 @@ CHALLENGER: Alias = "challenger"
 _ONNX_TAG = "deepcv.onnx_sha256"
 _TEST_TAG = "deepcv.test_digest"
 
+_PROBABILITIES = ColSpec(Array(DataType.double), "probabilities")
 _NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # of a missing model, of a missing alias
-
-_SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.binary, "image")]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "label"),
-            ColSpec(DataType.double, "probability"),
-            ColSpec(Array(DataType.double), "probabilities"),
-        ]
-    ),
-)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to register under `name`, with the metrics that it reached on the test images of `test_digest`."""
+    """A model to register under `name`, with the metrics that it reached on the test images of `test_digest`.
+
+    `classes` are the names of what `task` learns: of classes, labels or numbers.
+    """
 
     name: str
     run_id: str
@@ -48,6 +42,21 @@ class Candidate:
     onnx_sha256: str
     test_digest: str
     metrics: Mapping[str, float]
+    classes: tuple[str, ...] = ()
+    task: Task = CLASSIFICATION
+
+    @property
+    def signature(self) -> ModelSignature:
+        """What the model takes and answers, as `serving.predictor` gives it."""
+        answers: list[ColSpec | TensorSpec]
+        match self.task.kind:
+            case "classification":
+                answers = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability"), _PROBABILITIES]
+            case "multi_label":
+                answers = [ColSpec(DataType.string, "labels"), _PROBABILITIES]
+            case "regression":
+                answers = [ColSpec(DataType.double, name) for name in self.classes]
+        return ModelSignature(inputs=Schema([ColSpec(DataType.binary, "image")]), outputs=Schema(answers))
 
 
 def register(candidate: Candidate, loader_module: str, requirements: list[str]) -> str:
@@ -74,7 +83,7 @@ def register(candidate: Candidate, loader_module: str, requirements: list[str]) 
         warnings.filterwarnings("ignore", message=".*input example was not provided")
         logged = mlflow.pyfunc.log_model(
             name="model", loader_module=loader_module, data_path=str(candidate.onnx_file),
-            signature=_SIGNATURE, pip_requirements=requirements,
+            signature=candidate.signature, pip_requirements=requirements,
         )  # fmt: skip
     tags = {
         tracking.MODEL_TAG: candidate.model_sha256,
@@ -113,6 +122,10 @@ def challenge(
     """
     client = tracking.connect()
     champion = champion_of(name)
+    if metric not in candidate.metrics:
+        raise tracking.RegistryError(
+            f"register.metric: the evaluation has no {metric}; it has {', '.join(candidate.metrics)}, so set it to one of those"
+        )
     score = float(candidate.metrics[metric])
     if champion is None:
         alias, reason = CHAMPION, f"the first champion, {metric} {score:.4f}"

@@ -144,7 +144,7 @@ def _preview(options: argparse.Namespace) -> None:
     drawn = curves(courses, config.epochs, steps)
     options.out.mkdir(parents=True, exist_ok=True)
     draw_schedules(drawn, options.out / "schedules.png")
-    draw_batch(setup.loader, shards.classes, options.out / "batch.png", options.images)
+    draw_batch(setup.loader, shards, options.out / "batch.png", options.images)
     hardware = setup.hardware
     learned = sum(parameter.numel() for parameter in setup.classifier.parameters() if parameter.requires_grad)
     print(f"{shards.name}: {len(setup.loader.targets)} images, {len(shards.classes)} classes")

@@ -15,6 +15,7 @@ from deepcv.data.shards import Dataset, channel_statistics, open_shards, write_d
 from deepcv.images import encode_png
 from deepcv.nn.spec import NetworkSpec, load
 from deepcv.params.train import NO_WEIGHTS
+from deepcv.task import Task
 from deepcv.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ nodes:
   - {id: head, op: linear, features: $classes}
 outputs: {logits: head}
 """
+
+RECIPE = {"height": 8, "width": 8, "channels": 1, "resize": "stretch"}
 
 CONFIG = TrainConfig(
     epochs=3, batch_size=8, optimizer="adamw", lr=0.05, momentum=0.9, weight_decay=0.01, label_smoothing=0.1,
@@ -111,6 +114,27 @@ def write_encoded_shards(folder: Path, train: int = 24) -> Path:
     write_description(
         folder, name="toy", classes=("dark", "light"), test_digest="t" * 64, recipe=recipe, statistics=statistics
     )
+    return folder
+
+
+def write_task_shards(folder: Path, task: Task, train: int = 48, held_out: int = 16) -> Path:
+    """Write shards of two labels, an image's left half and its right half being bright, or of the numbers of how bright they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate({"train": train, "val": held_out, "test": held_out}.items()):
+        random = np.random.default_rng(seed)
+        grey = (
+            random.integers(0, 256, (count, 2))
+            if task.kind == "regression"
+            else random.integers(0, 2, (count, 2)) * 255
+        )
+        images = (grey.repeat(4, 1)[:, None, :, None] * np.ones((1, 8, 1, 1))).clip(0, 255).astype(np.uint8)
+        np.save(folder / f"{split}_images.npy", images)
+        np.save(
+            folder / f"{split}_labels.npy",
+            (1000 + 10 * grey if task.kind == "regression" else grey > 0).astype(np.float32),
+        )
+    recipe = {"height": 8, "width": 8, "channels": 1, "resize": "stretch"}
+    write_description(folder, name="toy", classes=("left", "right"), test_digest="t" * 64, recipe=recipe, task=task)
     return folder
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +23,11 @@ _NOTHING_MORE = Recipe()
 class Crops:
     """Training images that change with the epoch: `take` makes uint8 (b, *size, channels), on the CPU, for (samples (b,), epoch).
 
-    Sample s is image s % n, with draws of its own. `labels` are those of all n images, int64 (n,); `size` is (height, width).
+    Sample s is image s % n, with draws of its own. `labels` are those of all n images, (n,) or (n, k); `size` is (height, width).
     """
 
     take: Callable[[Tensor, int], Tensor]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     size: tuple[int, int]
 
 
@@ -51,8 +51,8 @@ _VIEW_EPOCH = 2**20  # crops know their seed already
 class Batch(NamedTuple):
     """Images `(b, channels, height, width)`, uint8, channels last in memory, and their targets.
 
-    Targets are class numbers, int64 `(b,)`, or with MixUp or CutMix probabilities, float32 `(b, classes)`. With several
-    `views` of each image there are views·b images, view by view.
+    Targets are class numbers, int64 `(b,)`, or with MixUp or CutMix probabilities, float32 `(b, classes)`; of labels 0 and 1 and of
+    numbers they are float32 `(b, k)`. With several `views` of each image there are views·b images, view by view.
     """
 
     images_nchw: Tensor
@@ -155,7 +155,7 @@ class TrainLoader:
         return balanced(self._labels, self.balance, self.seed, self.epoch).to(self._home)[shuffled]
 
     def targets_of(self, samples: Tensor) -> Tensor:
-        """Return the class numbers (b,) of samples (b,), on the training device."""
+        """Return the targets (b,) or (b, k) of samples (b,), on the training device."""
         return self.targets[self._images_of(samples)]
 
     def at(self, order: Tensor, places: Tensor) -> Batch:

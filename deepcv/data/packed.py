@@ -56,9 +56,12 @@ def write(folder: Path, images: Iterable[EncodedImage], classes: tuple[str, ...]
 
 
 class PackedImages:
-    """What `write` wrote, memory-mapped; an image's checksum is compared when it is read first. Raises ShardError."""
+    """What `write` wrote, memory-mapped; an image's checksum is compared when it is read first. Raises ShardError.
 
-    def __init__(self, folder: Path) -> None:
+    `labels` are what is learned of the images, (n,) or (n, k): their class numbers, unless others are given.
+    """
+
+    def __init__(self, folder: Path, labels: NDArray[Any] | None = None) -> None:
         self.folder = folder
         try:
             description = json.loads((folder / "packed.json").read_text(encoding="utf-8"))
@@ -77,6 +80,7 @@ class PackedImages:
         except (KeyError, TypeError, ValueError) as error:
             raise ShardError(f"{folder / 'packed.json'}: damaged ({error}); {_REPAIR}") from error
         self._checked = np.zeros(len(self.index), np.bool_)
+        self.labels: NDArray[Any] = np.asarray(self.index["label"], np.int64) if labels is None else labels
 
     def __len__(self) -> int:
         return len(self.index)
@@ -90,8 +94,3 @@ class PackedImages:
                 raise ShardError(f"{self.folder / 'images.bin'}: damaged at image {number}; {_REPAIR}")
             self._checked[number] = True
         return encoded
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Class numbers, (n,)."""
-        return np.asarray(self.index["label"], np.int64)

@@ -24,14 +24,16 @@ from deepcv.data import memory
 from deepcv.data.packed import EncodedImage
 from deepcv.data.samples import DataError
 from deepcv.data.shards import SPLITS, Statistics, channel_sums, create_array, statistics_of
+from deepcv.data.targets import Targets, find
 from deepcv.files import write_text
 from deepcv.images import DecodeError, ImageRecipe, UInt8Array, prepare
 from deepcv.parallel import in_order
+from deepcv.task import Task
 
 FINISHED = "finished"  # the file that says how many tasks are
 _SUMS = "train_sums.npy"  # of levels and of their squares, int64 (images, 2, channels)
 _BATCH = 64  # images of one task
-_COLUMNS = ["id", "split", "label", "sha256", "bytes", "offset"]
+_COLUMNS = ["id", "split", "label", "sha256", "bytes", "offset", "annotations"]
 _RECORD_S = 1.0  # between two records of the progress
 
 
@@ -44,13 +46,14 @@ class _Task(NamedTuple):
     digests: list[str]
     sizes: list[int]
     offsets: list[int]
+    annotations: list[str]
 
 
 def prepare_all(
     raw: Path,
     folder: Path,
     recipe: ImageRecipe,
-    classes: tuple[str, ...],
+    targets: Targets,
     leave_out: frozenset[str] = frozenset(),
     *,
     encoded_train: bool = False,
@@ -70,10 +73,9 @@ def prepare_all(
     finished = _progress(folder)
     encoded = {"train"} if encoded_train else set()
     arrays = {
-        split: _open(folder, split, counts[split], recipe, encoded=split in encoded, resume=finished > 0)
+        split: _open(folder, split, counts[split], recipe, targets, encoded=split in encoded, resume=finished > 0)
         for split in SPLITS
     }
-    number_of = {label: number for number, label in enumerate(classes)}
     places: Counter[str] = Counter()
     recorded = time.monotonic()
     tasks = _tasks(raw, leave_out)
@@ -81,10 +83,11 @@ def prepare_all(
         places.update(task.splits)
         done(len(task.ids))
     for task, images_nhwc in in_order(partial(_prepare, raw / "images.bin", recipe), tasks, processes):
-        for split, label, image_hwc in zip(task.splits, task.labels, images_nhwc, strict=True):
-            pixels, numbers = arrays[split]
+        rows = zip(task.splits, task.labels, task.annotations, images_nhwc, strict=True)
+        for split, label, annotations, image_hwc in rows:
+            pixels, learned = arrays[split]
             pixels[places[split]] = channel_sums(image_hwc[None]) if split in encoded else image_hwc
-            numbers[places[split]] = number_of[label]
+            learned[places[split]] = targets.of(label, annotations)
             places[split] += 1
         finished += 1
         done(len(task.ids))
@@ -97,15 +100,24 @@ def prepare_all(
 def encoded_statistics(folder: Path, recipe: ImageRecipe) -> Statistics:
     """Take what `prepare_all` wrote of an encoded train split out of `folder`; return its statistics as if it held pixels."""
     sums = np.load(folder / _SUMS)
-    for name in (_SUMS, "train_labels.npy"):
-        (folder / name).unlink()
+    (folder / _SUMS).unlink()
     return statistics_of(sums.sum(axis=0), len(sums) * recipe.height * recipe.width)
+
+
+def learned(raw: Path, task: Task, classes: tuple[str, ...], leave_out: frozenset[str] = frozenset()) -> Targets:
+    """Return what `task` learns of the images but for the ids to leave out. Raises DataError."""
+
+    def annotations() -> Iterator[tuple[str, str]]:
+        for rows in _batches(raw, ["id", "annotations"], leave_out):
+            yield from zip(rows["id"].to_pylist(), rows["annotations"].to_pylist(), strict=True)
+
+    return find(task, classes, annotations)
 
 
 def encoded_images(
     raw: Path, split: str, classes: tuple[str, ...], leave_out: frozenset[str] = frozenset()
 ) -> Iterator[EncodedImage]:
-    """Yield the files of a split in the manifest's order, but for the ids to leave out."""
+    """Yield the files of a split in the manifest's order, with their classes' numbers, but for the ids to leave out."""
     number_of = {label: number for number, label in enumerate(classes)}
     columns = ["id", "split", "label", "height", "width", "bytes", "offset"]
     with (raw / "images.bin").open("rb") as blob:
@@ -164,7 +176,7 @@ def _batches(raw: Path, columns: list[str], leave_out: frozenset[str]) -> Iterat
 
 
 def _open(
-    folder: Path, split: str, count: int, recipe: ImageRecipe, *, encoded: bool, resume: bool
+    folder: Path, split: str, count: int, recipe: ImageRecipe, targets: Targets, *, encoded: bool, resume: bool
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     images, labels = folder / (_SUMS if encoded else f"{split}_images.npy"), folder / f"{split}_labels.npy"
     if resume:
@@ -174,7 +186,7 @@ def _open(
         if encoded
         else create_array(images, np.uint8, (count, recipe.height, recipe.width, recipe.channels))
     )
-    return made, create_array(labels, np.int64, (count,))
+    return made, create_array(labels, targets.dtype, (count, *targets.shape))
 
 
 def _progress(folder: Path) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 
 from deepcv.data import manifest
 from deepcv.data.samples import DataError
+from deepcv.task import CLASSIFICATION, Task
 
 Counts = Counter[tuple[str, str]]  # images of each (split, label)
 
@@ -37,12 +38,18 @@ def check_enough_is_left(before: Counts, after: Counts) -> None:
         )
 
 
-def digest_of_kept_test_images(raw: Path, quarantined: frozenset[str]) -> str:
-    """Digest of the test images that are left: that of dataset.json where none of them was left out."""
+def digest_of_kept_test_images(raw: Path, quarantined: frozenset[str], task: Task = CLASSIFICATION) -> str:
+    """Digest of the test images that are left and what is learned of them.
+
+    Of classes it is that of dataset.json where no image was left out; of labels and numbers it covers all annotations.
+    """
+    if not quarantined and task.kind == "classification":
+        return manifest.read_info(raw).test_digest
     rows, info = manifest.read(raw)
     test = rows[rows["split"] == "test"]
     kept = test[~test["id"].isin(quarantined)]
-    if len(kept) == len(test):
+    if len(kept) == len(test) and task.kind == "classification":
         return info.test_digest
-    names, labels = np.unique(kept["label"].to_numpy(str), return_inverse=True)
+    learned = kept["label" if task.kind == "classification" else "annotations"]
+    names, labels = np.unique(learned.to_numpy(str), return_inverse=True)
     return manifest.digest_of_test_split(bytes.fromhex("".join(kept["sha256"])), labels, names.tolist())

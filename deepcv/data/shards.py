@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from deepcv.data.packed import PackedImages, ShardError
 from deepcv.files import sha256
+from deepcv.task import CLASSIFICATION, Task
 
 SPLITS = ("train", "val", "test")
 TRAIN_FOLDER = "train"  # of encoded images
@@ -30,15 +31,21 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard de
 
 @dataclass(frozen=True)
 class Split:
-    """Images `(n, height, width, channels)` uint8 and labels `(n,)` int64, both memory-mapped."""
+    """Images `(n, height, width, channels)` uint8 and what is learned of them, both memory-mapped.
+
+    `labels` are class numbers `(n,)` int64, or `(n, k)` float32: 1 for each of k labels that is there and 0 for others, or k numbers.
+    """
 
     images_nhwc: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Prepared splits with what is needed to read them; `digest` identifies their whole content."""
+    """Prepared splits with what is needed to read them; `digest` identifies their whole content.
+
+    `classes` are the names of what `task` learns: of classes, labels or numbers.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -50,6 +57,7 @@ class Dataset:
     train: Split | PackedImages
     val: Split
     test: Split
+    task: Task = CLASSIFICATION
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -80,9 +88,9 @@ def write_split(
 
 def write_description(
     folder: Path, *, name: str, classes: tuple[str, ...], test_digest: str, recipe: Mapping[str, Any],
-    statistics: Statistics | None = None,
+    statistics: Statistics | None = None, task: Task = CLASSIFICATION,
 ) -> None:  # fmt: skip
-    """Write dataset.json once all splits of `folder` are written.
+    """Write dataset.json once all splits of `folder` are written; numbers are measured, on the train split, here.
 
     `statistics` are those of the train split alone; they must be given where it is stored encoded.
     """
@@ -92,7 +100,7 @@ def write_description(
         files[_PACKED] = sha256(packed)
     description = {
         "name": name, "classes": classes, "test_digest": test_digest, "recipe": dict(recipe),
-        "mean": mean, "std": std, "sha256": files,
+        "mean": mean, "std": std, "sha256": files, **_measured(task, folder).stored(),
     }  # fmt: skip
     (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
@@ -130,13 +138,20 @@ def open_shards(folder: Path) -> Dataset:
                 raise ShardError(
                     f"{folder / name}: damaged (its sha256 is not the one in dataset.json); run `dvc repro preprocess`"
                 )
-        is_packed = _PACKED in description["sha256"]
-        train = PackedImages(folder / TRAIN_FOLDER) if is_packed else _open_split(folder, "train")
+        train: Split | PackedImages
+        if _PACKED in description["sha256"]:
+            has_labels = (
+                "train_labels.npy" in description["sha256"]
+            )  # older shards have class numbers, which lie in the index
+            train = PackedImages(folder / TRAIN_FOLDER, _labels(folder, "train") if has_labels else None)
+        else:
+            train = _open_split(folder, "train")
         return Dataset(
             name=description["name"], classes=tuple(description["classes"]), test_digest=description["test_digest"],
             recipe=description["recipe"], mean=tuple(description["mean"]), std=tuple(description["std"]),
             digest=hashlib.sha256(text.encode()).hexdigest(),
             train=train, val=_open_split(folder, "val"), test=_open_split(folder, "test"),
+            task=Task.of_description(description),
         )  # fmt: skip
     except FileNotFoundError as error:
         raise ShardError(f"{error.filename}: missing; run `dvc repro preprocess`") from error
@@ -144,9 +159,23 @@ def open_shards(folder: Path) -> Dataset:
         raise ShardError(f"{folder / 'dataset.json'}: damaged ({error}); run `dvc repro preprocess`") from error
 
 
+def _measured(task: Task, folder: Path) -> Task:
+    """The task with mean and standard deviation of its numbers; a number that never changes is centred and not blown up."""
+    if task.kind != "regression":
+        return task
+    numbers = np.load(folder / "train_labels.npy").astype(np.float64)
+    std = numbers.std(axis=0)
+    return replace(task, mean=tuple(numbers.mean(axis=0).tolist()), std=tuple(np.where(std > 0, std, 1.0).tolist()))
+
+
 def _open_split(folder: Path, split: str) -> Split:
     images = np.load(folder / f"{split}_images.npy", mmap_mode="r")
-    return Split(images, np.load(folder / f"{split}_labels.npy", mmap_mode="r"))
+    return Split(images, _labels(folder, split))
+
+
+def _labels(folder: Path, split: str) -> NDArray[Any]:
+    labels: NDArray[Any] = np.load(folder / f"{split}_labels.npy", mmap_mode="r")
+    return labels
 
 
 def _chunks(images_nhwc: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:

@@ -1,9 +1,17 @@
-"""Classification metrics from logits and labels; plain numpy, float64."""
+"""Metrics of a network's answers; plain numpy, float64.
 
+Logits are (n, classes), and labels what `shards.Split.labels` has: of classification class numbers (n,), of multi-label 0 and 1, of
+regression numbers, each (n, k). Of regression logits are numbers in the units of the labels.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from deepcv.task import Task
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -18,6 +26,63 @@ class ClassScores:
     recall: float
     f1: float
     support: int
+
+
+@dataclass(frozen=True)
+class NumberScores:
+    """Of one number, in its units: mean absolute error, root of the mean squared error; and R², at most 1."""
+
+    number: str
+    mae: float
+    rmse: float
+    r2: float
+
+
+def losses(task: Task, logits: Logits, labels: NDArray[Any]) -> NDArray[np.float64]:
+    """What the task's own loss is of each image, (n,): nats of classes and labels, squared standard deviations of numbers."""
+    match task.kind:
+        case "classification":
+            found: NDArray[np.float64] = -log_softmax(logits)[np.arange(len(labels)), labels]
+        case "multi_label":
+            answers = logits.astype(np.float64)
+            found = (np.logaddexp(0, answers) - answers * labels).mean(axis=1)
+        case "regression":
+            found = (((logits.astype(np.float64) - labels) / np.array(task.std)) ** 2).mean(axis=1)
+    return found
+
+
+def score(task: Task, logits: Logits, labels: NDArray[Any]) -> float:
+    """How good the answers are, 1 at best: the share of right classes or of right decisions on labels, of numbers R²."""
+    match task.kind:
+        case "classification":
+            return accuracy(logits, labels)
+        case "multi_label":
+            return float(((logits >= 0) == (labels >= 0.5)).mean())
+        case "regression":
+            return float(r2(logits, labels).mean())
+
+
+def r2(numbers: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
+    """The share of each number's variance (k,) that the answers explain, as scikit-learn has it where there is none."""
+    squares = ((numbers.astype(np.float64) - labels) ** 2).sum(axis=0)
+    total = ((labels - labels.mean(axis=0, dtype=np.float64)) ** 2).sum(axis=0)
+    found: NDArray[np.float64] = np.where(
+        total > 0, 1 - squares / np.maximum(total, np.finfo(float).tiny), np.where(squares > 0, 0.0, 1.0)
+    )
+    return found
+
+
+def per_number(numbers: NDArray[Any], labels: NDArray[Any], names: Sequence[str]) -> list[NumberScores]:
+    """Scores of each number, from answers and labels (n, k)."""
+    errors = numbers.astype(np.float64) - labels
+    mae, rmse = np.abs(errors).mean(axis=0), np.sqrt((errors**2).mean(axis=0))
+    explained = r2(numbers, labels)
+    return [NumberScores(name, float(mae[i]), float(rmse[i]), float(explained[i])) for i, name in enumerate(names)]
+
+
+def sigmoid(logits: Logits) -> NDArray[np.float64]:
+    """Probabilities of labels."""
+    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
 
 
 def log_softmax(logits: Logits) -> NDArray[np.float64]:
@@ -55,8 +120,8 @@ def per_class(matrix: NDArray[np.int64], class_names: tuple[str, ...]) -> list[C
     ]
 
 
-def macro_f1(scores: list[ClassScores]) -> float:
-    """Mean F1 of the classes that have test images."""
+def macro_f1(scores: Sequence[ClassScores]) -> float:
+    """Mean F1 of the classes or labels that have test images."""
     return float(np.mean([score.f1 for score in scores if score.support]))
 
 

@@ -5,10 +5,12 @@ matplotlib is imported where it draws: training machines that only compute metri
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from deepcv.task import LIKELY
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,12 +38,13 @@ def draw_confusion(matrix: NDArray[np.int64], class_names: tuple[str, ...], path
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw loss and accuracy of train and val over the epochs, and the learning rate."""
+    """Draw loss and accuracy (of numbers R²) of train and val over the epochs, and the learning rate."""
     figure = _figure(12, 3.5)
     epochs = [record["epoch"] for record in history]
+    score = "accuracy" if "val_accuracy" in history[0] else "r2"
     panels = (
         ("loss", ("train_loss", "val_loss")),
-        ("accuracy", ("train_accuracy", "val_accuracy")),
+        (score, (f"train_{score}", f"val_{score}")),
         ("learning rate", ("lr",)),
     )
     for number, (title, keys) in enumerate(panels, start=1):
@@ -106,6 +109,41 @@ def draw_embedding(
         legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         for text in legend.get_texts():
             text.set_parse_math(False)
+    _save(figure, path)
+
+
+def draw_precision_recall(probabilities: NDArray[Any], labels: NDArray[Any], names: Sequence[str], path: Path) -> None:
+    """Draw each label's precision over its recall, from probabilities and labels (n, k)."""
+    from sklearn.metrics import precision_recall_curve
+
+    figure = _figure(6.5, 5)
+    axes = figure.add_subplot()
+    for place, name in enumerate(names):
+        if (labels[:, place] >= LIKELY).any():
+            precision, recall, _ = precision_recall_curve(labels[:, place] >= LIKELY, probabilities[:, place])
+            axes.plot(
+                recall, precision, drawstyle="steps-post", label=name if len(names) <= _MAX_WRITTEN_CLASSES else None
+            )
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    if len(names) <= _MAX_WRITTEN_CLASSES:
+        for text in axes.legend(loc="center left", bbox_to_anchor=(1, 0.5)).get_texts():
+            text.set_parse_math(False)
+    _save(figure, path)
+
+
+def draw_scatter(answers: NDArray[Any], labels: NDArray[Any], names: Sequence[str], path: Path) -> None:
+    """Draw what each image was taken for over what it is, a panel per number (n, k); on the diagonal both are equal."""
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = _figure(4.5 * columns, 4 * rows)
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        axes.scatter(labels[:, place], answers[:, place], s=8, alpha=0.5)
+        axes.axline((float(labels[0, place]),) * 2, slope=1, linestyle="--", color="grey")
+        axes.set_title(name, parse_math=False)
+        axes.set_xlabel("actual")
+        axes.set_ylabel("predicted")
     _save(figure, path)
 
 

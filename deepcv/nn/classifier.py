@@ -14,6 +14,7 @@ from deepcv.files import atomic, check_archive
 from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.module import DeepcvModule
 from deepcv.nn.spec import NetworkSpec, from_canonical
+from deepcv.task import CLASSIFICATION, Task
 
 _FORMAT = 3
 _READABLE = (1, 2, 3)  # 1 knew no views, 2 a `test_time_flip` that was true or false
@@ -29,6 +30,7 @@ class ModelFileError(DeepcvError):
 class ModelInfo:
     """What a classifier must be given and what it answers; plain values, stored in the model file.
 
+    `classes` are the names of what `task` learns: of classes, labels or numbers.
     `recipe` is the image recipe (height, width, channels, resize); mean and std are per channel on the scale 0–1;
     `test_time_views` are the pictures of an image whose answers are averaged: itself; with its mirror image; with both moved by a
     pixel towards two corners, which count half as much together (Jordan 2024, arXiv 2404.00498).
@@ -40,6 +42,7 @@ class ModelInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     test_time_views: TestTimeViews = "one"
+    task: Task = CLASSIFICATION
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -48,10 +51,16 @@ class ModelInfo:
 
 
 class Classifier(nn.Module):
-    """Normalisation and network: uint8 images (n, channels, height, width) to a mapping with `logits` (n, classes)."""
+    """Normalisation and network: uint8 images (n, channels, height, width) to a mapping with `logits` (n, classes).
+
+    Where the task is regression, `logits` are numbers: as the network makes them while it trains, with mean 0 and standard
+    deviation 1 over the training images, and in eval mode in the units of the data.
+    """
 
     mean: Tensor
     std: Tensor
+    target_mean: Tensor
+    target_std: Tensor
 
     def __init__(self, network: nn.Module, info: ModelInfo) -> None:
         super().__init__()
@@ -61,11 +70,23 @@ class Classifier(nn.Module):
             raise DeepcvError("train.test_time_views: flip_shift moves images by a pixel; expected sides of 2 or more")
         self.register_buffer("mean", torch.tensor(info.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(info.std).view(-1, 1, 1), persistent=False)
+        self.task = info.task
+        self.register_buffer("target_mean", torch.tensor(info.task.mean), persistent=False)
+        self.register_buffer("target_std", torch.tensor(info.task.std), persistent=False)
 
     def forward(self, images_nchw: Tensor) -> dict[str, Tensor]:
         """Normalise and run the network; the memory layout of the images is kept. Only in eval mode there are several views."""
         images = self.normalise(images_nchw)
-        if self.training or self.test_time_views == "one":
+        if self.training:
+            trained: dict[str, Tensor] = self.network(images)
+            return trained
+        outputs = self._mean_of_views(images)
+        if self.task.kind == "regression":
+            outputs = {**outputs, "logits": outputs["logits"].float() * self.target_std + self.target_mean}
+        return outputs
+
+    def _mean_of_views(self, images: Tensor) -> dict[str, Tensor]:
+        if self.test_time_views == "one":
             outputs: dict[str, Tensor] = self.network(images)
             return outputs
         outputs = self._both_sides(images)
@@ -100,21 +121,24 @@ def create(canonical_spec: Mapping[str, Any], info: ModelInfo) -> Classifier:
 
 
 def build_network(spec: NetworkSpec, input_shape: tuple[int, int, int], classes: int) -> DeepcvModule:
-    """Build a network that classifies. Raises SpecError where its output `logits` is not one number per class."""
+    """Build a network that classifies. Raises SpecError where its output `logits` is not one number per class (label, number)."""
     network = DeepcvModule.from_spec(spec, input_shape, classes)
     outputs: Any = network.graph.output_node().args[0]
     if "logits" not in outputs:
         raise spec.nodes[-1].error(f"no output is called logits; there are {', '.join(outputs)}")
     if (shape := outputs["logits"].meta["shape"]) != (classes,):
         node = next((node for node in spec.nodes if ("logits", node.id) in spec.outputs), spec.nodes[0])
-        raise node.error(f"the output logits must be ({classes}), one number per class, got {shape}")
+        raise node.error(
+            f"the output logits must be ({classes}), one number per class (or label or number of preprocess.target), got {shape}"
+        )
     return network
 
 
 def save(path: Path, classifier: Classifier, canonical_spec: Mapping[str, Any], info: ModelInfo) -> None:
     """Write a model file; equal content gives equal bytes."""
     state = {key: value.detach().cpu().contiguous() for key, value in classifier.network.state_dict().items()}
-    content = {"format": _FORMAT, "spec": dict(canonical_spec), "info": asdict(info), "state_dict": state}
+    values = {key: value for key, value in asdict(info).items() if key != "task"} | info.task.stored()
+    content = {"format": _FORMAT, "spec": dict(canonical_spec), "info": values, "state_dict": state}
     with atomic(path) as aside, aside.open("wb") as file:
         torch.save(content, file)
 
@@ -133,7 +157,7 @@ def load(path: Path) -> tuple[Classifier, ModelInfo]:
     raw = content["info"]
     info = ModelInfo(
         raw["dataset"], tuple(raw["classes"]), raw["recipe"], tuple(raw["mean"]), tuple(raw["std"]),
-        raw.get("test_time_views") or ("flip" if raw.get("test_time_flip") else "one"),
+        raw.get("test_time_views") or ("flip" if raw.get("test_time_flip") else "one"), Task.of_description(raw),
     )  # fmt: skip
     classifier = create(content["spec"], info)
     classifier.network.load_state_dict(content["state_dict"])

@@ -16,6 +16,12 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "triplet": ("margin", "mining", "distance"),
     "nt_xent": ("temperature",),
     "supcon": ("temperature",),
+    "bce": ("label_smoothing", "pos_weight"),
+    "sigmoid_focal": ("gamma", "alpha"),
+    "mse": (),
+    "l1": (),
+    "smooth_l1": ("beta",),
+    "huber": ("delta",),
     "none": (),
 }
 _Share = Annotated[float, Field(ge=0, lt=1)]
@@ -27,9 +33,10 @@ class LossParams(Group):
 
     also_called: ClassVar[Mapping[str, str]] = {"name": "loss", "smoothing": "label_smoothing", "tau": "temperature"}
 
-    loss: Literal["cross_entropy", "focal", "one_vs_rest", "jensen_shannon", "triplet", "nt_xent", "supcon", "none"] = (
-        Field(description="loss")
-    )
+    loss: Literal[
+        "cross_entropy", "focal", "one_vs_rest", "jensen_shannon", "triplet", "nt_xent", "supcon",
+        "bce", "sigmoid_focal", "mse", "l1", "smooth_l1", "huber", "none",
+    ] = Field(description="loss")  # fmt: skip
     output: str = Field("logits", min_length=1, description="output of the network")
     weight: float = Field(1.0, ge=0, le=1e6, description="factor in the sum of all losses")
     label_smoothing: _Share | None = Field(None, description="share of the target spread over all classes; else 0")
@@ -44,6 +51,10 @@ class LossParams(Group):
     mining: Literal["hard", "semi_hard", "all"] | None = Field(None, description="which triplets count; else hard")
     distance: Literal["euclidean", "cosine"] | None = Field(None, description="between embeddings; else euclidean")
     temperature: _Positive | None = Field(None, description="of similarities; else 0.5 of nt_xent, 0.1 of supcon")
+
+    alpha: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="weight of present labels; else 0.25")
+    beta: _Positive | None = Field(None, description="error from which it counts by itself, not squared; else 1")
+    delta: _Positive | None = Field(None, description="likewise, of huber; else 1")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from deepcv.params.base import MisfitError, Section
+from deepcv.task import PATTERN
 
 
 def _whole(value: object) -> object:
@@ -33,6 +34,11 @@ class PreprocessParams(Section):
     store: Literal["pixels", "encoded"] = Field(
         "pixels",
         description="train images as prepared pixels, or as the files they are, of which training takes random crops",
+    )
+    target: str = Field(
+        "label",
+        pattern=PATTERN,
+        description="what is learned: label (the class) | boxes | tags.COLUMN (labels) | numbers | numbers.COLUMN",
     )
 
     @model_validator(mode="after")

@@ -10,10 +10,11 @@ from deepcv.params.evaluate import EvaluateParams
 from deepcv.params.export import ExportParams
 from deepcv.params.ingest import IngestParams
 from deepcv.params.preprocess import PreprocessParams
-from deepcv.params.register import RegisterParams
+from deepcv.params.register import METRICS, RegisterParams
 from deepcv.params.search import SearchParams
 from deepcv.params.train import TrainParams
 from deepcv.params.validate import ValidateParams
+from deepcv.task import Task
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,20 @@ def loads(text: str, origin: str = str(FILE)) -> Params:
         if name in root.content or name not in meant:
             loaded[name], found = section_problems(cls, root, SECTIONS)
             problems += found
-    if problems:
-        raise ParamsError(report(problems, origin))
-    return Params(**loaded)
+    if not problems:
+        params = Params(**loaded)
+        if not (misfit := _misfit(params)):
+            return params
+        problems.append((root.content["register"].line if "register" in root.content else 1, "register.metric", misfit))
+    raise ParamsError(report(problems, origin))
+
+
+def _misfit(params: Params) -> str:
+    """Say what does not fit where the metric is none of what the target is judged by."""
+    metrics = METRICS[Task(params.preprocess.target).kind]
+    if params.register.metric in metrics:
+        return ""
+    return f"{params.register.metric} is no metric of preprocess.target {params.preprocess.target}; expected {' or '.join(metrics)}"
 
 
 def _unknown_section(name: str) -> str:

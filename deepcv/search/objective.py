@@ -1,7 +1,6 @@
 """What a search maximises: val accuracy after a training that is exactly the train stage's."""
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 from deepcv import network_registry, tracking
@@ -58,7 +57,7 @@ def _train(params: TrainParams, snapshot: Path, channel: Channel, run_id: str) -
 
     def report(record: EpochRecord) -> None:
         channel.report_intermediate(len(records), record.val_accuracy)
-        values = {key: value for key, value in asdict(record).items() if key != "epoch"}
+        values = {key: value for key, value in record.named(shards.task).items() if key != "epoch"}
         tracking.log_metrics(run_id, values, step=record.epoch)
         records.append(record)
 

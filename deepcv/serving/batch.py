@@ -2,10 +2,10 @@
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from deepcv.images import DecodeError, UInt8Array, decode, grid
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
 _BATCH = 256
-_SHEET_COLUMNS, _SHEET_SIDE = 6, 96
+_SHEET_COLUMNS, _SHEET_SIDE, _SHEET_LINES = 6, 96, 3
 _SHEET_IMAGES = 36
 
 
@@ -26,16 +26,15 @@ class Model(Protocol):
     """What a registered model offers (mlflow.pyfunc)."""
 
     def predict(self, data: pd.DataFrame) -> pd.DataFrame:
-        """Column `image` to `label`, `probability`, `probabilities`."""
+        """Column `image` to the columns of `predictor.Predictor.predict`."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One file's answer, or the reason why there is none."""
+    """One file's answer, by the columns of the model's, or the reason why there is none."""
 
     path: Path
-    label: str = ""
-    probability: float = 0.0
+    answer: Mapping[str, str | float] = field(default_factory=dict)
     error: str = ""
 
 
@@ -72,38 +71,49 @@ def predict_files(model: Model, files: Sequence[Path]) -> Iterator[Prediction]:
             batch = files[start : start + _BATCH]
             errors, contents = _read(batch)
             frame = pd.DataFrame({"image": list(contents.values())})
-            answers = model.predict(frame) if len(frame) else pd.DataFrame()
+            answers = [_answer(row) for row in model.predict(frame).to_dict("records")] if len(frame) else []
             rows = {path: row for row, path in enumerate(contents)}  # not the frame's index: a name may be no UTF-8
             for path in batch:
                 if path in errors:
                     yield Prediction(path, error=errors[path])
                 else:
-                    row = answers.iloc[rows[path]]
-                    yield Prediction(path, str(row["label"]), float(str(row["probability"])))
+                    yield Prediction(path, answers[rows[path]])
             bar.update(len(batch))
 
 
-def write_csv(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Write `file,label,probability,error`; file names keep their bytes."""
+def write_csv(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write `file`, the columns of the answers (of classes `label,probability`) and `error`; file names keep their bytes."""
+    columns = next((list(p.answer) for p in predictions if p.answer), [])
     with atomic(path) as aside, aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file", "label", "probability", "error"])
+        writer.writerow(["file", *columns, "error"])
         for p in predictions:
-            writer.writerow([p.path, p.label, f"{p.probability:.6f}" if not p.error else "", p.error])
+            writer.writerow([p.path, *(_written(p.answer.get(column, "")) for column in columns), p.error])
 
 
 def write_sheet(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Write a contact sheet (PNG) of images spread evenly over the predictions, each with its label and probability."""
+    """Write a contact sheet (PNG) of images spread evenly over the predictions, each with its answer."""
     path.unlink(missing_ok=True)
     shown = [p for p in predictions if not p.error]
     count = min(_SHEET_IMAGES, len(shown))
     picked = [shown[number * len(shown) // count] for number in range(count)]
     tiles = [_tile(decode(p.path.read_bytes(), 3)) for p in picked]
-    captions: list[tuple[str, ...]] = [(p.label, f"{p.probability:.3f}") for p in picked]
+    captions = [
+        tuple(v if isinstance(v, str) else f"{v:.4g}" for v in list(p.answer.values())[:_SHEET_LINES]) for p in picked
+    ]
     if tiles:
         sheet = grid(np.stack(tiles), captions, columns=_SHEET_COLUMNS, tile_side=_SHEET_SIDE)
         with atomic(path) as aside:
             aside.write_bytes(cv2.imencode(".png", sheet[:, :, ::-1])[1].tobytes())
+
+
+def _answer(row: Mapping[Hashable, Any]) -> dict[str, str | float]:
+    """The columns that a person reads: all but lists of probabilities."""
+    return {str(name): value for name, value in row.items() if not isinstance(value, list)}
+
+
+def _written(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:.6f}"
 
 
 def _read(batch: Iterable[Path]) -> tuple[dict[Path, str], dict[Path, bytes]]:

@@ -13,7 +13,7 @@ from deepcv.errors import DeepcvError
 from deepcv.files import atomic
 from deepcv.images import UInt8Array
 from deepcv.nn.classifier import Classifier
-from deepcv.serving.predictor import INPUT, LOGITS, PROBABILITIES, ExportInfo, Predictor
+from deepcv.serving.predictor import INPUT, ExportInfo, Predictor, outputs
 
 
 class ParityError(DeepcvError):
@@ -21,15 +21,21 @@ class ParityError(DeepcvError):
 
 
 class _Deployed(nn.Module):
-    """uint8 images (n, height, width, channels), as files decode, to logits and probabilities."""
+    """uint8 images (n, height, width, channels), as files decode, to the outputs of `predictor.outputs`."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
 
-    def forward(self, images_nhwc: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images_nhwc: Tensor) -> tuple[Tensor, ...]:
         logits = self.classifier(images_nhwc.permute(0, 3, 1, 2))["logits"]
-        return logits, torch.softmax(logits, dim=1)
+        match self.classifier.task.kind:
+            case "classification":
+                return logits, torch.softmax(logits, dim=1)
+            case "multi_label":
+                return logits, torch.sigmoid(logits)
+            case "regression":
+                return (logits,)
 
 
 def export(classifier: Classifier, info: ExportInfo, path: Path) -> None:
@@ -38,7 +44,7 @@ def export(classifier: Classifier, info: ExportInfo, path: Path) -> None:
     example = torch.zeros(2, recipe.height, recipe.width, recipe.channels, dtype=torch.uint8)
     program = torch.onnx.export(
         _Deployed(classifier).eval(), (example,), dynamo=True, verbose=False,
-        input_names=[INPUT], output_names=[LOGITS, PROBABILITIES],
+        input_names=[INPUT], output_names=outputs(info.task),
         dynamic_shapes={"images_nhwc": {0: torch.export.Dim("n", min=1)}},
     )  # fmt: skip
     model = cast("torch.onnx.ONNXProgram", program).model_proto
@@ -55,9 +61,9 @@ def check(classifier: Classifier, path: Path, images_nhwc: UInt8Array, tolerance
     The error of each value y is |difference| / max(1, |y|). Raises ParityError above `tolerance`.
     """
     with torch.inference_mode():
-        logits, probabilities = _Deployed(classifier).eval()(torch.from_numpy(np.array(images_nhwc)))
-    found = Predictor(path).run(np.array(images_nhwc))
-    error = max(_relative(found[LOGITS], logits.numpy()), _relative(found[PROBABILITIES], probabilities.numpy()))
+        expected = _Deployed(classifier).eval()(torch.from_numpy(np.array(images_nhwc)))
+    found = Predictor(path).run(np.array(images_nhwc)).values()
+    error = max(_relative(one, other.numpy()) for one, other in zip(found, expected, strict=True))
     if not error <= tolerance:  # also true for NaN
         raise ParityError(
             f"{path}: onnxruntime differs from torch by {error:.2e}, more than export.tolerance {tolerance:.0e}"

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from deepcv import lineage
 from deepcv.data.shards import Dataset, open_shards
-from deepcv.evaluation import embedding, metrics, plots
+from deepcv.evaluation import embedding, label_metrics, metrics, plots
 from deepcv.evaluation.history import read_history
 from deepcv.evaluation.inference import logits_of
 from deepcv.files import atomic_folder
@@ -22,6 +23,7 @@ from deepcv.nn import classifier
 from deepcv.params.base import load_section
 from deepcv.params.evaluate import EvaluateParams
 from deepcv.stages import entry
+from deepcv.task import LIKELY
 
 SHARDS = Path("data/shards")
 MODEL = Path("data/model")
@@ -38,33 +40,83 @@ def main() -> None:
     torch.set_num_threads(params.threads)  # another number, other last bits
     # fp32 on the CPU, as the exported model runs: registered and evaluated accuracy are the same number.
     logits = logits_of(model, shards.test.images_nhwc, batch_size=params.batch_size, device=torch.device("cpu"))
-    labels = np.array(shards.test.labels)
-    matrix = metrics.confusion(logits.argmax(axis=1), labels, len(info.classes))
-    classes = metrics.per_class(matrix, info.classes)
-    scores = {
+    report = {"classification": report_classes, "multi_label": report_labels, "regression": report_numbers}
+    with atomic_folder(EVALUATION) as folder:
+        scores = report[info.task.kind](folder, shards, logits, params.worst)
+        scores["images"] = len(logits)
+        (folder / "metrics.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        plots.draw_curves(read_history(MODEL / "history.csv"), folder / "curves.png")
+        if info.task.kind == "classification":
+            draw_embedding(folder / "embedding.png", model, shards, logits, params.batch_size)
+    told = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items() if name != "images")
+    print(f"{info.dataset}: {len(logits)} test images, {told}")
+    lineage.log_evaluation(MODEL, EVALUATION)
+
+
+def report_classes(folder: Path, shards: Dataset, logits: NDArray[np.float32], worst: int) -> dict[str, float]:
+    """Write tables and pictures of a classification, return its metrics."""
+    labels, predicted = np.array(shards.test.labels), logits.argmax(axis=1)
+    matrix = metrics.confusion(predicted, labels, len(shards.classes))
+    classes = metrics.per_class(matrix, shards.classes)
+    reliability = metrics.reliability(logits, labels)
+    write_table(folder / "per_class.csv", asdict(classes[0]), (asdict(c).values() for c in classes))
+    pairs = ((shards.classes[actual], shards.classes[guess]) for actual, guess in zip(labels, predicted, strict=True))
+    write_table(folder / "confusion.csv", ["actual", "predicted"], pairs)
+    write_table(folder / "reliability.csv", ["confidence", "accuracy", "images"], reliability)
+    plots.draw_confusion(matrix, shards.classes, folder / "confusion.png")
+    plots.draw_reliability(reliability, folder / "reliability.png")
+    draw_mistakes(folder / "mistakes.png", shards, logits, worst)
+    draw_confident_mistakes(folder / "confident_mistakes.png", shards, logits, worst)
+    return {
         "accuracy": metrics.accuracy(logits, labels),
         "cross_entropy": metrics.cross_entropy(logits, labels),
         "macro_f1": metrics.macro_f1(classes),
-        "images": len(labels),
     }
-    reliability = metrics.reliability(logits, labels)
-    with atomic_folder(EVALUATION) as folder:
-        (folder / "metrics.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-        write_table(folder / "per_class.csv", asdict(classes[0]), (asdict(c).values() for c in classes))
-        predicted = logits.argmax(axis=1)
-        pairs = ((info.classes[actual], info.classes[guess]) for actual, guess in zip(labels, predicted, strict=True))
-        write_table(folder / "confusion.csv", ["actual", "predicted"], pairs)
-        write_table(folder / "reliability.csv", ["confidence", "accuracy", "images"], reliability)
-        plots.draw_confusion(matrix, info.classes, folder / "confusion.png")
-        plots.draw_reliability(reliability, folder / "reliability.png")
-        plots.draw_curves(read_history(MODEL / "history.csv"), folder / "curves.png")
-        draw_embedding(folder / "embedding.png", model, shards, logits, params.batch_size)
-        draw_mistakes(folder / "mistakes.png", shards, logits, params.worst)
-        draw_confident_mistakes(folder / "confident_mistakes.png", shards, logits, params.worst)
-    print(
-        f"{info.dataset}: test accuracy {scores['accuracy']:.4f}, macro F1 {scores['macro_f1']:.4f}, {len(labels)} images"
-    )
-    lineage.log_evaluation(MODEL, EVALUATION)
+
+
+def report_labels(folder: Path, shards: Dataset, logits: NDArray[np.float32], worst: int) -> dict[str, float]:
+    """Write tables and pictures of a multi-label test, return its metrics; `accuracy` is that of single decisions."""
+    labels, probabilities = np.array(shards.test.labels), metrics.sigmoid(logits)
+    scores = label_metrics.per_label(probabilities, labels, shards.classes)
+    losses = metrics.losses(shards.task, logits, shards.test.labels)
+    write_table(folder / "per_label.csv", asdict(scores[0]), (asdict(one).values() for one in scores))
+    write_table(folder / "predictions.csv", ["actual", "predicted"], told_pairs(shards, probabilities))
+    plots.draw_precision_recall(probabilities, labels, shards.classes, folder / "precision_recall.png")
+    draw_worst(folder / "mistakes.png", shards, probabilities, losses, worst)
+    return {
+        "mean_average_precision": label_metrics.mean_average_precision(scores),
+        "macro_f1": metrics.macro_f1(scores),
+        "accuracy": metrics.score(shards.task, logits, labels),
+        "exact_match": float(((logits >= 0) == (labels >= LIKELY)).all(axis=1).mean()),
+        "cross_entropy": float(losses.mean()),
+    }
+
+
+def report_numbers(folder: Path, shards: Dataset, logits: NDArray[np.float32], worst: int) -> dict[str, float]:
+    """Write tables and pictures of a regression, return its metrics; errors of several numbers, of several units, are in the table."""
+    labels = np.array(shards.test.labels)
+    scores = metrics.per_number(logits, labels, shards.classes)
+    write_table(folder / "per_number.csv", asdict(scores[0]), (asdict(one).values() for one in scores))
+    write_table(folder / "predictions.csv", ["actual", "predicted"], told_pairs(shards, logits))
+    plots.draw_scatter(logits, labels, shards.classes, folder / "predictions.png")
+    draw_worst(folder / "mistakes.png", shards, logits, metrics.losses(shards.task, logits, labels), worst)
+    errors = {"mae": scores[0].mae, "rmse": scores[0].rmse} if len(scores) == 1 else {}
+    return {"r2": metrics.score(shards.task, logits, labels), **errors}
+
+
+def told_pairs(shards: Dataset, answers: NDArray[Any]) -> list[tuple[str, str]]:
+    """What each test image has and what it was taken for, in words."""
+    said = shards.task.in_words
+    return [
+        (said(shards.classes, a), said(shards.classes, b)) for a, b in zip(shards.test.labels, answers, strict=True)
+    ]
+
+
+def draw_worst(path: Path, shards: Dataset, answers: NDArray[Any], losses: NDArray[np.float64], count: int) -> None:
+    """Draw the test images of the largest losses, worst first."""
+    worst, pairs = np.argsort(-losses, kind="stable")[:count], told_pairs(shards, answers)
+    captions = [(f"is {pairs[i][0] or 'none'}", f"as {pairs[i][1] or 'none'}", f"loss {losses[i]:.2f}") for i in worst]
+    draw_images(path, shards, worst, captions)
 
 
 def write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

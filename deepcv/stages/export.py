@@ -29,7 +29,9 @@ def main() -> None:
     recipe = ImageRecipe(**info.recipe)
     with atomic_folder(EXPORT) as folder:
         onnx_file = folder / "model.onnx"
-        onnx_export.export(model, ExportInfo(info.dataset, info.classes, recipe, sha256(MODEL_FILE)), onnx_file)
+        onnx_export.export(
+            model, ExportInfo(info.dataset, info.classes, recipe, sha256(MODEL_FILE), info.task), onnx_file
+        )
         error = onnx_export.check(model, onnx_file, images_nhwc, params.tolerance)
         (folder / "check.json").write_text(json.dumps({"max_relative_error": error}) + "\n", encoding="utf-8")
     print(f"{EXPORT / 'model.onnx'}: input uint8 N×{recipe.height}×{recipe.width}×{recipe.channels}, "

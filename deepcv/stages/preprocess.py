@@ -21,6 +21,7 @@ from deepcv.images import ImageRecipe
 from deepcv.params.base import load_section
 from deepcv.params.preprocess import PreprocessParams
 from deepcv.stages import entry
+from deepcv.task import Task
 
 RAW = Path("data/raw")
 QUARANTINE = Path("data/validation/quarantine.csv")
@@ -31,17 +32,18 @@ _FORGOTTEN_S = 30 * 24 * 3600
 def main() -> Callable[[], None]:
     """Read data/raw without what `validate` quarantined, write data/shards."""
     params = load_section(PreprocessParams)
-    recipe, encoded = ImageRecipe(**params.model_dump(exclude={"store"})), params.store == "encoded"
+    recipe, encoded = ImageRecipe(**params.model_dump(exclude={"store", "target"})), params.store == "encoded"
     info = manifest.read_info(RAW)
     left_out = quarantine.read(QUARANTINE)
     counts = preparation.count(RAW, left_out)
     if left_out:
         quarantine.check_enough_is_left(preparation.count(RAW), counts)
+    targets = preparation.learned(RAW, Task(params.target), info.classes, left_out)
     with working_folder(params) as work:
         try:
             with tqdm(total=counts.total(), desc="preprocess", unit="image", mininterval=0.5) as bar:
                 preparation.prepare_all(
-                    RAW, work, recipe, info.classes, left_out,
+                    RAW, work, recipe, targets, left_out,
                     encoded_train=encoded, processes=len(os.sched_getaffinity(0)), done=lambda n: bar.update(n),
                 )  # fmt: skip
             with atomic_folder(SHARDS) as folder:
@@ -53,8 +55,8 @@ def main() -> Callable[[], None]:
                 for path in sorted(work.glob("*.npy")):
                     shutil.move(path, folder / path.name)
                 shards.write_description(
-                    folder, name=info.name, classes=info.classes,
-                    test_digest=quarantine.digest_of_kept_test_images(RAW, left_out) if left_out else info.test_digest,
+                    folder, name=info.name, classes=targets.names, task=targets.task,
+                    test_digest=quarantine.digest_of_kept_test_images(RAW, left_out, targets.task),
                     recipe=recipe.stored(), statistics=statistics,
                 )  # fmt: skip
         except OSError as error:

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from deepcv import lineage, registry, tracking
-from deepcv.data import manifest, quarantine
+from deepcv.data import manifest, quarantine, targets
 from deepcv.errors import DeepcvError
-from deepcv.evaluation import metrics
+from deepcv.evaluation import label_metrics, metrics
 from deepcv.files import sha256, write_text
 from deepcv.params.base import load_section
 from deepcv.params.register import RegisterParams
@@ -22,6 +23,7 @@ from deepcv.receipts import RECEIPT
 from deepcv.registry import Candidate
 from deepcv.serving import predictor
 from deepcv.stages import entry
+from deepcv.task import CLASSIFICATION, LIKELY
 
 RAW = Path("data/raw")
 QUARANTINE = Path("data/validation/quarantine.csv")
@@ -48,6 +50,7 @@ def main() -> None:
 def register(params: RegisterParams) -> dict[str, str]:
     """Find or create the version and give it its alias; `dvc exp run` moves no alias."""
     info = manifest.read_info(RAW)
+    exported = predictor.Predictor(ONNX_FILE).info
     run_id = lineage.write_evaluation(MODEL, EVALUATION)
     write_picture(run_id)
     candidate = Candidate(
@@ -56,8 +59,10 @@ def register(params: RegisterParams) -> dict[str, str]:
         onnx_file=ONNX_FILE,
         model_sha256=sha256(MODEL / "model.pt"),
         onnx_sha256=sha256(ONNX_FILE),
-        test_digest=quarantine.digest_of_kept_test_images(RAW, quarantine.read(QUARANTINE)),
+        test_digest=quarantine.digest_of_kept_test_images(RAW, quarantine.read(QUARANTINE), exported.task),
         metrics=json.loads((EVALUATION / "metrics.json").read_text(encoding="utf-8")),
+        classes=exported.classes,
+        task=exported.task,
     )
     requirements = [f"{name}=={metadata.version(name)}" for name in _SERVING_LIBRARIES]
     version = registry.register(candidate, predictor.__name__, requirements)
@@ -71,7 +76,7 @@ def register(params: RegisterParams) -> dict[str, str]:
         receipt["experiment"] = "no alias was moved"  # another content, so that it can be told from a real one
     else:
         alias, reason = registry.challenge(
-            candidate.name, version, candidate, params.metric, judge_on_current_test_images
+            candidate.name, version, candidate, params.metric, partial(judge_on_current_test_images, exported)
         )
         print(f"{candidate.name} version {version} is {alias}: {reason}")
     return receipt
@@ -89,12 +94,36 @@ def write_picture(run_id: str) -> None:
         tracking.set_tags(run_id, {PICTURE_TAG: digest})
 
 
-def judge_on_current_test_images(model_uri: str) -> Mapping[str, float]:
-    """Score a registered model on the test images of data/raw, through the same path that serves it."""
+def judge_on_current_test_images(candidate: predictor.ExportInfo, model_uri: str) -> Mapping[str, float]:
+    """Score a registered model on the test images of data/raw, through the same path that serves it.
+
+    Raises DeepcvError where it answers another question than the candidate: with them there is nothing to compare.
+    """
     rows, info = manifest.read(RAW)
-    test = rows[(rows["split"] == "test") & ~rows["id"].isin(quarantine.read(QUARANTINE))]
-    images = pd.DataFrame({"image": list(manifest.encoded_images(RAW, test))})
-    return scores_of(registry.load(model_uri).predict(images)["label"], test["label"], info.classes)
+    kept = rows[~rows["id"].isin(quarantine.read(QUARANTINE))]
+    test = kept[kept["split"] == "test"]
+    model = registry.load(model_uri)
+    answered = model.get_raw_model().info
+    if answered.task.of != candidate.task.of or (
+        answered.classes != candidate.classes and candidate.task != CLASSIFICATION
+    ):
+        raise DeepcvError(
+            f"{model_uri} answers {answered.task.of} ({', '.join(answered.classes)}), this model {candidate.task.of} "
+            f"({', '.join(candidate.classes)}); give the dataset another name (ingest.dataset), or delete the alias champion"
+        )
+    answers = model.predict(pd.DataFrame({"image": list(manifest.encoded_images(RAW, test))}))
+    if candidate.task.kind == "classification":
+        return scores_of(answers["label"], test["label"], info.classes)
+    learned = targets.find(candidate.task, info.classes, lambda: zip(kept["id"], kept["annotations"], strict=True))
+    truth = np.array([learned.of("", text) for text in test["annotations"]], np.float32)
+    if candidate.task.kind == "regression":
+        return {"r2": metrics.score(candidate.task, answers[list(candidate.classes)].to_numpy(), truth)}
+    probabilities = np.array(answers["probabilities"].tolist())
+    scores = label_metrics.per_label(probabilities, truth, candidate.classes)
+    return {
+        "mean_average_precision": label_metrics.mean_average_precision(scores), "macro_f1": metrics.macro_f1(scores),
+        "accuracy": float(((probabilities >= LIKELY) == (truth >= LIKELY)).mean()),
+    }  # fmt: skip
 
 
 def scores_of(predicted: "pd.Series[str]", actual: "pd.Series[str]", classes: tuple[str, ...]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from deepcv.training.config import TrainConfig
 from deepcv.training.engine import DivergedError
 from deepcv.training.fit import Fitted, fit, freeze
 from deepcv.training.hardware import Hardware, resolve
-from deepcv.training.history import EpochRecord
 from deepcv.training.preview import draw_batch
 from deepcv.training.start import Start
 
@@ -63,12 +62,14 @@ def main() -> Callable[[], None] | None:
     if distributed.rank():
         follow(partial(fit, network, shards, config, start=start, checkpoints=folder))
         return None
-    log = TrainingLog(tracking.experiment_of(shards.name), key, described(params, network, hardware, shards))
+    log = TrainingLog(
+        tracking.experiment_of(shards.name), key, described(params, network, hardware, shards), shards.task
+    )
     with Grace(_GRACE_S) as grace:
         try:
             fitted = fit(
                 network, shards, config, start=start, checkpoints=folder, on_epoch=log.epoch,
-                on_start=lambda loader: log.pictures(lambda to: draw_batch(loader, shards.classes, to / "batch.png")),
+                on_start=lambda loader: log.pictures(lambda to: draw_batch(loader, shards, to / "batch.png")),
                 interrupted=lambda: grace.asked is not None, progress=True,
             )  # fmt: skip
         except InterruptedTrainingError:
@@ -138,9 +139,10 @@ def write_outputs(fitted: Fitted, canonical_spec: dict[str, Any], training: dict
     """Write the model file, the learning curve and what `auto` became."""
     MODEL.mkdir(parents=True, exist_ok=True)
     table = io.StringIO()
-    writer = csv.DictWriter(table, [field.name for field in fields(EpochRecord)], lineterminator="\n")
+    rows = [record.named(fitted.info.task) for record in fitted.history]
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(record) for record in fitted.history)
+    writer.writerows(rows)
     write_text(MODEL / "history.csv", table.getvalue())
     write_text(MODEL / "training.json", json.dumps(training, indent=2) + "\n")
     classifier.save(MODEL / "model.pt", fitted.classifier, canonical_spec, fitted.info)

@@ -6,7 +6,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -15,6 +14,7 @@ from typing import Any
 
 from deepcv import tracking
 from deepcv.errors import DeepcvError
+from deepcv.task import CLASSIFICATION, Task
 from deepcv.training.history import EpochRecord
 
 _PAUSE_S = 2.0  # between two tries
@@ -28,8 +28,9 @@ class TrainingLog:
     `register` writes the run again from the stage's outputs.
     """
 
-    def __init__(self, experiment: str, key: str, training: dict[str, Any]) -> None:
+    def __init__(self, experiment: str, key: str, training: dict[str, Any], task: Task = CLASSIFICATION) -> None:
         self._experiment = experiment
+        self._task = task
         self._params = tracking.run_params(training)
         self._tags = {tracking.TRAINING_TAG: key, "mlflow.source.git.commit": _git_commit()}
         self._run_id = ""
@@ -106,9 +107,9 @@ class TrainingLog:
 
     def _write(self, record: EpochRecord, at_s: float) -> None:
         if self._last_step is None:
-            self._last_step = tracking.last_step(self._run_id, "val_accuracy")
+            self._last_step = tracking.last_step(self._run_id, "val_loss")
         if record.epoch > self._last_step:
-            values = {key: value for key, value in asdict(record).items() if key != "epoch"}
+            values = {key: value for key, value in record.named(self._task).items() if key != "epoch"}
             tracking.log_metrics(self._run_id, values, step=record.epoch, at_s=at_s)
             self._last_step = record.epoch
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from deepcv.data.loaders import Batch
 from deepcv.errors import DeepcvError
+from deepcv.task import CLASSIFICATION, Task
 from deepcv.training.distributed import ALONE, World, synchronised
 from deepcv.training.hyperparameters import Hyperparameters, Settings
 
@@ -28,9 +29,13 @@ class DivergedError(DeepcvError):
 
 
 class RunningMetrics:
-    """Loss and accuracy of the current epoch, summed on the device; read once per epoch, by all processes of `world`."""
+    """Loss and accuracy of the current epoch, summed on the device; read once per epoch, by all processes of `world`.
 
-    def __init__(self, device: torch.device, world: World = ALONE) -> None:
+    Accuracy is what `evaluation.metrics.score` has for the task; of numbers against the variance over the training images, 1.
+    """
+
+    def __init__(self, device: torch.device, world: World = ALONE, task: Task = CLASSIFICATION) -> None:
+        self._kind = task.kind
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)
         self._world = world
 
@@ -43,8 +48,13 @@ class RunningMetrics:
 
         Of soft targets (b, classes) the likeliest class counts.
         """
-        numbers = targets if targets.ndim == 1 else targets.argmax(1)
-        correct = (logits.argmax(1) == numbers).sum()
+        if self._kind == "classification":
+            numbers = targets if targets.ndim == 1 else targets.argmax(1)
+            correct = (logits.argmax(1) == numbers).sum()
+        elif self._kind == "multi_label":
+            correct = ((logits >= 0) == (targets >= 0.5)).double().mean(1).sum()
+        else:
+            correct = (1 - (logits.double() - targets).square()).mean(1).sum()
         # A number made on the device: one that is copied there would wait for all that a GPU has still to do.
         count = torch.full_like(loss, len(targets), dtype=torch.float64)
         self._sums += torch.stack([loss.double() * len(targets), correct.double(), count])

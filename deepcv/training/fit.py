@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,8 @@ def set_up(
     spec: NetworkSpec, shards: Dataset, config: TrainConfig, *, start: Start | None = None, world: World = ALONE
 ) -> Setup:
     """Build network, loader and optimizer, the network's weights drawn from `config.seed` or those of `start`."""
+    if config.balance and shards.task.kind != "classification":
+        raise DeepcvError(f"train.balance is for classes, and preprocess.target is {shards.task.of}; set it to 0")
     hardware = resolve(config.device, config.precision, config.channels_last, config.threads, config.processes)
     device = hardware.torch_device
     torch.set_num_threads(hardware.threads)
@@ -77,7 +79,7 @@ def set_up(
     # A GPU that picks its kernels by timing them computes other last bits in another run.
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = config.deterministic, not config.deterministic
     mean, std = start.normalisation(shards) if start else (shards.mean, shards.std)
-    info = ModelInfo(shards.name, shards.classes, shards.recipe, mean, std, config.test_time_views)
+    info = ModelInfo(shards.name, shards.classes, shards.recipe, mean, std, config.test_time_views, shards.task)
     classifier = create(spec.canonical(), info)
     if start:
         start.load_into(classifier.network)
@@ -136,7 +138,7 @@ def fit(
     hyperparameters = Hyperparameters(
         courses, config=config, settings=settings, model=classifier, optimizer=optimizer, loader=loader, mean=judged
     )
-    running, pieces, history, best = RunningMetrics(device, world), Pieces(), History(), Best()
+    running, pieces, history, best = RunningMetrics(device, world, shards.task), Pieces(), History(), Best()
     random, scaler = checkpointing.RandomState(device, world), hardware.scaler()
     model: nn.Module = classifier
     if config.compile:
@@ -175,14 +177,14 @@ def fit(
         )  # fmt: skip
         logits = world.by_rows(judge, shards.val.images_nhwc)
         with np.errstate(invalid="ignore"):  # infinite logits; said below
-            val_loss = metrics.cross_entropy(logits, shards.val.labels)
+            val_loss = float(metrics.losses(shards.task, logits, shards.val.labels).mean())
         if not math.isfinite(loss := train_loss + val_loss):  # train_loss does not know the epoch's last step
             raise DivergedError(epoch, loss)
         if ema:
             check_weights(classifier, epoch)
         world.check_equal(classifier)
         lr = hyperparameters.courses["lr"].at(epoch * len(loader), history.rows())
-        accuracy = metrics.accuracy(logits, shards.val.labels)
+        accuracy = metrics.score(shards.task, logits, shards.val.labels)
         record = EpochRecord(epoch, train_loss, train_accuracy, val_loss, accuracy, lr)
         history.records.append(record)
         if config.select == "best":
@@ -218,7 +220,15 @@ def fit(
         if world.leads:
             on_start(loader)
     if progress and world.leads:
-        show_progress(trainer, history, config.epochs, len(loader), trainer.state.iteration, loader.batch_size)
+        show_progress(
+            trainer,
+            history,
+            config.epochs,
+            len(loader),
+            trainer.state.iteration,
+            loader.batch_size,
+            shards.task.score_name,
+        )
     if trainer.state.iteration < config.epochs * len(loader) and not (history.waited() >= config.patience > 0):
         trainer.run(loader, max_epochs=config.epochs, epoch_length=len(loader))
     if config.select == "best":
@@ -241,9 +251,11 @@ def joined(config: TrainConfig) -> World:
 
 
 def objective_of(setup: Setup, config: TrainConfig, settings: Settings) -> Objective:
-    """What a training minimises. Raises DeepcvError where its losses do not fit the network."""
-    counts = class_counts(setup.loader.targets_of(setup.loader.order()), len(setup.info.classes))
-    return create_objective(config, settings, output_shapes(setup.classifier.network), counts)
+    """What a training minimises. Raises DeepcvError where its losses do not fit the network or the task."""
+    size, counts = len(setup.info.classes), None
+    if setup.info.task.kind == "classification":
+        counts = class_counts(setup.loader.targets_of(setup.loader.order()), size)
+    return create_objective(config, settings, output_shapes(setup.classifier.network), setup.info.task, size, counts)
 
 
 def output_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -260,12 +272,18 @@ def thaw(classifier: Classifier, config: TrainConfig, epoch: int) -> None:
 
 
 def training_images(shards: Dataset, config: TrainConfig) -> Split | Crops:
-    """Return what the loader takes: the prepared images, or random crops of the encoded ones."""
-    if not isinstance(shards.train, PackedImages):
-        return shards.train
-    from deepcv.data.crops import random_crops  # needs OpenCV; a GPU machine may have torch and ignite alone
+    """Return what the loader takes: the prepared images, or random crops of the encoded ones; numbers with mean 0 and deviation 1."""
+    found: Split | Crops
+    if isinstance(shards.train, PackedImages):
+        from deepcv.data.crops import random_crops  # needs OpenCV; a GPU machine may have torch and ignite alone
 
-    return random_crops(shards.train, shards.recipe, seed=config.seed, least_area=config.least_crop)
+        found = random_crops(shards.train, shards.recipe, seed=config.seed, least_area=config.least_crop)
+    else:
+        found = shards.train
+    if shards.task.kind != "regression":
+        return found
+    centred = (found.labels - np.array(shards.task.mean)) / np.array(shards.task.std)
+    return replace(found, labels=centred.astype(np.float32))
 
 
 def freeze(network: nn.Module, names: Sequence[str]) -> None:

@@ -6,10 +6,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from deepcv.task import Task
+
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One point of the learning curve; losses in nats, accuracies 0–1, `lr` that of the next step or else the last."""
+    """One point of the learning curve; losses in nats, accuracies 0–1, `lr` that of the next step or else the last.
+
+    Accuracy is the `score` of `evaluation.metrics`, which knows the task.
+    """
 
     epoch: int
     train_loss: float
@@ -22,6 +27,11 @@ class EpochRecord:
     def rank(self) -> tuple[float, float]:
         """Greater is better: val accuracy, and among equal ones val loss."""
         return self.val_accuracy, -self.val_loss
+
+    def named(self, task: Task) -> dict[str, Any]:
+        """Plain values as people read them: the score of numbers is called r2."""
+        values = asdict(self)
+        return {key.replace("accuracy", task.score_name): value for key, value in values.items()}
 
 
 @dataclass

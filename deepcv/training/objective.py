@@ -1,4 +1,4 @@
-"""What a training minimises: the terms of `train.losses`, or cross entropy of the output `logits`."""
+"""What a training minimises: the terms of `train.losses`, or the task's own loss of the output `logits`."""
 
 from collections.abc import Mapping
 
@@ -6,34 +6,45 @@ import torch
 from torch import Tensor, nn
 
 from deepcv.data.loaders import Batch
+from deepcv.task import CLASSIFICATION, Task
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import Objective
 from deepcv.training.hyperparameters import Settings
-from deepcv.training.losses import LOSSES, Target, Term, balanced_weights, check, total
+from deepcv.training.losses import LOSSES, Kind, Target, Term, balanced_weights, bce, check, mse, total
 
 _MIXING = ("augmentation.mixup.probability", "augmentation.cutmix.probability")
+_OWN_LOSS = {"classification": "cross_entropy", "multi_label": "bce", "regression": "mse"}
 NOT_TRAINED = "none"  # the loss of an output that nothing is learned from
 
 
 def create_objective(
-    config: TrainConfig, settings: Settings, outputs: Mapping[str, tuple[int, ...]], counts: Tensor
-) -> Objective:
+    config: TrainConfig, settings: Settings, outputs: Mapping[str, tuple[int, ...]],
+    task: Task, size: int, counts: Tensor | None,
+) -> Objective:  # fmt: skip
     """Return the loss of a batch, with the label smoothing and the weights that are set at the time.
 
-    `outputs` are those of the network, with the shape for one image; `counts` (classes,) how many images of each class an epoch visits.
-    Raises DeepcvError where terms, outputs and views do not fit.
+    `outputs` are those of the network, with the shape for one image; `size` how many classes, labels or numbers there are; `counts`
+    (classes,) how many images of each class an epoch visits. Without `train.losses` it is cross entropy of classes, binary cross
+    entropy of labels, the squared error of numbers. Raises DeepcvError where terms, outputs, views and task do not fit.
     """
-    trained = _trained(config)
+    trained = _trained(config, task)
     terms = list(trained.values())
     left_out = [term.output for term in config.losses if term.loss == NOT_TRAINED]
     mixes = config.augmentation.mixes or any(name in _MIXING for name in config.schedules)
-    target = Target("soft" if mixes else "class", len(counts))
+    kinds: dict[str, Kind] = {"classification": "soft" if mixes else "class", "multi_label": "multi_label"}
+    target = Target(kinds.get(task.kind, "number"), size)
     check(terms, outputs, {"label": target}, config.views.count, left_out=left_out)
-    if not config.losses:
+    if not config.losses and task.kind == "classification":
         return lambda outputs, batch: nn.functional.cross_entropy(
             batch.first_view(outputs["logits"]), batch.targets, label_smoothing=settings.label_smoothing
         )
-    class_weights = balanced_weights(counts)
+    if not config.losses and task.kind == "multi_label":
+        return lambda outputs, batch: bce(
+            batch.first_view(outputs["logits"]), batch.targets, label_smoothing=settings.label_smoothing
+        )
+    if not config.losses:
+        return lambda outputs, batch: mse(batch.first_view(outputs["logits"]), batch.targets)
+    class_weights = None if counts is None else balanced_weights(counts)
 
     def objective(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
         weights = [settings.loss_weights[place] for place in trained]
@@ -45,7 +56,7 @@ def create_objective(
 
 def trained_outputs(config: TrainConfig) -> frozenset[str]:
     """The outputs that a loss is computed of."""
-    return frozenset(term.output for term in _trained(config).values())
+    return frozenset(term.output for term in _trained(config, CLASSIFICATION).values())
 
 
 def divisible(config: TrainConfig) -> bool:
@@ -53,9 +64,9 @@ def divisible(config: TrainConfig) -> bool:
     return all(LOSSES[term.loss].divisible for term in config.losses if term.loss in LOSSES)
 
 
-def _trained(config: TrainConfig) -> dict[int, Term]:
+def _trained(config: TrainConfig, task: Task) -> dict[int, Term]:
     """The terms that something is learned from, by their places in the list."""
-    terms = config.losses or (Term("cross_entropy"),)
+    terms = config.losses or (Term(_OWN_LOSS[task.kind]),)
     return {place: term for place, term in enumerate(terms) if term.loss != NOT_TRAINED}
 
 

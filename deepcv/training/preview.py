@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from deepcv.data.loaders import TrainLoader
+from deepcv.data.shards import Dataset
 from deepcv.training.hyperparameters import Scheduled
 
 _POINTS = 1000  # of a curve, at most
@@ -30,7 +31,7 @@ def drawn_steps(total: int) -> list[int]:
     return sorted({round(number * (total - 1) / max(1, count - 1)) for number in range(count)})
 
 
-def draw_batch(loader: TrainLoader, classes: Sequence[str], path: Path, images: int = 32) -> None:
+def draw_batch(loader: TrainLoader, shards: Dataset, path: Path, images: int = 32) -> None:
     """Draw images of the first epoch as they go into the network, as PNG: a row per image where it has several views."""
     import cv2  # a GPU machine may have torch and ignite alone
     import numpy as np
@@ -42,13 +43,18 @@ def draw_batch(loader: TrainLoader, classes: Sequence[str], path: Path, images: 
     order = loader.order()
     batch = loader.at(order, torch.arange(min(max(1, images // views), len(order)), device=order.device))
     pictures = batch.images_nchw.unflatten(0, (batch.views, -1)).transpose(0, 1).flatten(0, 1)
-    captions = [_caption(target, classes) for target in batch.targets for _ in range(views)]
+    captions = [_caption(target, shards) for target in batch.targets for _ in range(views)]
     sheet = grid(np.ascontiguousarray(pictures.permute(0, 2, 3, 1).cpu().numpy()), captions, columns=columns)
     cv2.imwrite(str(path), sheet[:, :, ::-1])
 
 
-def _caption(target: torch.Tensor, classes: Sequence[str]) -> tuple[str, ...]:
-    """The class, or with MixUp or CutMix the two likeliest and their shares."""
+def _caption(target: torch.Tensor, shards: Dataset) -> tuple[str, ...]:
+    """The class, or with MixUp or CutMix the two likeliest and their shares; the labels; the numbers."""
+    task, classes = shards.task, shards.classes
+    if task.kind == "regression":
+        target = target.cpu() * torch.tensor(task.std) + torch.tensor(task.mean)
+    if task.kind != "classification":
+        return (task.in_words(classes, target.tolist()),)
     if target.ndim == 0:
         return (classes[int(target)],)
     shares, numbers = target.topk(min(2, len(target)))

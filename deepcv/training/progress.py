@@ -15,11 +15,17 @@ _ROW = "{:>6}  {:>10}  {:>9}  {:>8}  {:>8}  {:>9}  {:>7}"
 
 
 def show_progress(
-    trainer: Engine, history: History, epochs: int, epoch_length: int, done: int, batch_size: int
+    trainer: Engine,
+    history: History,
+    epochs: int,
+    epoch_length: int,
+    done: int,
+    batch_size: int,
+    score: str = "accuracy",
 ) -> None:
     """Draw one bar over all iterations on stderr, with the time left; above it a row per epoch, and one line on the speed.
 
-    `done` iterations were made by an earlier process.
+    `done` iterations were made by an earlier process; `score` is what the score of an epoch is called.
     """
     from tqdm import tqdm  # a GPU machine may have torch and ignite alone
 
@@ -39,14 +45,14 @@ def show_progress(
     def draw(engine: Engine) -> None:
         bar.set_description(f"epoch {engine.state.epoch}/{epochs}", refresh=False)
         if history.records:
-            bar.set_postfix_str(f"val accuracy {history.records[-1].val_accuracy:.4f}", refresh=False)
+            bar.set_postfix_str(f"val {score} {history.records[-1].val_accuracy:.4f}", refresh=False)
         bar.update(engine.state.iteration - bar.n)
 
     def end_epoch(engine: Engine) -> None:
         nonlocal began_s
         draw(engine)
         if engine.state.epoch == done // epoch_length + 1:  # the first that this process ends
-            write(_ROW.format("epoch", "train loss", "accuracy", "val loss", "accuracy", "lr", "seconds"))
+            write(_ROW.format("epoch", "train loss", score, "val loss", score, "lr", "seconds"))
         now_s = time.monotonic()
         write(row(history.records[-1], now_s - began_s))
         began_s = now_s

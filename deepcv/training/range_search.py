@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from deepcv.data.augmentation import permutation
 from deepcv.data.shards import Split
 from deepcv.errors import DeepcvError
+from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of
 from deepcv.training.checkpoints import RandomState
 from deepcv.training.config import TrainConfig
@@ -295,5 +295,5 @@ def _val_losses(setup: Setup, val: Split) -> NDArray[np.float64]:
         setup.classifier, val.images_nhwc, batch_size=_EVALUATION_BATCH, device=hardware.torch_device,
         memory_format=hardware.memory_format, autocast=hardware.autocast(),
     )  # fmt: skip
-    losses = functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(val.labels), reduction="none")
-    return losses.double().nan_to_num(nan=math.inf).numpy()
+    with np.errstate(invalid="ignore", over="ignore"):  # of a run that diverged
+        return np.nan_to_num(metrics.losses(setup.info.task, logits, val.labels), nan=math.inf, posinf=math.inf)

@@ -78,6 +78,18 @@ def test_further_labels_of_a_table(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_table_of_tags_or_numbers_needs_no_label(tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path, ["1.png", "2.png"])
+    write(root, {"labels.csv": "image,age\n1.png,3\n2.png,4.5\n", "dataset.yaml": "source: table\nnumbers: [age]\n"})
+    assert opened(root).classes == ("image",)
+    found = by_id(root)
+    assert {sample.label for sample in found.values()} == {"image"}
+    assert json.loads(found["2.png"].annotations) == {"numbers": {"age": 4.5}}
+    write(root, {"dataset.yaml": "source: table\nnumbers: [age]\nlabel: kind\n"})
+    with pytest.raises(DataError, match="there is no column kind"):
+        opened(root)
+
+
 @pytest.mark.parametrize(
     ("csv", "more", "message"),
     [

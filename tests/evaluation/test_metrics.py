@@ -2,12 +2,15 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
+from torch.nn import functional as F
 
 from deepcv.evaluation import metrics
+from deepcv.task import CLASSIFICATION, Task
 
 Case = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -92,3 +95,48 @@ def test_confident_mistakes_are_the_wrong_ones_surest_first(case: Case) -> None:
     assert sorted(found.tolist()) == [i for i, label in enumerate(labels) if logits[i].argmax() != label]
     confidence = metrics.log_softmax(logits).max(axis=1)[found]
     assert (confidence[1:] <= confidence[:-1]).all()
+
+
+LABELS, NUMBERS = Task("tags.x"), Task("numbers", (1.0, -2.0), (2.0, 0.5))
+
+
+def answers(seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    random = np.random.default_rng(seed)
+    return random.normal(0, 3, (17, 2)).astype(np.float32), random.integers(0, 2, (17, 2)).astype(np.float32)
+
+
+def test_the_loss_of_labels_is_torchs() -> None:
+    logits, there = answers(0)
+    expected = F.binary_cross_entropy_with_logits(torch.tensor(logits), torch.tensor(there), reduction="none").mean(1)
+    assert np.allclose(metrics.losses(LABELS, logits, there), expected.numpy(), rtol=1e-6)
+    assert np.isfinite(metrics.losses(LABELS, np.float32([[1e30, -1e30]]), np.float32([[1, 0]]))).all()
+    assert metrics.score(LABELS, logits, there) == ((logits >= 0) == (there == 1)).mean()
+    assert np.allclose(metrics.sigmoid(logits), torch.tensor(logits).sigmoid().numpy(), atol=1e-7)
+
+
+def test_the_loss_of_numbers_counts_standard_deviations() -> None:
+    numbers, truth = answers(1)
+    expected = ((numbers - truth) / np.array([2.0, 0.5])) ** 2
+    assert np.allclose(metrics.losses(NUMBERS, numbers, truth), expected.mean(1))
+
+
+def test_scores_of_numbers_are_scikit_learns() -> None:
+    numbers, truth = answers(2)
+    assert metrics.score(NUMBERS, numbers, truth) == pytest.approx(sklearn_metrics.r2_score(truth, numbers))
+    for place, one in enumerate(metrics.per_number(numbers, truth, ("a", "b"))):
+        mine, own = truth[:, place], numbers[:, place]
+        assert one.number == "ab"[place]
+        assert one.mae == pytest.approx(sklearn_metrics.mean_absolute_error(mine, own))
+        assert one.rmse == pytest.approx(sklearn_metrics.root_mean_squared_error(mine, own))
+        assert one.r2 == pytest.approx(sklearn_metrics.r2_score(mine, own))
+
+
+def test_numbers_that_do_not_differ_have_no_variance_to_explain() -> None:
+    truth = np.float32([[1.0, 1.0], [1.0, 1.0]])
+    assert metrics.r2(np.float32([[1.0, 2.0], [1.0, 1.0]]), truth).tolist() == [1.0, 0.0]
+
+
+def test_classes_are_judged_as_before() -> None:
+    logits, labels = answers(3)[0], np.arange(17) % 2
+    assert metrics.losses(CLASSIFICATION, logits, labels).mean() == metrics.cross_entropy(logits, labels)
+    assert metrics.score(CLASSIFICATION, logits, labels) == metrics.accuracy(logits, labels)

@@ -18,6 +18,8 @@ CURVE = [
     for e in (1.0, 2.0, 3.0)
 ]
 
+SCORES = np.random.default_rng(0).random((30, 3)) * (1, 1, 0.5)  # of the third label no image has enough
+
 DRAW = {
     "confusion": lambda path: plots.draw_confusion(MATRIX, ("a", "b", "c"), path),
     "many classes": lambda path: plots.draw_confusion(np.eye(25, dtype=np.int64), tuple(map(str, range(25))), path),
@@ -33,6 +35,14 @@ DRAW = {
     ),
     "embedding": lambda path: draw_points(3, path),
     "embedding of many classes": lambda path: draw_points(25, path),
+    "precision and recall": lambda path: plots.draw_precision_recall(
+        SCORES, SCORES > 0.6, ("a$b$", "\\d{$", "c"), path
+    ),
+    "numbers": lambda path: plots.draw_scatter(SCORES, SCORES[::-1], ("a$b$", "\\d{$", "c"), path),
+    "numbers that do not differ": lambda path: plots.draw_scatter(SCORES, np.zeros_like(SCORES), ("a", "b", "c"), path),
+    "curves of numbers": lambda path: plots.draw_curves(
+        [{k.replace("accuracy", "r2"): v for k, v in e.items()} for e in CURVE], path
+    ),
     "reliability": lambda path: plots.draw_reliability([(0.5, 0.4, 3), (0.9, 1.0, 7)], path),
 }
 

@@ -28,6 +28,7 @@ NUMBERS = {"gt": "min_value", "ge": "min_value", "lt": "max_value", "le": "max_v
 
 # Fields whose valid values their annotation does not tell.
 OTHERS: dict[str, st.SearchStrategy[Any]] = {
+    "target": st.sampled_from(["label", "boxes", "tags.of it", "numbers", "numbers.age"]),
     "space": st.just({"train.lr": {"uniform": [0.1, 0.2]}}),
     "group_by": st.sampled_from(["", "(p[0-9]+)", r"^(?:a|b)/(\w+) '#", '"(.)']),
     "folds": st.sampled_from([0, 2, 5, 1000]),
@@ -170,7 +171,13 @@ def test_a_set_value_is_read_back_and_no_other_line_changes(data: st.DataObject)
     try:
         edited = with_values(text, {f"{cls.section}.{name}": value})
     except ParamsError as error:
-        misfits = ("must be < 1", "min_side", "must be < folds", "needs channels: 3")  # two keys that do not fit
+        misfits = (
+            "must be < 1",
+            "min_side",
+            "must be < folds",
+            "needs channels: 3",
+            "is no metric of",
+        )  # two keys that do not fit
         assert any(misfit in str(error) for misfit in misfits)  # noqa: PT017
         return
     assert getattr(loads(edited), cls.section).model_dump()[name] == value

@@ -11,6 +11,8 @@ from deepcv.errors import DeepcvError
 from deepcv.images import decode, encode_png
 from deepcv.serving import batch
 
+DARK = {"label": "dark", "probability": 0.6}
+
 
 class Brightness:
     """A model that says light or dark."""
@@ -63,10 +65,10 @@ def test_an_unreadable_file_does_not_stop_the_others(tmp_path: Path) -> None:
     files[1].write_bytes(files[0].read_bytes()[:-12])
     found = list(batch.predict_files(Brightness(), files))
     assert [p.path for p in found] == files
-    assert [p.label for p in found] == ["light", "", "dark", ""]
+    assert [p.answer.get("label") for p in found] == ["light", None, "dark", None]
     assert "not a whole image" in found[1].error
     assert "No such file" in found[3].error
-    assert found[0].probability == pytest.approx(250 / 255)
+    assert found[0].answer["probability"] == pytest.approx(250 / 255)
 
 
 def test_batches_keep_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +78,7 @@ def test_batches_keep_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     found = list(batch.predict_files(model, [*reversed(files), files[0]]))
     assert model.sizes == [4, 4, 2]  # the file that is named twice is read once
     assert [p.path for p in found] == [*reversed(files), files[0]]
-    assert [p.probability for p in found] == pytest.approx([n * 25 / 255 for n in (*range(9, -1, -1), 0)])
+    assert [p.answer["probability"] for p in found] == pytest.approx([n * 25 / 255 for n in (*range(9, -1, -1), 0)])
 
 
 def test_a_batch_of_unreadable_files_alone(tmp_path: Path) -> None:
@@ -86,12 +88,15 @@ def test_a_batch_of_unreadable_files_alone(tmp_path: Path) -> None:
 
 def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
     path = shade(tmp_path / os.fsdecode(b"\xff.png"), 250)
-    batch.write_csv(tmp_path / "p.csv", batch.predict_files(Brightness(), [path]))
+    batch.write_csv(tmp_path / "p.csv", list(batch.predict_files(Brightness(), [path])))
     assert b"/\xff.png,light," in (tmp_path / "p.csv").read_bytes()
 
 
 def test_csv(tmp_path: Path) -> None:
-    rows = [batch.Prediction(Path("a, b.png"), "cat", 0.25), batch.Prediction(Path("x.png"), error='no "image"')]
+    rows = [
+        batch.Prediction(Path("a, b.png"), {"label": "cat", "probability": 0.25}),
+        batch.Prediction(Path("x.png"), error='no "image"'),
+    ]
     batch.write_csv(tmp_path / "new" / "p.csv", rows)
     with (tmp_path / "new" / "p.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
@@ -101,10 +106,26 @@ def test_csv(tmp_path: Path) -> None:
         ]
 
 
+def test_numbers_and_lists_of_probabilities_in_the_csv(tmp_path: Path) -> None:
+    class Both:
+        def predict(self, data: pd.DataFrame) -> pd.DataFrame:
+            return pd.DataFrame(
+                {"age": [1.5] * len(data), "labels": ["a;b"] * len(data), "probabilities": [[0.5, 0.6]] * len(data)}
+            )
+
+    (tmp_path / "0.png").write_bytes(b"")
+    found = list(batch.predict_files(Both(), [tmp_path / "0.png", shade(tmp_path / "1.png", 9)]))
+    batch.write_csv(tmp_path / "p.csv", found)
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert lines == [
+        "file,age,labels,error", f"{tmp_path}/0.png,,,the file is empty", f"{tmp_path}/1.png,1.500000,a;b,"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("count", "shown"), [(1, 1), (7, 7), (50, 36)])
 def test_the_sheet_shows_images_of_all_kinds(count: int, shown: int, tmp_path: Path) -> None:
     files = [shade(tmp_path / f"{n:02d}.png", 100, 1 + 2 * (n % 2)) for n in range(count)]
-    found = [batch.Prediction(path, "dark", 0.6) for path in files]
+    found = [batch.Prediction(path, DARK) for path in files]
     batch.write_sheet(tmp_path / "sheet.png", [*found, batch.Prediction(Path("gone.png"), error="x")])
     sheet = decode((tmp_path / "sheet.png").read_bytes(), 3)
     assert (sheet == 100).all(axis=2).sum() >= shown * 96 * 96
@@ -113,7 +134,7 @@ def test_the_sheet_shows_images_of_all_kinds(count: int, shown: int, tmp_path: P
 
 def test_the_sheet_is_spread_over_all_images(tmp_path: Path) -> None:
     files = [shade(tmp_path / f"{n:03d}.png", n) for n in range(180)]
-    batch.write_sheet(tmp_path / "sheet.png", [batch.Prediction(path, "dark", 0.6) for path in files])
+    batch.write_sheet(tmp_path / "sheet.png", [batch.Prediction(path, DARK) for path in files])
     sheet = decode((tmp_path / "sheet.png").read_bytes(), 3)
     shown = {grey for grey in range(180) if (sheet == grey).all(axis=2).sum() >= 96 * 96}
     assert shown == set(range(0, 180, 5))  # 36 of them, not the first 36

@@ -130,7 +130,7 @@ def test_files_are_predicted_like_their_prepared_images(exported: Exported) -> N
     encoded = [encode_png(toys.picture(n, 7 + n, 9, 3)) for n in range(4)]
     predictor = Predictor(exported.path)
     table = predictor.predict(pd.DataFrame({"image": encoded}, index=list("wxyz")))
-    expected = predictor.probabilities(np.stack([prepare(content, exported.recipe) for content in encoded]))
+    expected = predictor.answers(np.stack([prepare(content, exported.recipe) for content in encoded]))
     assert list(table.index) == list("wxyz")
     assert list(table.columns) == ["label", "probability", "probabilities"]
     assert list(table["label"]) == [exported.info.classes[n] for n in expected.argmax(axis=1)]

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 import toys
 
-from deepcv.data import manifest, packing, preparation
+from deepcv.data import manifest, packing, preparation, targets
 from deepcv.data.packed import PackedImages
 from deepcv.data.samples import DataError, Sample
 from deepcv.data.shards import SPLITS, Statistics, open_shards, write_description
 from deepcv.data.splits import SplitRule
 from deepcv.images import ImageRecipe, encode_png, prepare
 from deepcv.params.preprocess import PreprocessParams
+from deepcv.task import CLASSIFICATION
+
+CLASSES = targets.find(CLASSIFICATION, ("cat", "dog"), tuple)
 
 
 def samples(count: int, side: int = 16, white_test: bool = False) -> list[Sample]:
@@ -43,7 +46,7 @@ def raw(folder: Path, count: int, **kinds: object) -> Path:
 def pack(source: Path, folder: Path, processes: int = 2, recipe: ImageRecipe | None = None) -> Path:
     folder.mkdir(exist_ok=True)
     preparation.prepare_all(
-        source, folder, recipe or ImageRecipe(8, 8, 1), ("cat", "dog"), processes=processes, done=lambda _count: None
+        source, folder, recipe or ImageRecipe(8, 8, 1), CLASSES, processes=processes, done=lambda _count: None
     )
     return folder
 
@@ -104,7 +107,7 @@ def test_encoded_train_images_are_the_files_with_the_statistics_of_their_pixels(
         assert np.array_equal(one.labels, two.labels)
     left = {str(path.relative_to(tmp_path / "encoded/data/shards")) for path in folder.glob("data/shards/**/*.*")}
     assert left == {
-        "dataset.json", "train/images.bin", "train/index.npy", "train/packed.json",
+        "dataset.json", "train/images.bin", "train/index.npy", "train/packed.json", "train_labels.npy",
         "val_images.npy", "val_labels.npy", "test_images.npy", "test_labels.npy",
     }  # fmt: skip
     quarantine(folder, "0.png")
@@ -211,7 +214,7 @@ def test_a_killed_preparation_of_encoded_images_counts_none_twice(
 
     def prepare_encoded(folder: Path, done: Callable[[int], object] = lambda _count: None) -> Statistics:
         folder.mkdir(exist_ok=True)
-        preparation.prepare_all(source, folder, recipe, ("cat", "dog"), encoded_train=True, processes=1, done=done)
+        preparation.prepare_all(source, folder, recipe, CLASSES, encoded_train=True, processes=1, done=done)
         return preparation.encoded_statistics(folder, recipe)
 
     with pytest.raises(KeyboardInterrupt):

@@ -293,7 +293,7 @@ def test_a_champion_is_judged_on_todays_test_images(outputs: Path) -> None:
     test = rows[rows["split"] == "test"]
     images = pd.DataFrame({"image": list(manifest.encoded_images(register.RAW, test))})
     hits = Predictor(outputs / register.ONNX_FILE).predict(images)["label"].to_numpy() == test["label"].to_numpy()
-    found = register.judge_on_current_test_images(f"models:/deepcv-toy/{version}")
+    found = register.judge_on_current_test_images(Predictor(register.ONNX_FILE).info, f"models:/deepcv-toy/{version}")
     assert found["accuracy"] == hits.mean()
     assert 0 <= found["macro_f1"] <= 1
 

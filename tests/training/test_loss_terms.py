@@ -160,8 +160,8 @@ def test_class_weights_are_used_where_a_term_wants_them(name: str) -> None:
         total([Term(name, options=options)], outputs, targets)
 
 
-def test_params_know_every_loss_of_class_targets_and_its_options() -> None:
+def test_params_know_every_loss_and_its_options() -> None:
     """`deepcv.params` imports no torch, so it has the names a second time."""
-    ours = {name: set(loss.options) for name, loss in LOSSES.items() if not loss.targets or "class" in loss.targets}
+    ours = {name: set(loss.options) for name, loss in LOSSES.items()}
     assert {name: set(options) for name, options in OPTIONS.items() if name != NOT_TRAINED} == ours
     assert set(LossParams.model_fields) == {"loss", "output", "weight"}.union(*ours.values())

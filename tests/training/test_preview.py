@@ -49,7 +49,7 @@ def test_curves_are_those_of_the_training() -> None:
 def test_a_batch_is_drawn_as_the_network_sees_it(changes: dict[str, object], columns: int, tmp_path: Path) -> None:
     shards = toys.shards(tmp_path)
     loader = set_up(toys.network(tmp_path), shards, replace(toys.CONFIG, **changes)).loader
-    draw_batch(loader, shards.classes, tmp_path / "batch.png", 12)
+    draw_batch(loader, shards, tmp_path / "batch.png", 12)
     sheet = decode((tmp_path / "batch.png").read_bytes(), 1)
     assert sheet.shape[1] == columns * 102
     batch = loader.at(loader.order(), torch.arange(12 // loader.views.count))

@@ -68,7 +68,9 @@ def fill(images_nchw: Tensor, share: Tensor, draws: Draws, ratio: float = 3.3, v
 
 
 def soft_targets(targets: Tensor, partner_targets: Tensor, own_share: Tensor, classes: int) -> Tensor:
-    """Class numbers (b,) of images and partners to probabilities, float32 (b, classes)."""
+    """Class numbers (b,) of images and partners to probabilities, float32 (b, classes); others (b, k) to what lies between."""
+    if targets.ndim > 1:
+        return torch.lerp(partner_targets, targets, own_share[:, None])
     soft = own_share.new_zeros(len(targets), classes)
     soft.scatter_add_(1, targets[:, None], own_share[:, None])
     return soft.scatter_add_(1, partner_targets[:, None], (1 - own_share)[:, None])

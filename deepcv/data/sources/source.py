@@ -64,8 +64,8 @@ def refuse(origin: object, problems: Mapping[str, Sequence[object]]) -> None:
         raise DataError(f"{origin}: repair these:\n" + "\n".join(lines))
 
 
-def check_classes(origin: object, places: Iterable[Place], *, every_split: bool = True) -> None:
-    """Raise DataError unless there are two classes, a train split where splits are named, and no spelling twice.
+def check_classes(origin: object, places: Iterable[Place], *, every_split: bool = True, least: int = 2) -> None:
+    """Raise DataError unless there are so many classes, a train split where splits are named, and no spelling twice.
 
     `every_split` asks for every class in every split, which boxes need not give.
     """
@@ -80,7 +80,7 @@ def check_classes(origin: object, places: Iterable[Place], *, every_split: bool 
             raise DataError(
                 f"{origin}: classes {' and '.join(sorted(twins))} differ only in case; merge or rename them"
             )
-    if len(splits_of) < 2:
+    if len(splits_of) < least:
         found = f"one class ({next(iter(splits_of))})" if splits_of else "no image"
         raise DataError(f"{origin}: found {found}; classification needs at least two classes")
     splits = set().union(*splits_of.values())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # no other source needs it
     import pandas as pd
 
 _KINDS = ("numbers", "tags", "masks")
+UNLABELLED = "image"  # the class of all images of a table that has none
 
 
 def table(tree: Tree, description: Description) -> Source:
@@ -25,16 +26,17 @@ def table(tree: Tree, description: Description) -> Source:
     Keys: `path` (labels.csv), `images` (the folder that the paths start from: the description's own), `image` and `label`
     (the columns of that name), `split` (a column; without it DeepCV splits), and lists of columns that the manifest keeps as
     JSON in `annotations`: `numbers`, `tags` (several, separated by `;`), `masks` (paths, as of images). Of these, a cell may
-    be empty. Raises DataError that lists the first bad rows.
+    be empty, and a table that has some needs no label. Raises DataError that lists the first bad rows.
     """
     description.only("path", "images", "image", "label", "split", *_KINDS)
     file = description.place("path", "labels.csv")
     origin = tree.origin / file
     rows = _read(tree.read(file), str(origin))
-    columns = {key: description.text(key, key) for key in ("image", "label")}
+    more = {kind: description.texts(kind) for kind in _KINDS}
+    unlabelled = "label" not in description.values and "label" not in rows.columns and any(more.values())
+    columns = {key: description.text(key, key) for key in (("image",) if unlabelled else ("image", "label"))}
     if "split" in description.values:
         columns["split"] = description.text("split")
-    more = {kind: description.texts(kind) for kind in _KINDS}
     if absent := sorted(
         {*columns.values(), *(column for found in more.values() for column in found)} - set(rows.columns)
     ):
@@ -42,7 +44,8 @@ def table(tree: Tree, description: Description) -> Source:
             f"{origin}: there is no column {', '.join(absent)}; it has {', '.join(map(str, rows.columns))}. "
             f"Name them in {description.origin}: `image: <column>`, `label: <column>`"
         )
-    images, labels = rows[columns["image"]], rows[columns["label"]]
+    images = rows[columns["image"]]
+    labels = images.map(lambda _image: UNLABELLED) if unlabelled else rows[columns["label"]]
     splits = rows[columns["split"]] if "split" in columns else None
     folder = description.place("images", ".")
     names = [folder / name for name in images]
@@ -81,7 +84,7 @@ def table(tree: Tree, description: Description) -> Source:
         )
         for row, (name, cells) in enumerate(zip(names, rows.to_dict("records"), strict=True))
     }
-    check_classes(origin, plan.values())
+    check_classes(origin, plan.values(), least=1 if unlabelled else 2)
     return source_of(tree, plan)
 
 

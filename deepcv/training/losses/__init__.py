@@ -15,10 +15,11 @@ from deepcv.training.losses.classification import (
 from deepcv.training.losses.consistency import jensen_shannon
 from deepcv.training.losses.metric import nt_xent, supcon, triplet
 from deepcv.training.losses.regression import huber, l1, mse, smooth_l1
-from deepcv.training.losses.terms import LOSSES, Loss, Option, Target, Term, check, total, values
+from deepcv.training.losses.terms import LOSSES, Kind, Loss, Option, Target, Term, check, total, values
 
 __all__ = [
     "LOSSES",
+    "Kind",
     "Loss",
     "Option",
     "Target",

@@ -1,0 +1,58 @@
+"""What is learned of an image: its class, which of several labels it has, or numbers."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Kind = Literal["classification", "multi_label", "regression"]
+PATTERN = r"^(label|boxes|tags\..+|numbers(\..+)?)$"
+LIKELY = 0.5  # the probability from which a label is said to be there
+
+
+@dataclass(frozen=True)
+class Task:
+    """What `preprocess.target` names, and of numbers their mean and standard deviation over the train images.
+
+    `of` is `label`, the image's class; `boxes` or `tags.COLUMN`, the labels of its boxes or of a column of the table; `numbers` or
+    `numbers.COLUMN`, numbers of the table.
+    """
+
+    of: str = "label"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.match(PATTERN, self.of):
+            raise ValueError(f"expected label, boxes, tags.COLUMN, numbers or numbers.COLUMN, got {self.of!r}")
+
+    @property
+    def kind(self) -> Kind:
+        """Classification, multi-label or regression."""
+        if self.of == "label":
+            return "classification"
+        return "regression" if self.of.startswith("numbers") else "multi_label"
+
+    @property
+    def score_name(self) -> str:
+        """What the score of an epoch is called: that of numbers is the share of their variance which is explained."""
+        return "r2" if self.kind == "regression" else "accuracy"
+
+    def stored(self) -> dict[str, Any]:
+        """The entry `task` of a description, for `of_description`; none of classification, as before there were others."""
+        return {} if self == CLASSIFICATION else {"task": asdict(self)}
+
+    @classmethod
+    def of_description(cls, description: Mapping[str, Any]) -> "Task":
+        """Read what `stored` gave."""
+        found = description.get("task", {"of": "label"})
+        return cls(found["of"], tuple(found.get("mean", ())), tuple(found.get("std", ())))
+
+    def in_words(self, names: Sequence[str], answer: Sequence[float]) -> str:
+        """Say the labels that are likely (`;` between them) of probabilities, or the numbers; `names` are the task's."""
+        if self.kind == "regression":
+            return ", ".join(f"{number:.4g}" for number in answer)
+        return ";".join(name for name, share in zip(names, answer, strict=True) if share >= LIKELY)
+
+
+CLASSIFICATION = Task()

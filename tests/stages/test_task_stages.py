@@ -1,0 +1,142 @@
+"""Stages where labels or numbers are learned: their reports, and how a champion is judged."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toys
+
+from deepcv import registry, tracking
+from deepcv.data import manifest, packing, preparation, quarantine
+from deepcv.data.samples import Sample
+from deepcv.data.shards import open_shards
+from deepcv.data.splits import SplitRule
+from deepcv.errors import DeepcvError
+from deepcv.images import ImageRecipe, decode, encode_png
+from deepcv.nn.classifier import ModelInfo, create
+from deepcv.serving import predictor
+from deepcv.serving.onnx_export import export
+from deepcv.serving.predictor import ExportInfo, Predictor
+from deepcv.stages import evaluate, register
+from deepcv.task import CLASSIFICATION, Task
+
+LABELS, NUMBERS = Task("tags.bright"), Task("numbers", (500.0, 500.0), (300.0, 300.0))
+
+
+def test_the_report_of_labels(tmp_path: Path) -> None:
+    shards = open_shards(toys.write_task_shards(tmp_path / "shards", LABELS))
+    truth = np.array(shards.test.labels)
+    logits = np.where(truth > 0, 2.0, -2.0).astype(np.float32)
+    logits[0] = -logits[0]
+    scores = evaluate.report_labels(tmp_path, shards, logits, 4)
+    assert scores["accuracy"] == 1 - 2 / truth.size
+    assert scores["exact_match"] == 1 - 1 / len(truth)
+    assert 0.5 < scores["mean_average_precision"] < 1
+    rows = (tmp_path / "predictions.csv").read_text().splitlines()
+    said = [";".join(name for name, there in zip(("left", "right"), row, strict=True) if there) for row in truth]
+    assert [row.split(",")[0] for row in rows] == ["actual", *said]
+    assert [row.split(",")[1] for row in rows[2:]] == said[1:]
+    assert rows[1].split(",")[1] != said[0]
+    assert len((tmp_path / "per_label.csv").read_text().splitlines()) == 3
+    assert decode((tmp_path / "mistakes.png").read_bytes()).size
+    assert decode((tmp_path / "precision_recall.png").read_bytes()).std() > 1
+
+
+def test_the_report_of_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = open_shards(toys.write_task_shards(tmp_path / "shards", Task("numbers")))
+    answers = np.array(shards.test.labels) + np.float32([3, -4])
+    answers[5] += 2000  # the worst
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr(evaluate, "grid", lambda images, *_rest, **_options: drawn.append(images) or images[0])
+    scores = evaluate.report_numbers(tmp_path, shards, answers, 2)
+    assert set(scores) == {"r2"}  # errors of two numbers have no one unit
+    assert np.array_equal(drawn[0][0], shards.test.images_nhwc[5])
+    table = (tmp_path / "per_number.csv").read_text().splitlines()
+    assert table[0] == "number,mae,rmse,r2"
+    assert float(table[1].split(",")[1]) == pytest.approx((15 * 3 + 2003) / 16, rel=1e-4)
+    assert decode((tmp_path / "predictions.png").read_bytes()).std() > 1
+
+
+def annotated(number: int) -> Sample:
+    image = toys.picture(number)
+    left, right = (number % 2, number // 2 % 2)
+    image[:, :4], image[:, 4:] = 255 * left, 255 * right
+    image[0, 0] = number
+    content = {
+        "tags": {"bright": [name for name, there in (("left", left), ("right", right)) if there]},
+        "numbers": {"left": 1000.0 * left, "right": 1000.0 * right},
+    }
+    split = ("train", "val", "test", "test")[number // 4 % 4]
+    return Sample(f"{number:02d}.png", split, "image", encode_png(image), json.dumps(content))
+
+
+@pytest.fixture(params=[LABELS, NUMBERS], ids=["labels", "numbers"])
+def task(request: pytest.FixtureRequest, store: Path, tmp_path: Path) -> Task:
+    """A project with data/raw and a model in data/export that was not trained."""
+    assert store
+    register.RAW.mkdir(parents=True)
+    samples = [annotated(number) for number in range(48)]
+    packing.pack(samples, ("image",), register.RAW, name="toy", source="toy", rule=SplitRule(0.2, 0.2, 0))
+    register.QUARANTINE.parent.mkdir(parents=True)
+    register.QUARANTINE.write_text("id,check,reason\n08.png,blurred,it is\n")
+    info = ModelInfo("toy", ("left", "right"), toys.RECIPE, (0.5,), (0.5,), task=request.param)
+    model = create(toys.network(tmp_path).canonical(), info).eval()
+    export(model, ExportInfo("toy", info.classes, ImageRecipe(**toys.RECIPE), "m", info.task), register.ONNX_FILE)
+    return info.task
+
+
+def test_shards_have_what_is_learned(task: Task, tmp_path: Path) -> None:
+    targets = preparation.learned(register.RAW, task, ("image",))
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    preparation.prepare_all(register.RAW, folder, ImageRecipe(8, 8, 1), targets, processes=1, done=lambda _count: None)
+    train = np.load(folder / "train_labels.npy")
+    halves = np.load(folder / "train_images.npy")[:, 4, [1, 6], 0] > 127
+    assert train.dtype == np.float32
+    assert np.array_equal(train, halves * (1 if task == LABELS else 1000))
+
+
+def test_a_champion_is_judged_on_what_the_candidate_learns(task: Task) -> None:
+    exported = Predictor(register.ONNX_FILE).info
+    name = tracking.experiment_of("toy")
+    run_id = tracking.start_run(name, "train", {}, {})
+    candidate = registry.Candidate(
+        name, run_id, register.ONNX_FILE, "m", "o", "old", {"r2": 0.0}, exported.classes, exported.task
+    )
+    uri = f"models:/{name}/{registry.register(candidate, predictor.__name__, ['numpy'])}"
+    rows, _ = manifest.read(register.RAW)
+    test = rows[(rows["split"] == "test") & (rows["id"] != "08.png")]
+    said = Predictor(register.ONNX_FILE).answers_of_files(manifest.encoded_images(register.RAW, test))
+    contents = [json.loads(text) for text in test["annotations"]]
+    found = register.judge_on_current_test_images(exported, uri)
+    if task == LABELS:
+        truth = np.array([[name in content["tags"]["bright"] for name in ("left", "right")] for content in contents])
+        assert found["accuracy"] == pytest.approx(((said >= 0.5) == truth).mean())
+        assert 0 < found["mean_average_precision"] <= 1
+    else:
+        numbers = np.array([[content["numbers"][name] for name in ("left", "right")] for content in contents])
+        wrong, spread = ((said - numbers) ** 2).sum(axis=0), ((numbers - numbers.mean(axis=0)) ** 2).sum(axis=0)
+        assert found["r2"] == pytest.approx((1 - wrong / spread).mean(), rel=1e-5)
+    other = ExportInfo("toy", ("left", "up"), exported.recipe, "m", exported.task)
+    with pytest.raises(
+        DeepcvError, match=r"answers .* \(left, right\), this model .* \(left, up\); give the dataset another"
+    ):
+        register.judge_on_current_test_images(other, uri)
+
+
+def test_the_digest_of_the_test_images_covers_what_is_learned(task: Task) -> None:
+    def digests() -> tuple[str, str]:
+        return (
+            quarantine.digest_of_kept_test_images(register.RAW, frozenset(), task),
+            quarantine.digest_of_kept_test_images(register.RAW, frozenset(), CLASSIFICATION),
+        )
+
+    before = digests()
+    rows, _ = manifest.read(register.RAW)
+    tested = rows.index[rows["split"] == "test"][0]
+    rows.loc[tested, "annotations"] = rows.loc[tested, "annotations"].replace("left", "high")
+    rows.to_parquet(register.RAW / "manifest.parquet")
+    after = digests()
+    assert after[0] != before[0]
+    assert after[1] == before[1]  # of its class alone
