@@ -388,6 +388,11 @@ def test_webdataset_shards(tmp_path: Path) -> None:
         ({"a.png": 1, "a.jpg": 1, "a.cls": "0"}, "1 keys with two images or two labels: a"),
         ({"a.png": 1, "a.cls": "0", "b.png": 1, "b.cls": " "}, "label files without label .*: b.cls"),
         ({"a.png": 1, "a.json": "{}", "b.png": 1, "b.json": "{"}, "2 label files without label .*: a.json, b.json"),
+        (
+            {"a.png": 1, "a.json": '{"label": [0, 2]}', "b.png": 1, "b.json": '{"cls": {"n": 1}}'},
+            r"2 label files whose class is a list or an object \(expected a text or number\): "
+            r"a.json \(\[0, 2\]\), b.json \(\{'n': 1\}\)",
+        ),
         ({"a.png": 1, "a.cls": "0", "b.png": 1, "b.cls": "0"}, r"one class \(0\)"),
         ({"../a.png": 1, "../a.cls": "0"}, "points outside"),
     ],
