@@ -35,6 +35,7 @@ def manifests(count: int) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
     digests = np.array([hexadecimal[n : n + 64] for n in range(0, len(hexadecimal), 64)], object)
     labels = random.integers(0, _CLASSES, count)
     size = 20_000
+    sides = random.integers(1, 200, (count, 4))
     before = pd.DataFrame(
         {
             "id": [f"class_{label:03d}/{n:08d}.jpg" for n, label in enumerate(labels)],
@@ -43,20 +44,26 @@ def manifests(count: int) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
             "sha256": digests[:count],
             "width": 224, "height": 224, "channels": 3, "bytes": size,
             "offset": np.arange(count, dtype=np.int64) * size, "source": "images.tar",
+            "annotations": [
+                f'{{"boxes": [{{"label": "class_{label:03d}", "xyxy": [{x}, {y}, {x + w}, {y + h}]}}]}}'
+                for label, (x, y, w, h) in zip(labels, sides.tolist(), strict=True)
+            ],
         }
     )  # fmt: skip
     share = count // 100
-    removed, relabelled, changed, moved, renamed = random.permutation(count)[: 5 * share].reshape(5, share)
+    removed, relabelled, changed, moved, renamed, reannotated = random.permutation(count)[: 6 * share].reshape(6, share)
     after = before.copy()
     after.loc[relabelled, "label"] = "class_new"
     after.loc[changed, "sha256"] = digests[count : count + share]
     after.loc[moved, "split"] = after.loc[moved, "split"].map({"train": "val", "val": "test", "test": "train"})
     after.loc[renamed, "id"] = after.loc[renamed, "id"] + ".new"
+    after.loc[reannotated, "annotations"] = '{"boxes": []}'
     added = before.iloc[:share].assign(
         id=[f"added/{n}.jpg" for n in range(share)], sha256=digests[count + share : count + 2 * share]
     )
     after = pd.concat([after.drop(index=removed), added], ignore_index=True).sample(frac=1, random_state=0)
-    return before, after, dict.fromkeys(("added", "removed", "relabelled", "changed", "moved", "renamed"), share)
+    kinds = ("added", "removed", "relabelled", "changed", "moved", "renamed", "reannotated")
+    return before, after, dict.fromkeys(kinds, share)
 
 
 def keep(cache: Path, rows: pd.DataFrame) -> str:
@@ -118,7 +125,7 @@ def main() -> None:
             raise SystemExit(f"expected {expected}, found {counts}")
         datasets = [Recorded(folder) for folder in folders]
         taken_s = {
-            "read": seconds(lambda: [side.rows(diff.COLUMNS) for side in (old, new)]),
+            "read": seconds(lambda: [side.rows(diff.COLUMNS, diff.OPTIONAL) for side in (old, new)]),
             "diff": seconds(lambda: diff.report(old, new)),
             "diff_as_text": seconds(lambda: diff.as_text(found)),
             "who_saw": seconds(lambda: sightings.search(image, datasets, cache)),

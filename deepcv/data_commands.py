@@ -28,9 +28,9 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     diff = commands.add_parser(
         "diff", help="what changed between the datasets of two git revisions",
-        description="Images added, removed, relabelled, renamed, moved between splits or with other pixels, and the class "
-        "shares of each split. Images are paired by name, what is left by content. Datasets come from DVC's cache: "
-        "nothing is checked out.",
+        description="Images added, removed, relabelled, renamed, moved between splits, with other pixels or other annotations, "
+        "and the class shares of each split. Images are paired by name, what is left by content. Datasets come from DVC's "
+        "cache: nothing is checked out.",
     )  # fmt: skip
     diff.add_argument("before", nargs="?", default="HEAD", metavar="A", help="git revision (default: HEAD)")
     diff.add_argument(

@@ -14,7 +14,7 @@ from torch import nn
 
 from deepcv.data.samples import DataError
 from deepcv.data.sources import Source, open_source
-from deepcv.images import DecodeError, decode
+from deepcv.images import DecodeError, decode, headers
 from deepcv.nn import spec
 from deepcv.params.document import read
 from deepcv.params.edit import with_values
@@ -29,7 +29,7 @@ _HEADER = "# deepcv init: "
 
 @dataclass(frozen=True)
 class Findings:
-    """What a dataset looks like."""
+    """What a dataset looks like; `jpeg` where all images that were decoded are JPEGs."""
 
     images: int
     classes: tuple[str, ...]
@@ -38,6 +38,7 @@ class Findings:
     width: int
     same_size: bool
     colour: bool
+    jpeg: bool
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def look(path: Path, downloads: Path) -> Findings:
     every = max(1, source.count // _LOOKED_AT)
     splits: Counter[str] = Counter()
     shapes: list[tuple[int, int, int]] = []
+    jpegs = 0
     for number, sample in enumerate(source.samples()):
         splits[sample.split or "to be split"] += 1
         if number % every == 0:
@@ -62,7 +64,8 @@ def look(path: Path, downloads: Path) -> Findings:
             except DecodeError as error:
                 raise DataError(f"{path}: {sample.id}: {error}") from error
             shapes.append((height, width, channels))
-    return _summary(source, dict(splits), shapes)
+            jpegs += bool((header := headers.read(sample.encoded)) and header.is_jpeg)
+    return _summary(source, dict(splits), shapes, jpeg=jpegs == len(shapes))
 
 
 def propose(path: str, findings: Findings) -> Proposal:
@@ -90,6 +93,7 @@ def propose(path: str, findings: Findings) -> Proposal:
         "preprocess.width": width,
         "preprocess.channels": channels,
         "preprocess.resize": "stretch" if findings.same_size else "crop",
+        "preprocess.reduced": findings.jpeg and findings.height >= 2 * height and findings.width >= 2 * width,
         "train.network": network,
         **_network_parameters(Path(network)),
         "train.epochs": epochs,
@@ -152,7 +156,7 @@ def _network_parameters(network: Path) -> dict[str, Any]:
     return {f"train.network_parameters.{name}": value for name, value in defaults.items()}
 
 
-def _summary(source: Source, splits: dict[str, int], shapes: list[tuple[int, int, int]]) -> Findings:
+def _summary(source: Source, splits: dict[str, int], shapes: list[tuple[int, int, int]], *, jpeg: bool) -> Findings:
     sizes = {(height, width) for height, width, _ in shapes}
     return Findings(
         images=source.count,
@@ -162,6 +166,7 @@ def _summary(source: Source, splits: dict[str, int], shapes: list[tuple[int, int
         width=int(median(width for _, width, _ in shapes)),
         same_size=len(sizes) == 1,
         colour=any(channels == 3 for _, _, channels in shapes),
+        jpeg=jpeg,
     )
 
 

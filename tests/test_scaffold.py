@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import toys
 
@@ -25,7 +26,7 @@ def in_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def findings(**changes: Any) -> Findings:
     values: dict[str, Any] = {
         "images": 1000, "classes": ("a", "b"), "splits": {"to be split": 1000},
-        "height": 28, "width": 28, "same_size": True, "colour": False, **changes,
+        "height": 28, "width": 28, "same_size": True, "colour": False, "jpeg": False, **changes,
     }  # fmt: skip
     return Findings(**values)
 
@@ -41,7 +42,7 @@ def test_look_learns_size_classes_splits_and_colour(mode: str, channels: int, tm
     found = look(root if mode == "folder" else toys.write_tar(root, tmp_path / "pets.tar"))
     assert found == Findings(
         images=5, classes=("cat", "dog"), splits={"to be split": 5}, height=10, width=12, same_size=True,
-        colour=channels == 3,
+        colour=channels == 3, jpeg=False,
     )  # fmt: skip
 
 
@@ -51,6 +52,15 @@ def test_look_tells_splits_apart_and_takes_the_median_size(tmp_path: Path) -> No
     found = look(tmp_path / "pets")
     assert found.splits == {"train": 2, "test": 2}
     assert (found.height, found.width, found.same_size, found.colour) == (9, 9, False, True)
+
+
+@pytest.mark.parametrize("other", [".jpg", ".png"])
+def test_look_tells_jpegs_from_others(other: str, tmp_path: Path) -> None:
+    for number, name in enumerate(FEW):
+        path = tmp_path / "pets" / name.replace(".png", ".x")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(other if name == FEW[-1] else ".jpg", toys.picture(number))[1].tobytes())
+    assert look(tmp_path / "pets").jpeg == (other == ".jpg")
 
 
 def test_look_names_a_bad_file(tmp_path: Path) -> None:
@@ -71,6 +81,10 @@ def test_look_names_a_bad_file(tmp_path: Path) -> None:
         ({"height": 20, "width": 90, "same_size": False}, {"height": 32, "width": 32}),
         ({"colour": True}, {"channels": 3, "flip": True}),
         ({"colour": False}, {"channels": 1, "flip": False}),
+        ({"height": 300, "width": 256, "jpeg": True}, {"height": 128, "reduced": True}),
+        ({"height": 300, "width": 255, "jpeg": True}, {"width": 128, "reduced": False}),
+        ({"height": 255, "width": 300, "jpeg": True}, {"height": 128, "reduced": False}),
+        ({"height": 300, "width": 256, "jpeg": False}, {"reduced": False}),
         ({"images": 100}, {"batch_size": 16}),
         ({"images": 700}, {"batch_size": 64}),
         ({"images": 9000}, {"batch_size": 128}),
@@ -116,12 +130,15 @@ def test_no_value_of_another_network_stays(network: str, monkeypatch: pytest.Mon
 def test_params_are_written_with_comments_kept() -> None:
     path = Path("params.yaml")
     before = path.read_text()
-    proposal = scaffold.Proposal({"ingest.dataset": "pets", "ingest.path": "data/pets", "train.epochs": 7}, 60.0)
+    values = {"ingest.dataset": "pets", "ingest.path": "data/pets", "preprocess.reduced": True, "train.epochs": 7}
+    proposal = scaffold.Proposal(values, 60.0)
     text = scaffold.write(path, findings(), proposal)
     first, _, rest = text.partition("\n")
     assert first == "# deepcv init: 1000 images (1000 to be split) of 2 classes (a, b), 28×28, grey"
     changed = [(a, b) for a, b in zip(before.splitlines(), rest.splitlines(), strict=True) if a != b]
-    assert [b.split("#")[0].strip() for _, b in changed] == ["dataset: pets", "path: data/pets", "epochs: 7"]
+    assert [b.split("#")[0].strip() for _, b in changed] == [
+        "dataset: pets", "path: data/pets", "reduced: true", "epochs: 7"
+    ]  # fmt: skip
     assert all(a.partition("#")[2] == b.partition("#")[2] for a, b in changed)
     params = whole.loads(text)
     assert (params.ingest.dataset, params.train.epochs) == ("pets", 7)

@@ -1,4 +1,4 @@
-"""What changed between two manifests: images added, removed, renamed, relabelled, moved or with other pixels."""
+"""What changed between two manifests: images added, removed, renamed, relabelled, moved, with other pixels or annotations."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,7 @@ from deepcv.data.revisions import Snapshot
 from deepcv.data.samples import DataError
 
 COLUMNS = ("id", "split", "label", "sha256", "bytes", "offset")
+OPTIONAL = ("annotations",)  # older manifests lack it
 _TOLD = ("id", "split", "label", "sha256")
 _FIRST_IMAGES = 5
 _FIRST_CLASSES = 10
@@ -24,8 +25,9 @@ _FIRST_CLASSES = 10
 class Diff:
     """The images that differ, by what differs; an image that was relabelled and moved stands in both tables.
 
-    `added` and `removed` have `COLUMNS`, the others each column twice, as `…_before` and `…_after`. `balance` has the columns
-    split, class, before, after (images), share_before and share_after (of the split's images, 0–1).
+    `added` and `removed` have the manifests' columns, the others each column twice, as `…_before` and `…_after`. `reannotated`
+    is None where the manifests have no annotations. `balance` has the columns split, class, before, after (images),
+    share_before and share_after (of the split's images, 0–1).
     """
 
     added: pd.DataFrame
@@ -34,12 +36,13 @@ class Diff:
     changed: pd.DataFrame
     moved: pd.DataFrame
     renamed: pd.DataFrame
+    reannotated: pd.DataFrame | None
     balance: pd.DataFrame
 
     @property
     def sections(self) -> dict[str, tuple[str, pd.DataFrame]]:
         """Each table under its key, with its title."""
-        return {
+        sections = {
             "added": ("added", self.added),
             "removed": ("removed", self.removed),
             "relabelled": ("relabelled", self.relabelled),
@@ -47,6 +50,9 @@ class Diff:
             "moved": ("moved between splits", self.moved),
             "renamed": ("renamed", self.renamed),
         }
+        if self.reannotated is not None:
+            sections["reannotated"] = ("other annotations", self.reannotated)
+        return sections
 
     @property
     def is_empty(self) -> bool:
@@ -67,7 +73,9 @@ class Report:
 
 def report(before: Snapshot, after: Snapshot) -> Report:
     """Read and compare two datasets. Raises DataError."""
-    rows = [snapshot.rows(COLUMNS) for snapshot in (before, after)]
+    rows = [snapshot.rows(COLUMNS, OPTIONAL) for snapshot in (before, after)]
+    if len({tuple(table.columns) for table in rows}) > 1:  # one is older: what it lacks is compared on neither side
+        rows = [table[list(COLUMNS)] for table in rows]
     described = [snapshot.description() for snapshot in (before, after)]
     for snapshot, table in zip((before, after), rows, strict=True):
         if not table["id"].is_unique:
@@ -82,7 +90,7 @@ def report(before: Snapshot, after: Snapshot) -> Report:
 
 
 def compare(before: pd.DataFrame, after: pd.DataFrame, classes: Sequence[str] = ()) -> Diff:
-    """Compare two manifests with unique ids; `classes` orders the table of class shares.
+    """Compare two manifests with unique ids and the same columns; `classes` orders the table of class shares.
 
     Images are paired by id; what is left is paired by content (sha256, equal images in the order of their ids): those
     were renamed. What then has no partner was added or removed.
@@ -101,6 +109,7 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, classes: Sequence[str] = 
         changed=_where_differs(same_id, "sha256"),
         moved=_where_differs(pairs, "split"),
         renamed=renamed,
+        reannotated=_where_differs(pairs, "annotations") if "annotations" in before else None,
         balance=balance(before, after, classes),
     )
 
@@ -121,7 +130,7 @@ def balance(before: pd.DataFrame, after: pd.DataFrame, classes: Sequence[str] = 
 def as_json(found: Report) -> str:
     """Everything that differs, as one JSON object."""
     tables = {
-        key: table[[c for c in table if str(c).removesuffix("_before").removesuffix("_after") in _TOLD]]
+        key: table[[c for c in table if str(c).removesuffix("_before").removesuffix("_after") in _told(key)]]
         for key, (_, table) in found.diff.sections.items()
     }
     sides = zip(("before", "after"), found.names, found.images, (found.before, found.after), strict=True)
@@ -148,10 +157,15 @@ def headline(found: Report) -> str:
 
 
 def judged(found: Report) -> list[str]:
-    """Say it where models of the two datasets are judged on different test images."""
-    if found.before["test_digest"] == found.after["test_digest"]:
-        return []
-    return ["The test images or their labels differ: test scores of before and after do not compare."]
+    """Say it where models of the two datasets are judged on different test images, and where annotations are not compared."""
+    lines = []
+    if found.before["test_digest"] != found.after["test_digest"]:
+        lines.append("The test images or their labels differ: test scores of before and after do not compare.")
+    if found.diff.reannotated is None:
+        lines.append(
+            "Annotations are not compared: a manifest is of an older DeepCV and has none; `dvc repro ingest` writes a new one."
+        )
+    return lines
 
 
 def caption(key: str, row: Any) -> str:
@@ -164,7 +178,19 @@ def caption(key: str, row: Any) -> str:
         return f"{visible(row.id_after)} ({row.split_before} -> {row.split_after})"
     if key == "renamed":
         return f"{visible(row.id_before)} -> {visible(row.id_after)}"
+    if key == "reannotated":
+        return f"{visible(row.id_after)} ({_kinds_that_differ(row.annotations_before, row.annotations_after)})"
     return visible(row.id_after)
+
+
+def _kinds_that_differ(before: str, after: str) -> str:
+    """Name the kinds of annotations (boxes, numbers, tags, masks) that differ between two JSON texts."""
+    one, two = (json.loads(text or "{}") for text in (before, after))
+    return ", ".join(kind for kind in {**one, **two} if one.get(kind) != two.get(kind))
+
+
+def _told(key: str) -> tuple[str, ...]:
+    return (*_TOLD, "annotations") if key == "reannotated" else _TOLD
 
 
 def _images(diff: Diff) -> Iterator[str]:

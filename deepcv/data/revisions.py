@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import yaml
 
 from deepcv.data.samples import DataError
@@ -34,10 +35,12 @@ class Snapshot:
     name: str
     files: Mapping[str, Path]
 
-    def rows(self, columns: Iterable[str]) -> pd.DataFrame:
-        """Read these columns of the manifest. Raises DataError."""
+    def rows(self, columns: Iterable[str], optional: Iterable[str] = ()) -> pd.DataFrame:
+        """Read these columns of the manifest, and of the optional ones those that it has. Raises DataError."""
+        path = self.files["manifest.parquet"]
         try:
-            return pd.read_parquet(self.files["manifest.parquet"], columns=list(columns))
+            there = set(pq.read_schema(path).names)
+            return pd.read_parquet(path, columns=[*columns, *(name for name in optional if name in there)])
         except (KeyError, ValueError, OSError) as error:
             raise DataError(f"{self.name}: its manifest cannot be read ({error})") from error
 

@@ -66,8 +66,15 @@ def main() -> None:
     write_text(VERDICT, json.dumps({"success": True}) + "\n")
     print(
         f"{info.name}: {len(rows)} images hold to every expectation of severity fail, {out['id'].nunique()} are quarantined; "
-        f"gallery: {GALLERY}, report: {DATA_DOCS}, what was flagged: {FLAGGED}, to accept as reference: {CANDIDATE}"
+        f"gallery: {GALLERY}, report: {DATA_DOCS}, what was flagged: {FLAGGED}"
     )
+    print(how_to_accept(info.name))
+
+
+def how_to_accept(dataset: str) -> str:
+    """Say how a person makes this data the reference that later data is compared with."""
+    accepted = Path(NO_REFERENCE).with_name(f"{dataset}.parquet")
+    return f"to have later data compared with this: `cp {CANDIDATE} {accepted}`, then `validate.reference: {accepted}`, and commit both"
 
 
 def _look(size: int, seed: int, min_contrast: float) -> findings.Looked:

@@ -7,11 +7,13 @@ import pytest
 from histories import WEIRD, History
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import picture
 
 from deepcv.cli import main
 from deepcv.data import diff, diff_page, revisions
 from deepcv.data.diff import COLUMNS, compare
 from deepcv.data.samples import DataError
+from deepcv.images import encode_png
 
 
 def manifest(*rows: tuple[str, str, str, str]) -> pd.DataFrame:
@@ -69,6 +71,61 @@ def test_an_empty_side() -> None:
     assert len(compare(nothing, AFTER).added) == len(AFTER)
     assert len(compare(AFTER, nothing).removed) == len(AFTER)
     assert compare(nothing, nothing).is_empty
+
+
+BOX = '{"boxes": [{"label": "cat", "xyxy": [1, 2, 3, 4]}]}'
+TABLE = '{"numbers": {"age": 31.5}, "tags": {"marks": ["red"]}}'
+
+
+def annotated(folder: Path, texts: dict[str, str] | None) -> revisions.Snapshot:
+    """A dataset of four images with these annotations (none: empty), or of an older DeepCV, whose manifest has no such column."""
+    folder.mkdir()
+    png = encode_png(picture(0))
+    table = manifest(*((name, "train", "x", name) for name in "abcd")).assign(bytes=len(png), offset=0)
+    if texts is not None:
+        table = table.assign(annotations=[texts.get(name, "") for name in "abcd"])
+    table.to_parquet(folder / "manifest.parquet")
+    (folder / "images.bin").write_bytes(png)
+    (folder / "dataset.json").write_text('{"name": "toy", "classes": ["x"], "test_digest": ""}')
+    return revisions.Snapshot(folder.name, {name: folder / name for name in revisions.FILES})
+
+
+def test_other_annotations_of_an_image(tmp_path: Path) -> None:
+    before = annotated(tmp_path / "before", {"a": BOX, "b": TABLE, "c": "", "d": BOX})
+    changes = {"a": BOX.replace("3", "5"), "b": TABLE.replace("31.5", "32").replace("red", "blue"), "c": BOX, "d": BOX}
+    after = annotated(tmp_path / "after", changes)
+    found = diff.report(before, after)
+    assert {key: len(table) for key, (_, table) in found.diff.sections.items() if len(table)} == {"reannotated": 3}
+    assert not found.diff.is_empty
+    assert diff.report(after, after).diff.is_empty
+    lines = diff.as_text(found).splitlines()
+    first = lines.index(f"{'other annotations':<22}{3:>9}")
+    assert lines[first + 1 : first + 4] == ["    a (boxes)", "    b (numbers, tags)", "    c (boxes)"]
+    told = json.loads(diff.as_json(found))
+    assert told["counts"]["reannotated"] == 3
+    assert told["reannotated"][2]["annotations_before"] == ""
+    assert json.loads(told["reannotated"][0]["annotations_after"])["boxes"][0]["xyxy"] == [1, 2, 5, 4]
+    diff_page.write(tmp_path / "page.html", found, before, after)
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "other annotations: 3" in page.text
+    assert "b (numbers, tags)" in page.text
+    assert sum(tag == "img" for tag, _ in page.tags) == 3
+
+
+def test_annotations_of_a_renamed_image() -> None:
+    before, after = manifest(("old", "train", "x", "1")), manifest(("new", "train", "x", "1"))
+    found = compare(before.assign(annotations=BOX), after.assign(annotations="")).reannotated
+    assert found is not None
+    assert ids(found) == ["new"]
+
+
+@pytest.mark.parametrize("older", ["before", "after"])
+def test_annotations_beside_an_older_manifest_are_not_compared(older: str, tmp_path: Path) -> None:
+    before, after = (annotated(tmp_path / s, None if s == older else {"a": BOX}) for s in ("before", "after"))
+    found = diff.report(before, after)
+    assert found.diff.is_empty
+    assert "reannotated" not in json.loads(diff.as_json(found))["counts"]
+    assert "Annotations are not compared: a manifest is of an older DeepCV" in diff.as_text(found)
 
 
 a_row = st.tuples(

@@ -17,6 +17,7 @@ from torchvision import datasets
 
 from deepcv.data.samples import DataError, Sample
 from deepcv.data.sources import Source, open_source
+from deepcv.data.sources.imagenetv2 import VARIANTS
 from deepcv.images import decode
 
 DESCRIPTIONS = sorted((toys.REPOSITORY / "data/sources").glob("*.yaml"))
@@ -76,48 +77,56 @@ def test_mnist(tmp_path: Path) -> None:
         open_source(path, tmp_path)
 
 
-@pytest.fixture
-def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Any]:
-    """A CIFAR-10 of two batches with 10 images each, whose digests torchvision takes for the published ones."""
-    folder = tmp_path / "cifar-10-batches-py"
+def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch, kind: int) -> Any:
+    """Write a CIFAR-10 or -100 of one image per class and split, whose digests torchvision takes for the published ones."""
+    layout: Any = {10: datasets.CIFAR10, 100: datasets.CIFAR100}[kind]
+    folder = root / layout.base_folder
     folder.mkdir()
-    data = np.random.default_rng(0).integers(0, 256, (10, 3072), np.uint8)
-    contents = {"data_batch_1": {"data": data, "labels": list(range(10))},
-                "test_batch": {"data": data[::-1], "labels": list(range(10))},
-                "batches.meta": {"label_names": [f"kind {n}" for n in range(10)]}}  # fmt: skip
+    data = np.random.default_rng(0).integers(0, 256, (kind, 3072), np.uint8)
+    fine = "fine_" if kind == 100 else ""
+    labels = {f"{fine}labels": list(range(kind)), "coarse_labels": [n % 5 for n in range(kind)]}
+    names = {f"{fine}label_names": [f"kind {n}" for n in range(kind)], "coarse_label_names": [*"abcde"]}
+    train, test, meta = layout.train_list[0][0], layout.test_list[0][0], layout.meta["filename"]
+    contents = {train: {"data": data, **labels}, test: {"data": data[::-1], **labels}, meta: names}
     for name, content in contents.items():
         (folder / name).write_bytes(pickle.dumps(content))
-    for key, name in (("train_list", "data_batch_1"), ("test_list", "test_batch")):
-        monkeypatch.setattr(datasets.CIFAR10, key, [[name, md5(folder / name)]])
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": md5(folder / "batches.meta")}
-    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
-    return tmp_path, data
+    for key, name in (("train_list", train), ("test_list", test)):
+        monkeypatch.setattr(layout, key, [[name, md5(folder / name)]])
+    monkeypatch.setattr(layout, "meta", layout.meta | {"md5": md5(folder / meta)})
+    return data
 
 
-def test_cifar10_from_local_files(cifar: tuple[Path, Any]) -> None:
-    root, data = cifar
-    source = open_source(toys.REPOSITORY / "data/sources/cifar10.yaml", root)
+@pytest.fixture
+def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that holds a small CIFAR-10."""
+    write_cifar(tmp_path, monkeypatch, 10)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", [10, 100])
+def test_cifar_from_local_files(kind: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_cifar(tmp_path, monkeypatch, kind)
+    source = open_source(toys.REPOSITORY / f"data/sources/cifar{kind}.yaml", tmp_path)
     found = samples(source)
-    assert source.classes == tuple(f"kind {n}" for n in range(10))
-    assert [s.split for s in found] == ["train"] * 10 + ["test"] * 10
+    assert source.classes == tuple(f"kind {n}" for n in range(kind))
+    assert [(s.split, s.label) for s in found] == [(s, f"kind {n}") for s in ("train", "test") for n in range(kind)]
     assert np.array_equal(decode(found[3].encoded), data[3].reshape(3, 32, 32).transpose(1, 2, 0))
+    assert np.array_equal(decode(found[kind].encoded), data[-1].reshape(3, 32, 32).transpose(1, 2, 0))
 
 
-def test_a_changed_file_is_refused_by_its_md5(cifar: tuple[Path, Any]) -> None:
-    root, _ = cifar
-    path = root / "cifar-10-batches-py/data_batch_1"
+def test_a_changed_file_is_refused_by_its_md5(cifar: Path) -> None:
+    path = cifar / "cifar-10-batches-py/data_batch_1"
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(DataError, match=r"CIFAR10 is not whole below .* and cannot be downloaded"):
-        open_source(toys.REPOSITORY / "data/sources/cifar10.yaml", root)
+        open_source(toys.REPOSITORY / "data/sources/cifar10.yaml", cifar)
 
 
-def test_a_folder_that_holds_torchvisions_files(cifar: tuple[Path, Any]) -> None:
-    root, _ = cifar
-    (root / "dataset.yaml").write_text("source: torchvision\nname: CIFAR10\n")
-    assert len(samples(open_source(root, Path("/nonexistent")))) == 20
-    (root / "cifar-10-batches-py/test_batch").unlink()
+def test_a_folder_that_holds_torchvisions_files(cifar: Path) -> None:
+    (cifar / "dataset.yaml").write_text("source: torchvision\nname: CIFAR10\n")
+    assert len(samples(open_source(cifar, Path("/nonexistent")))) == 20
+    (cifar / "cifar-10-batches-py/test_batch").unlink()
     with pytest.raises(DataError, match=r"CIFAR10 is not whole below .* Put its files there"):
-        open_source(root, Path("/nonexistent"))
+        open_source(cifar, Path("/nonexistent"))
 
 
 def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,15 +201,20 @@ def test_a_bad_description(values: dict[str, object], message: str, tmp_path: Pa
         open_source(described(tmp_path, source="torchvision", **values), tmp_path)
 
 
-def test_imagenetv2_keeps_classes_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_imagenetv2_keeps_classes_in_the_order_of_their_numbers(variant: str, tmp_path: Path) -> None:
     names = [f"{number}/{n}.jpeg" for number in range(101) for n in (0, 1)]
-    toys.write_images(tmp_path / "i/imagenetv2-top-images-format-val", names)
-    tar = toys.write_tar(tmp_path / "i", tmp_path / "imagenetv2-top-images.tar.gz")
-    values = {"source": "imagenetv2", "variant": "top-images", "sha256": hashlib.sha256(tar.read_bytes()).hexdigest()}
+    toys.write_images(tmp_path / f"i/imagenetv2-{variant}-format-val", names)
+    tar = toys.write_tar(tmp_path / "i", tmp_path / f"imagenetv2-{variant}.tar.gz", "w:gz")
+    shipped = toys.REPOSITORY / f"data/sources/imagenetv2-{variant}.yaml"
+    values = yaml.safe_load(shipped.read_text()) | {"sha256": hashlib.sha256(tar.read_bytes()).hexdigest()}
     source = open_source(described(tmp_path, **values), tmp_path)
     assert source.classes == tuple(str(number) for number in range(101))
     assert len(samples(source)) == 202
-    with pytest.raises(DataError, match="its sha256 is"):
-        open_source(described(tmp_path, **values | {"sha256": "00"}), tmp_path)
+    with pytest.raises(DataError, match=f"imagenetv2-{variant}.tar.gz: its sha256 is"):
+        open_source(shipped, tmp_path)  # it holds to the published archive
+
+
+def test_imagenetv2_has_three_variants(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected a variant of matched-frequency, threshold0.7, top-images, got 'b'"):
-        open_source(described(tmp_path, **values | {"variant": "b"}), tmp_path)
+        open_source(described(tmp_path, source="imagenetv2", variant="b", sha256="00"), tmp_path)

@@ -310,6 +310,30 @@ def test_yolo(tmp_path: Path) -> None:
     assert boxes(found["train/images/2.png"]) == [{"label": "dog", "xyxy": [1.6, 1.6, 14.4, 4.8]}]
 
 
+POSE = "train: train/images\nnames: [cat, dog]\n"
+
+
+@pytest.mark.parametrize(
+    ("shape", "cat", "points"),
+    [
+        ("[2, 2]", "0 .5 .5 .2 .25 .45 .25 .55 .5", [[7.2, 2, 2], [8.8, 4, 2]]),
+        ("[2, 3]", "0 .5 .5 .2 .25 .45 .25 1 0 0 0", [[7.2, 2, 1], [0, 0, 0]]),
+        ("[1, 2]", "0 .5 .5 .2 .25 1 0.75", [[16, 6, 2]]),
+    ],
+)
+def test_yolo_with_keypoints(shape: str, cat: str, points: list[list[float]], tmp_path: Path) -> None:
+    labels = {"train/labels/1.txt": cat, "train/labels/2.txt": cat.replace("0 ", "1 ", 1)}
+    found = by_id(write(yolo_images(tmp_path), labels | {"data.yaml": f"{POSE}kpt_shape: {shape}\n"}))
+    assert boxes(found["train/images/1.png"]) == [{"label": "cat", "xyxy": [6.4, 3, 9.6, 5], "keypoints": points}]
+    assert found["train/images/2.png"].label == "dog"
+
+
+def test_yolo_without_the_shape_of_keypoints_has_polygons(tmp_path: Path) -> None:
+    labels = {"train/labels/1.txt": "0 .5 .5 .2 .25 .45 .25 .55 .5", "train/labels/2.txt": "1 .5 .5 .2 .25"}
+    found = by_id(write(yolo_images(tmp_path), labels | {"data.yaml": POSE}))
+    assert boxes(found["train/images/1.png"]) == [{"label": "cat", "xyxy": [3.2, 2, 8.8, 4]}]
+
+
 def test_yolo_lists_and_images_without_boxes(tmp_path: Path) -> None:
     lists = {"data.yaml": "train: [a.txt, b.txt]\nnames: [cat, dog]\n", "a.txt": "./train/images/1.png\n",
              "b.txt": "train/images/2.png\nvalid/images/3.png\n", "valid/labels/3.txt": ""}  # fmt: skip
@@ -330,6 +354,15 @@ def test_yolo_lists_and_images_without_boxes(tmp_path: Path) -> None:
         ({"train/labels/1.txt": "2 .5 .5 .1 .1\n"}, r"bad lines: train/labels/1.txt:1 \(class 2 of 2 names"),
         ({"train/labels/1.txt": "0 .5 .5 .1\n"}, "expected class and 4 numbers, got 3"),
         ({"train/labels/1.txt": "0 .5 .5 .1 x\n"}, "bad lines: train/labels/1.txt:1"),
+        ({"train/labels/1.txt": "0 .5 .5 .1 .1 .4 .4 2\n"}, "got 7 numbers .keypoints need `kpt_shape` in data.yaml"),
+        (
+            {"data.yaml": YOLO + "kpt_shape: [2, 2]\n", "train/labels/1.txt": "\n0 .5 .5 .2 .2 .4 .4\n"},
+            r"train/labels/1.txt:2 \(expected class, 4 numbers of the box and 2 × 2 of its keypoints .*, got 6 numbers",
+        ),
+        ({"data.yaml": YOLO + "kpt_shape: [2, 2]\n"}, "bad lines: train/labels/1.txt:1 .*, got 4 numbers"),
+        ({"data.yaml": YOLO + "kpt_shape: [17, 4]\n"}, r"expected `kpt_shape: \[.*, got \[17, 4\]"),
+        ({"data.yaml": YOLO + "kpt_shape: 17\n"}, "data.yaml: expected `kpt_shape: .*, got 17"),
+        ({"data.yaml": YOLO + "kpt_shape: [0, 2]\n"}, r"got \[0, 2\]"),
         ({"train/labels/1.txt": "0 .5 .5 -1 .1\n"}, "has no area"),
         ({"data.yaml": "train: train/images\nnames: [a, a]\n"}, "expected `names:` with different class names"),
         ({"data.yaml": "train: train/images\nnames: {1: a, 2: b}\n"}, "numbered from 0"),
@@ -400,6 +433,11 @@ def test_webdataset_shards(tmp_path: Path) -> None:
         ({"a.png": 1, "a.jpg": 1, "a.cls": "0"}, "1 keys with two images or two labels: a"),
         ({"a.png": 1, "a.cls": "0", "b.png": 1, "b.cls": " "}, "label files without label .*: b.cls"),
         ({"a.png": 1, "a.json": "{}", "b.png": 1, "b.json": "{"}, "2 label files without label .*: a.json, b.json"),
+        (
+            {"a.png": 1, "a.json": '{"label": [0, 2]}', "b.png": 1, "b.json": '{"cls": {"n": 1}}'},
+            r"2 label files whose class is a list or an object \(expected a text or number\): "
+            r"a.json \(\[0, 2\]\), b.json \(\{'n': 1\}\)",
+        ),
         ({"a.png": 1, "a.cls": "0", "b.png": 1, "b.cls": "0"}, r"one class \(0\)"),
         ({"../a.png": 1, "../a.cls": "0"}, "points outside"),
     ],

@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from histories import History
 from toys import REPOSITORY, write_images, write_tar, write_zip
 
 from deepcv.data import builtin
@@ -218,15 +219,36 @@ def test_an_empty_folder(folders: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "command"),
     [
-        ("s3://bucket/a/birds", "dvc import-url s3://bucket/a/birds data/birds"),
-        ("https://example.org/birds.tar", "dvc import-url https://example.org/birds.tar data/birds.tar"),
-        ("ssh://me@host/data/birds", "dvc import-url ssh://me@host/data/birds data/birds"),
-        ("me@host:/data/birds", "dvc import-url ssh://me@host/data/birds data/birds"),
+        ("s3://bucket/a/birds", "`pip install dvc-s3`, `… s3://bucket/a/birds data/incoming/birds`"),
+        ("https://example.org/birds.tar", "from: `… https://example.org/birds.tar data/incoming/birds.tar`"),
+        ("ssh://me@host/data/birds", "`pip install dvc-ssh`, `… ssh://me@host/data/birds data/incoming/birds`"),
+        ("me@host:/data/birds", "`pip install dvc-ssh`, `… ssh://me@host/data/birds data/incoming/birds`"),
+        ("http://a.org/b?c=d&e", "from: `… 'http://a.org/b?c=d&e' 'data/incoming/b?c=d&e'`"),
     ],
 )
-def test_a_url_names_the_command(path: str, command: str) -> None:
-    with pytest.raises(DataError, match=re.escape(f"`{command}`, then `ingest.path: data/birds")):
+def test_a_url_names_the_commands(path: str, command: str) -> None:
+    whole = command.replace("…", "mkdir -p data/incoming && dvc import-url")
+    with pytest.raises(DataError, match=re.escape(f"{whole}, then `ingest.path: data/incoming/b")):
         opened(Path(path))
+
+
+def test_the_command_for_a_url_brings_what_ingest_reads(served: tuple[str, Path], tmp_path: Path) -> None:
+    address, folder = served
+    write_tar(write_images(tmp_path / "birds", ["cat/1.png", "dog/1.png"]), folder / "birds.tar")
+    project = History(tmp_path / "project", tmp_path / "cache")
+    project.root.mkdir()
+    project.git("init", "-q")
+    project.run("dvc", "init", "-q")
+    with pytest.raises(DataError) as raised:
+        opened(Path(f"{address}/birds.tar"))
+    command, path = re.findall("`(.*?)`", str(raised.value))
+    project.run("sh", "-c", command)
+    brought = project.root / path.removeprefix("ingest.path: ")
+    assert contents(opened(brought)) == contents(opened(tmp_path / "birds"))
+    assert (
+        f"{address}/birds.tar" in brought.with_name("birds.tar.dvc").read_text()
+    )  # whence `dvc update` brings another
+    assert brought.name not in project.git("status", "--short", "--untracked-files=all").split()
 
 
 def test_digits() -> None:

@@ -2,10 +2,7 @@
 
 import hashlib
 import re
-import threading
-from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub
@@ -255,26 +252,6 @@ def test_timms_weights_come_from_its_folder(tmp_path: Path, monkeypatch: pytest.
 def test_weights_that_are_not_there_are_told(get: partial[Weights], message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         get()
-
-
-@pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
-    """An address and the folder that it serves."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    folder = tmp_path / "served"
-    folder.mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", folder
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 def test_an_address_is_held_to_its_digest(served: tuple[str, Path], tmp_path: Path) -> None:

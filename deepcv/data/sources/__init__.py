@@ -7,6 +7,7 @@ Every source yields `Sample`s in an order that depends on its content alone.
 """
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ __all__ = ["LayoutError", "Source", "Tree", "is_litter", "open_source", "open_tr
 
 _READERS: dict[str, Callable[[Tree, Description], Source]] = {"table": table, "coco": coco, "voc": voc, "yolo": yolo}
 _PUBLISHED = ("digits", "mnist", "fashion-mnist", "imagenetv2", "torchvision")
+_DVC_NEEDS = {"s3": "dvc-s3", "ssh": "dvc-ssh"}  # http it reads by itself
 # pathlib has made one slash of two.
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/+(?P<rest>.+)|(?P<host>[^/@]+@[^/:]+):(?P<path>.+)", re.IGNORECASE)
 
@@ -115,8 +117,10 @@ def _refuse_url(path: str) -> None:
         if found["scheme"]
         else f"ssh://{found['host']}/{found['path'].lstrip('/')}"
     )
-    name = Path(url).name
+    place = f"data/incoming/{Path(url).name}"
+    more = _DVC_NEEDS.get(url.partition(":")[0].lower())
     raise DataError(
         f"{url}: ingest.path is a file or folder of the project. Have DVC fetch it, and keep track of where it came from: "
-        f"`dvc import-url {url} data/{name}`, then `ingest.path: data/{name}`"
+        + (f"`pip install {more}`, " if more else "")
+        + f"`mkdir -p data/incoming && dvc import-url {shlex.quote(url)} {shlex.quote(place)}`, then `ingest.path: {place}`"
     )

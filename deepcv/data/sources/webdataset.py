@@ -2,6 +2,7 @@
 
 import json
 import re
+import reprlib
 from collections import defaultdict
 from collections.abc import Container, Iterator
 from pathlib import PurePosixPath
@@ -51,8 +52,13 @@ def webdataset(tree: Tree) -> Source:
             problems[f"keys without label (.{', .'.join(_LABELS)})"].append(key)
     label_of = {}
     for name, content in files.contents(label_files):
-        if label := _label(_extension(name), content):
-            label_of[label_files[name]] = label
+        label = _label(_extension(name), content)
+        if isinstance(label, list | dict):
+            problems["label files whose class is a list or an object (expected a text or number)"].append(
+                f"{name} ({reprlib.repr(label)})"
+            )
+        elif text := str(label).strip():
+            label_of[label_files[name]] = text
         else:
             problems[f"label files without label (JSON needs the key {', '.join(_KEYS_OF_JSON)})"].append(str(name))
     refuse(tree.origin, problems)
@@ -80,8 +86,9 @@ def _joined(folder: Tree) -> Tree:
     return Tree(folder.origin, tuple(stem / name for stem, tar in parts for name in tar.files), (), contents)
 
 
-def _label(extension: str, content: bytes) -> str:
-    text = content.decode("utf-8", "replace").strip()
+def _label(extension: str, content: bytes) -> object:
+    """Return what stands in a label file, of JSON the value of the first key that it has; empty text where there is none."""
+    text = content.decode("utf-8", "replace")
     if extension != "json":
         return text
     try:
@@ -89,7 +96,7 @@ def _label(extension: str, content: bytes) -> str:
     except (ValueError, RecursionError):
         return ""
     values = parsed if isinstance(parsed, dict) else {}
-    return next((str(values[key]).strip() for key in _KEYS_OF_JSON if values.get(key) is not None), "")
+    return next((values[key] for key in _KEYS_OF_JSON if values.get(key) is not None), "")
 
 
 def _split(key: str, *, shards: bool) -> str | None:

@@ -20,11 +20,13 @@ def yolo(tree: Tree, description: Description) -> Source:
     """Read images and boxes; an image's class is `boxes.image_label`. Keys: `path` (data.yaml), `without_boxes`.
 
     A line is `class x y width height`, relative to the image's size, or `class x y x y …`, a polygon, whose bounds are taken.
+    Where data.yaml has `kpt_shape: [n, 2 or 3]`, each box is followed by n keypoints, x y or x y visibility, and there are no
+    polygons.
     """
     description.only("path", "without_boxes")
     file = description.place("path", NAME)
     layout = parse(tree.read(file), str(tree.origin / file), file.parent)
-    classes = _names(layout)
+    classes, keypoints = _names(layout), _keypoint_shape(layout)
     problems: dict[str, list[object]] = defaultdict(list)
     split_of: dict[PurePosixPath, str] = {}
     for split in ("train", "val", "test"):
@@ -36,7 +38,7 @@ def yolo(tree: Tree, description: Description) -> Source:
     wanted = {_label_file(image) for image in split_of}
     boxes: dict[PurePosixPath, list[Box]] = {}
     for name, content in tree.contents(wanted):
-        boxes[name] = _boxes(content, name, classes, problems)
+        boxes[name] = _boxes(content, name, classes, keypoints, problems)
     labelled = Labelled(description)
     for image, split in split_of.items():
         if image not in missing:
@@ -52,7 +54,7 @@ def yolo(tree: Tree, description: Description) -> Source:
 
 
 def _in_pixels(sample: Sample) -> Sample:
-    """Multiply the boxes by the image's size."""
+    """Multiply the boxes and keypoints by the image's size."""
     try:
         height, width, _ = decode(sample.encoded).shape
     except DecodeError:
@@ -60,6 +62,8 @@ def _in_pixels(sample: Sample) -> Sample:
     content = json.loads(sample.annotations)
     for box in content["boxes"]:
         box["xyxy"] = [round(value * side, 4) for value, side in zip(box["xyxy"], (width, height) * 2, strict=True)]
+        for point in box.get("keypoints", []):
+            point[:2] = round(point[0] * width, 4), round(point[1] * height, 4)
     return sample._replace(annotations=json.dumps(content, ensure_ascii=False))
 
 
@@ -72,6 +76,18 @@ def _names(layout: Description) -> list[str]:
             f"{layout.origin}: expected `names:` with different class names, numbered from 0; got {names!r}"
         )
     return [str(name) for name in names]
+
+
+def _keypoint_shape(layout: Description) -> tuple[int, int] | None:
+    """Return how many keypoints a box has and how many numbers each; None where data.yaml gives none. Raises DataError."""
+    match shape := layout.values.get("kpt_shape"):
+        case None:
+            return None
+        case [int(count), 2 | 3 as numbers] if count > 0:
+            return count, numbers
+    raise DataError(
+        f"{layout.origin}: expected `kpt_shape: [<keypoints of a box>, 2 (x, y) or 3 (and visibility)]`, got {shape!r}"
+    )
 
 
 def _images(tree: Tree, layout: Description, split: str) -> list[PurePosixPath]:
@@ -117,24 +133,48 @@ def _label_file(image: PurePosixPath) -> PurePosixPath:
     return PurePosixPath(*parts)
 
 
-def _boxes(content: bytes, name: PurePosixPath, classes: list[str], problems: dict[str, list[object]]) -> list[Box]:
-    """Return the boxes with sides relative to the image's."""
+def _boxes(
+    content: bytes,
+    name: PurePosixPath,
+    classes: list[str],
+    keypoints: tuple[int, int] | None,
+    problems: dict[str, list[object]],
+) -> list[Box]:
+    """Return the boxes with sides and keypoints relative to the image's."""
     found = []
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
         if not line.strip():
             continue
         try:
-            kind, *values = line.split()
-            x, y = [float(v) for v in values[0::2]], [float(v) for v in values[1::2]]
+            kind, *words = line.split()
             if not 0 <= int(kind) < len(classes):
                 raise ValueError(f"class {kind} of {len(classes)} names")
-            if len(values) == 4:
-                sides = (x[0] - x[1] / 2, y[0] - y[1] / 2, x[0] + x[1] / 2, y[0] + y[1] / 2)
-            elif len(values) >= 6 and len(x) == len(y):
-                sides = (min(x), min(y), max(x), max(y))
-            else:
-                raise ValueError(f"expected class and 4 numbers, got {len(values)} numbers")
-            found.append(Box(classes[int(kind)], sides))
+            values = [float(word) for word in words]
+            points = _keypoints(values, keypoints) if keypoints else ()
+            found.append(Box(classes[int(kind)], _sides(values[:4] if keypoints else values), keypoints=points))
         except ValueError as error:
             problems["bad lines"].append(f"{name}:{number} ({error})")
     return found
+
+
+def _keypoints(values: list[float], shape: tuple[int, int]) -> tuple[tuple[float, ...], ...]:
+    """Return (x, y, visibility) of each keypoint of a line; without visibility it is 2, visible. Raises ValueError."""
+    count, size = shape
+    if len(values) != 4 + count * size:
+        raise ValueError(
+            f"expected class, 4 numbers of the box and {count} × {size} of its keypoints (kpt_shape in data.yaml), "
+            f"got {len(values)} numbers"
+        )
+    return tuple((*values[start : start + size], 2.0)[:3] for start in range(4, len(values), size))
+
+
+def _sides(values: list[float]) -> tuple[float, float, float, float]:
+    """Return left, top, right, bottom of a box or polygon. Raises ValueError."""
+    x, y = values[0::2], values[1::2]
+    if len(values) == 4:
+        return x[0] - x[1] / 2, y[0] - y[1] / 2, x[0] + x[1] / 2, y[0] + y[1] / 2
+    if len(values) >= 6 and len(x) == len(y):
+        return min(x), min(y), max(x), max(y)
+    raise ValueError(
+        f"expected class and 4 numbers, got {len(values)} numbers (keypoints need `kpt_shape` in data.yaml)"
+    )
