@@ -30,8 +30,9 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = _DESCRIPTION, argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", type=Path, metavar="MODEL", help="network file .yaml or model file .pt")
     parser.add_argument(
-        "--input", type=_shape, metavar="CxHxW", help="one image (default: 3x224x224; a model file knows its own)"
-    )
+        "--input", type=_input, action="append", default=[], metavar="[NAME=]CxHxW",
+        help="one image (default: 3x224x224; a model file knows its own); NAME= for one of several inputs, repeated",
+    )  # fmt: skip
     parser.add_argument(
         "--classes",
         type=_whole,
@@ -70,10 +71,12 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[1-9]\d{0,5}([x×][1-9]\d{0,5}){2}", text):
+def _input(text: str) -> tuple[str, tuple[int, ...]]:
+    """The name of an input, empty for all that have none of their own, and the shape of an image."""
+    name, _, shape = text.rpartition("=")
+    if not re.fullmatch(r"[1-9]\d{0,5}([x×][1-9]\d{0,5}){2}", shape):
         raise argparse.ArgumentTypeError(f"expected channels, height and width such as 3x224x224, got {text!r}")
-    return tuple(int(part) for part in re.split("[x×]", text))
+    return name, tuple(int(part) for part in re.split("[x×]", shape))
 
 
 def _setting(text: str) -> tuple[str, int | float | bool | str]:
@@ -94,16 +97,16 @@ def _profile(options: argparse.Namespace) -> None:
     from deepcv.profiling.blocks import blocks
     from deepcv.profiling.observe import observe
 
-    network, shape = _network(options)
+    network = _network(options)
     if options.mermaid:
-        print(mermaid.mermaid(blocks(observe(network, shape))), end="")
+        print(mermaid.mermaid(blocks(observe(network))), end="")
         return
     try:
         devices = () if options.device == "none" else timing.devices(options.device)
     except ValueError as error:
         raise DeepcvError(str(error)) from None
     found = report.profile(
-        network, shape, name=options.model.name, devices=devices, batch=options.batch, repeats=options.repeat,
+        network, name=options.model.name, devices=devices, batch=options.batch, repeats=options.repeat,
         threads=options.threads,
     )  # fmt: skip
     is_json_alone = options.json is not None and str(options.json) == "-"
@@ -114,16 +117,27 @@ def _profile(options: argparse.Namespace) -> None:
         _log(found, options.mlflow)
 
 
-def _network(options: argparse.Namespace) -> "tuple[GraphModule, tuple[int, ...]]":
+def _network(options: argparse.Namespace) -> "GraphModule":
+    """The network, whose graph knows the shapes of its inputs."""
     from deepcv.nn import classifier, spec
 
     if options.model.suffix == ".pt":
         if options.input or options.classes or options.set:
             raise DeepcvError(f"{options.model}: a model file knows its own input, classes and parameters")
-        model, info = classifier.load(options.model)
-        return model.network, info.input_shape  # type: ignore[return-value]  # `load` builds it from a spec
-    shape = options.input or _INPUT
-    return spec.build(spec.load(options.model, dict(options.set)), shape, options.classes or _CLASSES), shape
+        model, _ = classifier.load(options.model)
+        return model.network  # type: ignore[return-value]  # `load` builds it from a spec
+    network = spec.load(options.model, dict(options.set))
+    return spec.build(network, _shapes(network.inputs, options.input), options.classes or _CLASSES)
+
+
+def _shapes(inputs: tuple[str, ...], given: list[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+    """The shape of each input: the one given by its name, else the one given without a name, else 3x224x224."""
+    shapes = dict(given)
+    if len(shapes) < len(given):
+        raise DeepcvError("--input: the same input is given twice; expected one CxHxW, and one NAME=CxHxW per input")
+    if unknown := [name for name in shapes if name and name not in inputs]:
+        raise DeepcvError(f"--input {unknown[0]}=…: no such input; the network has {', '.join(inputs)}")
+    return {name: shapes.get(name, shapes.get("", _INPUT)) for name in inputs}
 
 
 def _write(found: "Profile", html: Path | None, json: Path | None) -> None:

@@ -10,6 +10,7 @@ from test_cli import message
 from deepcv import tracking
 from deepcv.cli import main
 from deepcv.nn import classifier, spec
+from deepcv.nn.spec.expand import ZOO
 
 DIGITS = str(toys.REPOSITORY / "networks" / "digits.yaml")
 
@@ -45,6 +46,36 @@ def test_a_table_a_page_and_other_parameters(tmp_path: Path, capsys: pytest.Capt
     assert told.err == f"wrote {page}\nwrote {figures}\n"
 
 
+SIAMESE = str(ZOO / "siamese.yaml")
+LATE_JOIN = """\
+inputs: [near, far]
+nodes:
+  - {id: a, op: conv, channels: 4, from: near}
+  - {id: b, op: conv, channels: 4, stride: 2, from: far}
+  - {id: both, op: sum, from: [a, b]}
+outputs: {both: both}
+"""
+
+
+def test_several_inputs_of_one_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["profile", SIAMESE, "--input", "3x32x32", "--json", "-", "--repeat", "1"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["shapes"], found["parameters"]) == ([[3, 32, 32]] * 2, 101_728)
+    assert [node["shape"] for node in found["nodes"] if node["kind"] == "input"] == [[3, 32, 32]] * 2
+    assert found["timings"][0]["latency_s"] > 0
+    assert all(one["macs"] is not None for one in found["opinions"])
+    main(["profile", SIAMESE, "--input", "3x32x32", "--mermaid"])
+    assert "left<br/>input" in capsys.readouterr().out
+
+
+def test_several_inputs_each_of_its_own_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.yaml").write_text(LATE_JOIN)
+    arguments = ["profile", str(tmp_path / "net.yaml"), "--device", "none", "--input"]
+    for given in (["near=3x8x8", "--input", "far=1x16x16"], ["1x16x16", "--input", "near=3x8x8"]):
+        main([*arguments, *given])
+        assert "net.yaml, one image of 3×8×8, 1×16×16" in capsys.readouterr().out
+
+
 def test_mermaid_alone(capsys: pytest.CaptureFixture[str]) -> None:
     main(["profile", DIGITS, "--input", "1x8x8", "--classes", "10", "--mermaid"])
     assert capsys.readouterr().out.startswith("flowchart TD\n  n0[")
@@ -72,6 +103,9 @@ def test_a_model_file_knows_its_input(model: Path, capsys: pytest.CaptureFixture
     [
         ((), "required: MODEL"),
         ((DIGITS, "--input", "8x8"), "expected channels, height and width such as 3x224x224, got '8x8'"),
+        ((DIGITS, "--input", "left=3x8"), "such as 3x224x224, got 'left=3x8'"),
+        ((SIAMESE, "--input", "lfet=3x8x8"), "--input lfet=…: no such input; the network has left, right"),
+        ((SIAMESE, "--input", "3x8x8", "--input", "3x9x9"), "the same input is given twice"),
         ((DIGITS, "--batch", "0"), "expected a whole number of at least 1, got '0'"),
         ((DIGITS, "--set", "width"), "expected NAME=VALUE such as width=32, got 'width'"),
         ((DIGITS, "--set", "widht=4"), "widht"),
