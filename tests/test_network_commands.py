@@ -7,9 +7,9 @@ import pytest
 import toys
 from test_cli import message
 
-from deepcv import tracking
+from deepcv import network_registry, tracking
 from deepcv.cli import main
-from deepcv.nn import classifier, spec
+from deepcv.nn import DeepcvModule, classifier, network_file, spec
 from deepcv.nn.spec.expand import ZOO
 
 DIGITS = str(toys.REPOSITORY / "networks" / "digits.yaml")
@@ -95,7 +95,36 @@ def test_a_model_file_knows_its_input(model: Path, capsys: pytest.CaptureFixture
     main(["profile", str(model), "--device", "none"])
     assert "model.pt, one image of 1×8×8" in capsys.readouterr().out
     text = message(capsys, "profile", str(model), "--input", "1x8x8")
-    assert text == f"deepcv: {model}: a model file knows its own input, classes and parameters"
+    assert text == f"deepcv: {model}: a model knows its own input, classes and parameters"
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])
+def test_a_file_of_a_network_knows_its_inputs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = DeepcvModule.from_file(ZOO / "siamese.yaml", {"left": (3, 8, 8), "right": (3, 16, 16)}, 1)
+    network_file.save(tmp_path / name, network)
+    main(["profile", str(tmp_path / name), "--device", "none"])
+    assert f"{name}, one image of 3×8×8, 3×16×16" in capsys.readouterr().out
+
+
+def test_a_network_of_the_zoo_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["profile", "resnet-9", "--input", "3x32x32", "--classes", "10", "--mermaid"])
+    by_name = capsys.readouterr().out
+    main(["profile", str(ZOO / "resnet-9.yaml"), "--input", "3x32x32", "--classes", "10", "--mermaid"])
+    assert by_name == capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("store")
+def test_a_network_of_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    network = DeepcvModule.from_file(Path(DIGITS), (1, 8, 8), 10)
+    version = network_registry.register_network("deepcv-toy-network", network)
+    run_id = tracking.connect().get_model_version("deepcv-toy-network", version).run_id
+    for model in (f"models:/deepcv-toy-network/{version}", f"runs:/{run_id}"):
+        main(["profile", model, "--json", "-", "--device", "none"])
+        found = json.loads(capsys.readouterr().out)
+        assert (found["name"], found["shapes"], found["parameters"]) == (model, [[1, 8, 8]], 38_122)
+    assert "models:/deepcv-toy-network/7 cannot be loaded" in message(
+        capsys, "profile", "models:/deepcv-toy-network/7", "--device", "none"
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +139,8 @@ def test_a_model_file_knows_its_input(model: Path, capsys: pytest.CaptureFixture
         ((DIGITS, "--set", "width"), "expected NAME=VALUE such as width=32, got 'width'"),
         ((DIGITS, "--set", "widht=4"), "widht"),
         (("no-such.yaml",), "no-such.yaml: cannot read the network file"),
-        (("no-such.pt",), "no-such.pt: missing"),
+        (("no-such.pt",), "no-such.pt: there is no such file"),
+        (("siamse",), "siamse: neither a file nor a network of the zoo; the closest is 'siamese'"),
     ],
 )
 def test_what_cannot_be_profiled(arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

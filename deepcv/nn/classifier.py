@@ -128,7 +128,7 @@ def load(path: Path) -> tuple[Classifier, ModelInfo]:
         raise ModelFileError(f"{path}: missing; run `dvc repro train`") from error
     except Exception as error:  # torch raises several kinds for a damaged archive
         raise ModelFileError(f"{path}: damaged or not a model file ({error}); run `dvc repro train`") from error
-    if not isinstance(content, dict) or content.get("format") not in _READABLE:
+    if not isinstance(content, dict) or content.get("format") not in _READABLE or "info" not in content:
         raise ModelFileError(f"{path}: not a model file of format {_FORMAT}; train again with this version")
     raw = content["info"]
     info = ModelInfo(

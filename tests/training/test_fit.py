@@ -431,6 +431,7 @@ DAMAGE = {
     "text": lambda path: path.write_text("not a checkpoint"),
     "one bit": flip_a_bit,
     "of another kind": lambda path: torch.save({"model": {}}, path),
+    "a network alone": lambda path: torch.save({"format": 1, "spec": {}, "state_dict": {}}, path),
 }
 
 
