@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from deepcv.nn import DeepcvModule
+    from deepcv.nn.spec import NetworkSpec
     from deepcv.profiling.report import Profile
 
 _INPUT = (3, 224, 224)
@@ -128,7 +129,7 @@ def _network(options: argparse.Namespace) -> "GraphModule":
     is_registered, path = _is_registered(options.model), Path(options.model)
     if not is_registered and path.suffix not in network_file.SUFFIXES:
         network = spec.load(_network_path(path), dict(options.set))
-        return spec.build(network, _shapes(network.inputs, options.input), options.classes or _CLASSES)
+        return spec.build(network, _shapes(network, options.input), options.classes or _CLASSES)
     if options.input or options.classes or options.set:
         raise DeepcvError(f"{options.model}: a model knows its own input, classes and parameters")
     if is_registered:
@@ -169,14 +170,14 @@ def _stored(path: Path) -> "DeepcvModule":
     return model.network  # type: ignore[return-value]  # `load` builds it from a spec
 
 
-def _shapes(inputs: tuple[str, ...], given: list[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+def _shapes(network: "NetworkSpec", given: list[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
     """The shape of each input: the one given by its name, else the one given without a name, else 3x224x224."""
     shapes = dict(given)
     if len(shapes) < len(given):
         raise DeepcvError("--input: the same input is given twice; expected one CxHxW, and one NAME=CxHxW per input")
-    if unknown := [name for name in shapes if name and name not in inputs]:
-        raise DeepcvError(f"--input {unknown[0]}=…: no such input; the network has {', '.join(inputs)}")
-    return {name: shapes.get(name, shapes.get("", _INPUT)) for name in inputs}
+    if unknown := [name for name in shapes if name and name not in network.inputs]:
+        raise DeepcvError(f"--input {unknown[0]}=…: no such input; the network has {', '.join(network.inputs)}")
+    return network.input_shapes(shapes.pop("", _INPUT)) | shapes
 
 
 def _write(found: "Profile", html: Path | None, json: Path | None) -> None:

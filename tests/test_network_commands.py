@@ -76,6 +76,14 @@ def test_several_inputs_each_of_its_own_shape(tmp_path: Path, capsys: pytest.Cap
         assert "net.yaml, one image of 3×8×8, 1×16×16" in capsys.readouterr().out
 
 
+def test_an_input_of_a_size_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.yaml").write_text(LATE_JOIN.replace("[near, far]", "{near: null, far: [16, 16]}"))
+    main(["profile", str(tmp_path / "net.yaml"), "--device", "none", "--input", "3x8x8"])
+    assert "net.yaml, one image of 3×8×8, 3×16×16" in capsys.readouterr().out
+    text = message(capsys, "profile", str(tmp_path / "net.yaml"), "--input", "far=3x8x8")
+    assert "the network file says that the input 'far' is (16, 16), got input_shape (3, 8, 8)" in text
+
+
 def test_mermaid_alone(capsys: pytest.CaptureFixture[str]) -> None:
     main(["profile", DIGITS, "--input", "1x8x8", "--classes", "10", "--mermaid"])
     assert capsys.readouterr().out.startswith("flowchart TD\n  n0[")

@@ -48,7 +48,10 @@ class ModelInfo:
 
 
 class Classifier(nn.Module):
-    """Normalisation and network: uint8 images (n, channels, height, width) to a mapping with `logits` (n, classes)."""
+    """Normalisation and network: uint8 images (n, channels, height, width) to a mapping with `logits` (n, classes).
+
+    A network of several inputs gets the images at the size that each has in its network file.
+    """
 
     mean: Tensor
     std: Tensor
@@ -56,6 +59,8 @@ class Classifier(nn.Module):
     def __init__(self, network: nn.Module, info: ModelInfo) -> None:
         super().__init__()
         self.network = network
+        spec = _spec_of(network)
+        self.sizes = {name: dict(spec.sizes).get(name) for name in spec.inputs}
         self.test_time_views = info.test_time_views
         if self.test_time_views == "flip_shift" and min(info.input_shape[1:]) < 2:
             raise DeepcvError("train.test_time_views: flip_shift moves images by a pixel; expected sides of 2 or more")
@@ -66,8 +71,7 @@ class Classifier(nn.Module):
         """Normalise and run the network; the memory layout of the images is kept. Only in eval mode there are several views."""
         images = self.normalise(images_nchw)
         if self.training or self.test_time_views == "one":
-            outputs: dict[str, Tensor] = self.network(images)
-            return outputs
+            return self.answer(images)
         outputs = self._both_sides(images)
         if self.test_time_views == "flip":
             return outputs
@@ -77,7 +81,19 @@ class Classifier(nn.Module):
         return _mean(outputs, moved)
 
     def _both_sides(self, images_nchw: Tensor) -> dict[str, Tensor]:
-        return _mean(self.network(images_nchw), self.network(images_nchw.flip(3)))
+        return _mean(self.answer(images_nchw), self.answer(images_nchw.flip(3)))
+
+    def answer(self, images_nchw: Tensor) -> dict[str, Tensor]:
+        """Run the network on normalised images."""
+        outputs: dict[str, Tensor] = self.network(*self.inputs(images_nchw).values())
+        return outputs
+
+    def inputs(self, images_nchw: Tensor) -> dict[str, Tensor]:
+        """What each input of the network takes of normalised images: themselves, or resized to its own size."""
+        return {
+            name: F.interpolate(images_nchw, size=size, mode="bilinear", antialias=True) if size else images_nchw
+            for name, size in self.sizes.items()
+        }
 
     def normalise(self, images_nchw: Tensor) -> Tensor:
         """Scale uint8 images to zero mean and unit variance over the training images, float32."""
@@ -85,13 +101,19 @@ class Classifier(nn.Module):
 
     def fit_whitening(self, images_nchw: Tensor) -> None:
         """Compute the filters of whitening layers, where the network has any, from uint8 training images."""
-        for module in self.network.modules():
+        images = self.normalise(images_nchw)
+        inputs, sources = self.inputs(images), {node.id: node.sources[0] for node in _spec_of(self.network).nodes}
+        for path, module in self.network.named_modules():
             if isinstance(module, WhiteningConv2d):
-                module.fit(self.normalise(images_nchw))
+                module.fit(inputs.get(sources.get(path, ""), images))
 
 
 def _mean(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: (output + second[name]) / 2 for name, output in first.items()}
+
+
+def _spec_of(network: nn.Module) -> NetworkSpec:
+    return network.spec if isinstance(network, DeepcvModule) else NetworkSpec((), ())
 
 
 def create(canonical_spec: Mapping[str, Any], info: ModelInfo) -> Classifier:
@@ -100,7 +122,11 @@ def create(canonical_spec: Mapping[str, Any], info: ModelInfo) -> Classifier:
 
 
 def build_network(spec: NetworkSpec, input_shape: tuple[int, int, int], classes: int) -> DeepcvModule:
-    """Build a network that classifies. Raises SpecError where its output `logits` is not one number per class."""
+    """Build a network that classifies; inputs that have a size of their own get the image at that size.
+
+    Raises SpecError where its output `logits` is not one number per class, or where two inputs would get the same image.
+    """
+    _check_inputs(spec, input_shape)
     network = DeepcvModule.from_spec(spec, input_shape, classes)
     outputs: Any = network.graph.output_node().args[0]
     if "logits" not in outputs:
@@ -109,6 +135,18 @@ def build_network(spec: NetworkSpec, input_shape: tuple[int, int, int], classes:
         node = next((node for node in spec.nodes if ("logits", node.id) in spec.outputs), spec.nodes[0])
         raise node.error(f"the output logits must be ({classes}), one number per class, got {shape}")
     return network
+
+
+def _check_inputs(spec: NetworkSpec, input_shape: tuple[int, int, int]) -> None:
+    seen: dict[Any, str] = {}
+    for name, shape in spec.input_shapes(input_shape).items():
+        if (other := seen.setdefault(shape, name)) != name:
+            node = next((node for node in spec.nodes if name in node.sources), spec.nodes[0])
+            raise node.error(
+                f"the inputs {other} and {name} are both {'×'.join(map(str, shape))}: a training would give them the same "
+                f"image; give one a size of its own (inputs: {{{other}: null, {name}: [height, width]}}), or train the "
+                "encoder with one input, by the losses triplet or supcon (docs/training.md)"
+            )
 
 
 def save(path: Path, classifier: Classifier, canonical_spec: Mapping[str, Any], info: ModelInfo) -> None:

@@ -20,8 +20,8 @@ FILES = [*sorted((ROOT / "networks").glob("*.yaml")), *sorted(ZOO.glob("*.yaml")
 VALIDATOR = jsonschema.Draft202012Validator(schema())
 
 
-def test_there_are_five_examples() -> None:
-    assert len(EXAMPLES) == 5
+def test_there_are_six_examples() -> None:
+    assert len(EXAMPLES) == 6
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
@@ -29,7 +29,8 @@ def test_an_example_of_the_docs_runs(tmp_path: Path, text: str) -> None:
     path = tmp_path / "net.yaml"
     path.write_text(text, encoding="utf-8")
     spec = load(path)
-    outputs = build(spec, (3, 32, 32), 10)(*(torch.randn(2, 3, 32, 32) for _ in spec.inputs))
+    shapes = spec.input_shapes((3, 32, 32))
+    outputs = build(spec, shapes, 10)(*(torch.randn(2, *shape) for shape in shapes.values()))
     assert outputs["logits"].shape == (2, 10)
     VALIDATOR.validate(yaml.safe_load(text))
 
@@ -52,6 +53,9 @@ WRONG = [
     "nodes: [{id: a, op: conv, channels: 3}]",
     "nodes: [{id: a, share: b, channels: 3}]\noutputs: {x: a}",
     "nodes: [{id: a, choice: {b: {op: conv, channels: 3, from: c}}}]\noutputs: {x: a}",
+    "inputs: {a: 8}\nnodes: [{id: b, op: identity}]\noutputs: {x: b}",
+    "inputs: {a: [0, 8]}\nnodes: [{id: b, op: identity}]\noutputs: {x: b}",
+    "templates: {t: {inputs: {a: null}, nodes: [{id: b, op: identity}]}}\nnodes: [{id: a, template: t}]\noutputs: {x: a}",
     "nodez: []\nnodes: [{id: a, op: identity}]\noutputs: {x: a}",
 ]
 
