@@ -60,6 +60,14 @@ def test_the_schema_on_disk_is_the_one_of_the_code() -> None:
     assert json.loads((ROOT / "docs/network.schema.json").read_text()) == schema(), "run `make schema`"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "networks").glob("*.yaml")), ids=lambda path: path.stem)
+def test_editors_find_the_schema_of_a_network(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    comment, _, schema_file = first.partition("=")
+    assert comment == "# yaml-language-server: $schema"
+    assert (path.parent / schema_file).resolve() == ROOT / "docs/network.schema.json"
+
+
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
 def test_the_schema_takes_the_files_that_the_engine_takes(path: Path) -> None:
     VALIDATOR.validate(read(path))  # not PyYAML's reading: it takes 1e-6 for a text
