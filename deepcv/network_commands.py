@@ -13,6 +13,8 @@ from deepcv.errors import DeepcvError
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
+    from deepcv.nn import DeepcvModule
+    from deepcv.nn.spec import NetworkSpec
     from deepcv.profiling.report import Profile
 
 _INPUT = (3, 224, 224)
@@ -21,17 +23,21 @@ _DESCRIPTION = """\
 Tell what a network costs: for each node its shape, parameters, MACs, receptive field and memory; then latency and
 throughput on each device. torchinfo, fvcore and torch's own counter are asked too; more than 2 % between them is flagged.
 
-MODEL is a network file (YAML; random weights) or a model file (.pt, as the stage train writes it).
+MODEL is a network file (YAML; random weights), a network of the zoo (resnet-18), a model file (.pt, as the stage train writes
+it, or of deepcv.nn.network_file), a registered model (models:/NAME@champion, models:/NAME/3) or that of a run (runs:/ID).
 """
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `deepcv profile`."""
     parser.description, parser.formatter_class = _DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", type=Path, metavar="MODEL", help="network file .yaml or model file .pt")
     parser.add_argument(
-        "--input", type=_shape, metavar="CxHxW", help="one image (default: 3x224x224; a model file knows its own)"
+        "model", metavar="MODEL", help="network file .yaml, name in the zoo, model file .pt, models:/… or runs:/…"
     )
+    parser.add_argument(
+        "--input", type=_input, action="append", default=[], metavar="[NAME=]CxHxW",
+        help="one image (default: 3x224x224; a model file knows its own); NAME= for one of several inputs, repeated",
+    )  # fmt: skip
     parser.add_argument(
         "--classes",
         type=_whole,
@@ -70,10 +76,12 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[1-9]\d{0,5}([x×][1-9]\d{0,5}){2}", text):
+def _input(text: str) -> tuple[str, tuple[int, ...]]:
+    """The name of an input, empty for all that have none of their own, and the shape of an image."""
+    name, _, shape = text.rpartition("=")
+    if not re.fullmatch(r"[1-9]\d{0,5}([x×][1-9]\d{0,5}){2}", shape):
         raise argparse.ArgumentTypeError(f"expected channels, height and width such as 3x224x224, got {text!r}")
-    return tuple(int(part) for part in re.split("[x×]", text))
+    return name, tuple(int(part) for part in re.split("[x×]", shape))
 
 
 def _setting(text: str) -> tuple[str, int | float | bool | str]:
@@ -94,18 +102,18 @@ def _profile(options: argparse.Namespace) -> None:
     from deepcv.profiling.blocks import blocks
     from deepcv.profiling.observe import observe
 
-    network, shape = _network(options)
+    network = _network(options)
     if options.mermaid:
-        print(mermaid.mermaid(blocks(observe(network, shape))), end="")
+        print(mermaid.mermaid(blocks(observe(network))), end="")
         return
     try:
         devices = () if options.device == "none" else timing.devices(options.device)
     except ValueError as error:
         raise DeepcvError(str(error)) from None
+    name = options.model if _is_registered(options.model) else Path(options.model).name
     found = report.profile(
-        network, shape, name=options.model.name, devices=devices, batch=options.batch, repeats=options.repeat,
-        threads=options.threads,
-    )  # fmt: skip
+        network, name=name, devices=devices, batch=options.batch, repeats=options.repeat, threads=options.threads
+    )
     is_json_alone = options.json is not None and str(options.json) == "-"
     width = min(max(80, shutil.get_terminal_size((110, 0)).columns), 140)
     print(report.as_json(found) if is_json_alone else describe.as_text(found, width))
@@ -114,16 +122,62 @@ def _profile(options: argparse.Namespace) -> None:
         _log(found, options.mlflow)
 
 
-def _network(options: argparse.Namespace) -> "tuple[GraphModule, tuple[int, ...]]":
-    from deepcv.nn import classifier, spec
+def _network(options: argparse.Namespace) -> "GraphModule":
+    """The network, whose graph knows the shapes of its inputs."""
+    from deepcv.nn import network_file, spec
 
-    if options.model.suffix == ".pt":
-        if options.input or options.classes or options.set:
-            raise DeepcvError(f"{options.model}: a model file knows its own input, classes and parameters")
-        model, info = classifier.load(options.model)
-        return model.network, info.input_shape  # type: ignore[return-value]  # `load` builds it from a spec
-    shape = options.input or _INPUT
-    return spec.build(spec.load(options.model, dict(options.set)), shape, options.classes or _CLASSES), shape
+    is_registered, path = _is_registered(options.model), Path(options.model)
+    if not is_registered and path.suffix not in network_file.SUFFIXES:
+        network = spec.load(_network_path(path), dict(options.set))
+        return spec.build(network, _shapes(network, options.input), options.classes or _CLASSES)
+    if options.input or options.classes or options.set:
+        raise DeepcvError(f"{options.model}: a model knows its own input, classes and parameters")
+    if is_registered:
+        from deepcv import network_registry, tracking
+
+        try:
+            return network_registry.network(options.model)
+        except tracking.TrackingError as error:
+            raise DeepcvError(f"{options.model}: {tracking.reason(error)}") from None
+    return _stored(path)
+
+
+def _is_registered(model: str) -> bool:
+    return model.startswith(("models:/", "runs:/"))
+
+
+def _network_path(path: Path) -> Path:
+    """The network file itself, or that of the zoo where no file has this name. Raises DeepcvError where neither is there."""
+    from deepcv.nn.spec import expand
+    from deepcv.nn.spec.errors import closest
+
+    name = str(path)
+    if path.suffix or path.is_file():
+        return path
+    if name not in expand.zoo():
+        raise DeepcvError(f"{name}: neither a file nor a network of the zoo; {closest(name, expand.zoo())}")
+    return expand.ZOO / f"{name}.yaml"
+
+
+def _stored(path: Path) -> "DeepcvModule":
+    """The network of a model file, or of one that `network_file.save` wrote. Raises NetworkFileError, ModelFileError."""
+    from deepcv.nn import classifier, network_file
+
+    _, beside = network_file.read(path)
+    if "info" not in beside:
+        return network_file.load(path)
+    model, _ = classifier.load(path)
+    return model.network  # type: ignore[return-value]  # `load` builds it from a spec
+
+
+def _shapes(network: "NetworkSpec", given: list[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+    """The shape of each input: the one given by its name, else the one given without a name, else 3x224x224."""
+    shapes = dict(given)
+    if len(shapes) < len(given):
+        raise DeepcvError("--input: the same input is given twice; expected one CxHxW, and one NAME=CxHxW per input")
+    if unknown := [name for name in shapes if name and name not in network.inputs]:
+        raise DeepcvError(f"--input {unknown[0]}=…: no such input; the network has {', '.join(network.inputs)}")
+    return network.input_shapes(shapes.pop("", _INPUT)) | shapes
 
 
 def _write(found: "Profile", html: Path | None, json: Path | None) -> None:

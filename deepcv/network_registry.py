@@ -16,7 +16,7 @@ from deepcv import tracking
 from deepcv.files import sha256
 from deepcv.nn import classifier, network_file, parts
 from deepcv.nn.module import DeepcvModule
-from deepcv.nn.weights import Weights
+from deepcv.nn.weights import Weights, of_recipe
 from deepcv.receipts import store_dir
 from deepcv.tracking import RegistryError
 
@@ -35,23 +35,28 @@ def network(model_uri: str) -> DeepcvModule:
 
     One that the pipeline has trained is in eval mode. Raises RegistryError.
     """
+    return _read(model_uri)[0]
+
+
+def weights(model_uri: str) -> Weights:
+    """Return the weights of a registered model's network, and the images that one of the pipeline expects. Raises RegistryError."""
+    found, info = _read(model_uri)
+    return Weights(found.state_dict(), model_uri, of_recipe(info.mean, info.std, info.recipe) if info else None)
+
+
+def _read(model_uri: str) -> tuple[DeepcvModule, classifier.ModelInfo | None]:
     tracking.connect()
     run_id = model_uri.removeprefix("runs:/").strip("/")
     if model_uri.startswith("models:/"):
         run_id = str(_version(model_uri).run_id or "")
     try:
         if any(MlflowClient().list_artifacts(run_id, str(_TRAINED.parent))):
-            trained, _ = classifier.load(tracking.artifact_file(run_id, str(_TRAINED)))
+            trained, info = classifier.load(tracking.artifact_file(run_id, str(_TRAINED)))
             assert isinstance(trained.network, DeepcvModule)  # noqa: S101  # for mypy
-            return trained.network
-        return network_file.load(tracking.artifact_file(run_id, str(NETWORK)))
+            return trained.network, info
+        return network_file.load(tracking.artifact_file(run_id, str(NETWORK))), None
     except (MlflowException, RegistryError, network_file.NetworkFileError, classifier.ModelFileError) as error:
         raise RegistryError(f"{model_uri} holds no network that can be read: {error}") from error
-
-
-def weights(model_uri: str) -> Weights:
-    """Return the weights of a registered model's network. Raises RegistryError."""
-    return Weights(network(model_uri).state_dict(), model_uri)
 
 
 def log_network(run_id: str, network: DeepcvModule) -> None:

@@ -15,6 +15,14 @@ from deepcv.nn.spec.options import REQUIRED, fields
 
 _FORMULA = {"type": "string", "pattern": r"\$", "description": "a formula of $parameters"}
 _NAME = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_]*$"}
+_NAMES = {"type": "array", "items": _NAME, "minItems": 1}
+_SIZE = {
+    "anyOf": [
+        {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+        {"type": "null"},
+    ],
+    "description": "[height, width] that a training resizes the images to; null: as they come",
+}
 _SCALAR = {"type": ["number", "string", "boolean"]}
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
 
@@ -27,12 +35,18 @@ def schema() -> dict[str, Any]:
         "parameters": {"type": "object", "additionalProperties": _SCALAR, "propertyNames": _NAME},
         "defaults": {"type": "object", "properties": dict.fromkeys(inherited, _SCALAR), "additionalProperties": False},
         "templates": {"type": "object", "propertyNames": _NAME, "additionalProperties": {"$ref": "#/$defs/template"}},
-        "inputs": {"type": "array", "items": _NAME, "minItems": 1},
+        "inputs": {
+            "anyOf": [
+                _NAMES,
+                {"type": "object", "additionalProperties": _SIZE, "propertyNames": _NAME, "minProperties": 1},
+            ]
+        },
         "nodes": nodes,
         "outputs": {"type": "object", "additionalProperties": {"type": "string"}, "minProperties": 1},
     }
     template = sections | {
         "parameters": {"anyOf": [{"type": "array", "items": _NAME}, {"type": "object"}]},
+        "inputs": _NAMES,
         "output": {"type": "string"},
         "outputs": {"type": "array", "items": {"type": "string"}},
     }

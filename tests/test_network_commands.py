@@ -7,9 +7,10 @@ import pytest
 import toys
 from test_cli import message
 
-from deepcv import tracking
+from deepcv import network_registry, tracking
 from deepcv.cli import main
-from deepcv.nn import classifier, spec
+from deepcv.nn import DeepcvModule, classifier, network_file, spec
+from deepcv.nn.spec.expand import ZOO
 
 DIGITS = str(toys.REPOSITORY / "networks" / "digits.yaml")
 
@@ -45,6 +46,44 @@ def test_a_table_a_page_and_other_parameters(tmp_path: Path, capsys: pytest.Capt
     assert told.err == f"wrote {page}\nwrote {figures}\n"
 
 
+SIAMESE = str(ZOO / "siamese.yaml")
+LATE_JOIN = """\
+inputs: [near, far]
+nodes:
+  - {id: a, op: conv, channels: 4, from: near}
+  - {id: b, op: conv, channels: 4, stride: 2, from: far}
+  - {id: both, op: sum, from: [a, b]}
+outputs: {both: both}
+"""
+
+
+def test_several_inputs_of_one_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["profile", SIAMESE, "--input", "3x32x32", "--json", "-", "--repeat", "1"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["shapes"], found["parameters"]) == ([[3, 32, 32]] * 2, 101_728)
+    assert [node["shape"] for node in found["nodes"] if node["kind"] == "input"] == [[3, 32, 32]] * 2
+    assert found["timings"][0]["latency_s"] > 0
+    assert all(one["macs"] is not None for one in found["opinions"])
+    main(["profile", SIAMESE, "--input", "3x32x32", "--mermaid"])
+    assert "left<br/>input" in capsys.readouterr().out
+
+
+def test_several_inputs_each_of_its_own_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.yaml").write_text(LATE_JOIN)
+    arguments = ["profile", str(tmp_path / "net.yaml"), "--device", "none", "--input"]
+    for given in (["near=3x8x8", "--input", "far=1x16x16"], ["1x16x16", "--input", "near=3x8x8"]):
+        main([*arguments, *given])
+        assert "net.yaml, one image of 3×8×8, 1×16×16" in capsys.readouterr().out
+
+
+def test_an_input_of_a_size_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.yaml").write_text(LATE_JOIN.replace("[near, far]", "{near: null, far: [16, 16]}"))
+    main(["profile", str(tmp_path / "net.yaml"), "--device", "none", "--input", "3x8x8"])
+    assert "net.yaml, one image of 3×8×8, 3×16×16" in capsys.readouterr().out
+    text = message(capsys, "profile", str(tmp_path / "net.yaml"), "--input", "far=3x8x8")
+    assert "the network file says that the input 'far' is (16, 16), got input_shape (3, 8, 8)" in text
+
+
 def test_mermaid_alone(capsys: pytest.CaptureFixture[str]) -> None:
     main(["profile", DIGITS, "--input", "1x8x8", "--classes", "10", "--mermaid"])
     assert capsys.readouterr().out.startswith("flowchart TD\n  n0[")
@@ -64,7 +103,36 @@ def test_a_model_file_knows_its_input(model: Path, capsys: pytest.CaptureFixture
     main(["profile", str(model), "--device", "none"])
     assert "model.pt, one image of 1×8×8" in capsys.readouterr().out
     text = message(capsys, "profile", str(model), "--input", "1x8x8")
-    assert text == f"deepcv: {model}: a model file knows its own input, classes and parameters"
+    assert text == f"deepcv: {model}: a model knows its own input, classes and parameters"
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])
+def test_a_file_of_a_network_knows_its_inputs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = DeepcvModule.from_file(ZOO / "siamese.yaml", {"left": (3, 8, 8), "right": (3, 16, 16)}, 1)
+    network_file.save(tmp_path / name, network)
+    main(["profile", str(tmp_path / name), "--device", "none"])
+    assert f"{name}, one image of 3×8×8, 3×16×16" in capsys.readouterr().out
+
+
+def test_a_network_of_the_zoo_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["profile", "resnet-9", "--input", "3x32x32", "--classes", "10", "--mermaid"])
+    by_name = capsys.readouterr().out
+    main(["profile", str(ZOO / "resnet-9.yaml"), "--input", "3x32x32", "--classes", "10", "--mermaid"])
+    assert by_name == capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("store")
+def test_a_network_of_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    network = DeepcvModule.from_file(Path(DIGITS), (1, 8, 8), 10)
+    version = network_registry.register_network("deepcv-toy-network", network)
+    run_id = tracking.connect().get_model_version("deepcv-toy-network", version).run_id
+    for model in (f"models:/deepcv-toy-network/{version}", f"runs:/{run_id}"):
+        main(["profile", model, "--json", "-", "--device", "none"])
+        found = json.loads(capsys.readouterr().out)
+        assert (found["name"], found["shapes"], found["parameters"]) == (model, [[1, 8, 8]], 38_122)
+    assert "models:/deepcv-toy-network/7 cannot be loaded" in message(
+        capsys, "profile", "models:/deepcv-toy-network/7", "--device", "none"
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,11 +140,15 @@ def test_a_model_file_knows_its_input(model: Path, capsys: pytest.CaptureFixture
     [
         ((), "required: MODEL"),
         ((DIGITS, "--input", "8x8"), "expected channels, height and width such as 3x224x224, got '8x8'"),
+        ((DIGITS, "--input", "left=3x8"), "such as 3x224x224, got 'left=3x8'"),
+        ((SIAMESE, "--input", "lfet=3x8x8"), "--input lfet=…: no such input; the network has left, right"),
+        ((SIAMESE, "--input", "3x8x8", "--input", "3x9x9"), "the same input is given twice"),
         ((DIGITS, "--batch", "0"), "expected a whole number of at least 1, got '0'"),
         ((DIGITS, "--set", "width"), "expected NAME=VALUE such as width=32, got 'width'"),
         ((DIGITS, "--set", "widht=4"), "widht"),
         (("no-such.yaml",), "no-such.yaml: cannot read the network file"),
-        (("no-such.pt",), "no-such.pt: missing"),
+        (("no-such.pt",), "no-such.pt: there is no such file"),
+        (("siamse",), "siamse: neither a file nor a network of the zoo; the closest is 'siamese'"),
     ],
 )
 def test_what_cannot_be_profiled(arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,18 @@ outputs: {logits: head}
 
 RECIPE = {"height": 8, "width": 8, "channels": 1, "resize": "stretch"}
 
+TWO_SCALES = """\
+inputs: {fine: null, coarse: [4, 8]}
+nodes:
+  - {id: near, op: conv, channels: 4, from: fine}
+  - {id: a, op: global_avg_pool}
+  - {id: far, op: conv, channels: 4, from: coarse}
+  - {id: b, op: global_avg_pool}
+  - {id: both, op: concat, from: [a, b]}
+  - {id: head, op: linear, features: $classes}
+outputs: {logits: head}
+"""
+
 CONFIG = TrainConfig(
     epochs=3, batch_size=8, optimizer="adamw", lr=0.05, momentum=0.9, weight_decay=0.01, label_smoothing=0.1,
     warmup=0.25, flip=False, shift=1, cutout=0, seed=0, threads=1, device="cpu", precision="fp32", channels_last=True,

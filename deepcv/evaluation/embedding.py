@@ -24,7 +24,7 @@ def features_of(classifier: Classifier, images_nhwc: NDArray[np.uint8], *, batch
     collected = []
     for start in range(0, len(images_nhwc), batch_size):
         batch = torch.from_numpy(np.array(images_nhwc[start : start + batch_size])).permute(0, 3, 1, 2)
-        logits = network(classifier.normalise(batch.contiguous()))["logits"]
+        logits = classifier.answer(classifier.normalise(batch.contiguous()))["logits"]
         collected.append((taken[-1] if taken else logits).flatten(1))
         taken.clear()
     if hook:

@@ -55,6 +55,7 @@ class Classifier(nn.Module):
 
     Where the task is regression, `logits` are numbers: as the network makes them while it trains, with mean 0 and standard
     deviation 1 over the training images, and in eval mode in the units of the data.
+    A network of several inputs gets the images at the size that each has in its network file.
     """
 
     mean: Tensor
@@ -65,6 +66,8 @@ class Classifier(nn.Module):
     def __init__(self, network: nn.Module, info: ModelInfo) -> None:
         super().__init__()
         self.network = network
+        spec = _spec_of(network)
+        self.sizes = {name: dict(spec.sizes).get(name) for name in spec.inputs}
         self.test_time_views = info.test_time_views
         if self.test_time_views == "flip_shift" and min(info.input_shape[1:]) < 2:
             raise DeepcvError("train.test_time_views: flip_shift moves images by a pixel; expected sides of 2 or more")
@@ -78,8 +81,7 @@ class Classifier(nn.Module):
         """Normalise and run the network; the memory layout of the images is kept. Only in eval mode there are several views."""
         images = self.normalise(images_nchw)
         if self.training:
-            trained: dict[str, Tensor] = self.network(images)
-            return trained
+            return self.answer(images)
         outputs = self._mean_of_views(images)
         if self.task.kind == "regression":
             outputs = {**outputs, "logits": outputs["logits"].float() * self.target_std + self.target_mean}
@@ -87,8 +89,7 @@ class Classifier(nn.Module):
 
     def _mean_of_views(self, images: Tensor) -> dict[str, Tensor]:
         if self.test_time_views == "one":
-            outputs: dict[str, Tensor] = self.network(images)
-            return outputs
+            return self.answer(images)
         outputs = self._both_sides(images)
         if self.test_time_views == "flip":
             return outputs
@@ -98,7 +99,19 @@ class Classifier(nn.Module):
         return _mean(outputs, moved)
 
     def _both_sides(self, images_nchw: Tensor) -> dict[str, Tensor]:
-        return _mean(self.network(images_nchw), self.network(images_nchw.flip(3)))
+        return _mean(self.answer(images_nchw), self.answer(images_nchw.flip(3)))
+
+    def answer(self, images_nchw: Tensor) -> dict[str, Tensor]:
+        """Run the network on normalised images."""
+        outputs: dict[str, Tensor] = self.network(*self.inputs(images_nchw).values())
+        return outputs
+
+    def inputs(self, images_nchw: Tensor) -> dict[str, Tensor]:
+        """What each input of the network takes of normalised images: themselves, or resized to its own size."""
+        return {
+            name: F.interpolate(images_nchw, size=size, mode="bilinear", antialias=True) if size else images_nchw
+            for name, size in self.sizes.items()
+        }
 
     def normalise(self, images_nchw: Tensor) -> Tensor:
         """Scale uint8 images to zero mean and unit variance over the training images, float32."""
@@ -106,13 +119,19 @@ class Classifier(nn.Module):
 
     def fit_whitening(self, images_nchw: Tensor) -> None:
         """Compute the filters of whitening layers, where the network has any, from uint8 training images."""
-        for module in self.network.modules():
+        images = self.normalise(images_nchw)
+        inputs, sources = self.inputs(images), {node.id: node.sources[0] for node in _spec_of(self.network).nodes}
+        for path, module in self.network.named_modules():
             if isinstance(module, WhiteningConv2d):
-                module.fit(self.normalise(images_nchw))
+                module.fit(inputs.get(sources.get(path, ""), images))
 
 
 def _mean(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: (output + second[name]) / 2 for name, output in first.items()}
+
+
+def _spec_of(network: nn.Module) -> NetworkSpec:
+    return network.spec if isinstance(network, DeepcvModule) else NetworkSpec((), ())
 
 
 def create(canonical_spec: Mapping[str, Any], info: ModelInfo) -> Classifier:
@@ -121,7 +140,12 @@ def create(canonical_spec: Mapping[str, Any], info: ModelInfo) -> Classifier:
 
 
 def build_network(spec: NetworkSpec, input_shape: tuple[int, int, int], classes: int) -> DeepcvModule:
-    """Build a network that classifies. Raises SpecError where its output `logits` is not one number per class (label, number)."""
+    """Build a network that classifies; inputs that have a size of their own get the image at that size.
+
+    Raises SpecError where its output `logits` is not one number per class (label, number), or where two inputs would get the same
+    image.
+    """
+    _check_inputs(spec, input_shape)
     network = DeepcvModule.from_spec(spec, input_shape, classes)
     outputs: Any = network.graph.output_node().args[0]
     if "logits" not in outputs:
@@ -132,6 +156,18 @@ def build_network(spec: NetworkSpec, input_shape: tuple[int, int, int], classes:
             f"the output logits must be ({classes}), one number per class (or label or number of preprocess.target), got {shape}"
         )
     return network
+
+
+def _check_inputs(spec: NetworkSpec, input_shape: tuple[int, int, int]) -> None:
+    seen: dict[Any, str] = {}
+    for name, shape in spec.input_shapes(input_shape).items():
+        if (other := seen.setdefault(shape, name)) != name:
+            node = next((node for node in spec.nodes if name in node.sources), spec.nodes[0])
+            raise node.error(
+                f"the inputs {other} and {name} are both {'×'.join(map(str, shape))}: a training would give them the same "
+                f"image; give one a size of its own (inputs: {{{other}: null, {name}: [height, width]}}), or train the "
+                "encoder with one input, by the losses triplet or supcon (docs/training.md)"
+            )
 
 
 def save(path: Path, classifier: Classifier, canonical_spec: Mapping[str, Any], info: ModelInfo) -> None:
@@ -152,7 +188,7 @@ def load(path: Path) -> tuple[Classifier, ModelInfo]:
         raise ModelFileError(f"{path}: missing; run `dvc repro train`") from error
     except Exception as error:  # torch raises several kinds for a damaged archive
         raise ModelFileError(f"{path}: damaged or not a model file ({error}); run `dvc repro train`") from error
-    if not isinstance(content, dict) or content.get("format") not in _READABLE:
+    if not isinstance(content, dict) or content.get("format") not in _READABLE or "info" not in content:
         raise ModelFileError(f"{path}: not a model file of format {_FORMAT}; train again with this version")
     raw = content["info"]
     info = ModelInfo(

@@ -77,9 +77,9 @@ class DeepcvModule(fx.GraphModule):
         search: Search | None = None,
     ) -> Self:
         """Build a network; arguments, weights and errors are those of `deepcv.nn.spec.build`."""
-        shapes = input_shape if isinstance(input_shape, Mapping) else dict.fromkeys(spec.inputs, input_shape)
+        shapes = spec.input_shapes(input_shape)
         wanted = None if outputs is None else tuple(outputs)
-        return cls.from_blueprint(Blueprint(spec, dict(shapes), classes, wanted, dict(choices or {}), search))
+        return cls.from_blueprint(Blueprint(spec, shapes, classes, wanted, dict(choices or {}), search))
 
     @classmethod
     def from_file(

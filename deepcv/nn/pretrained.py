@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from deepcv.files import atomic, sha256
 from deepcv.home import state_dir
 from deepcv.nn import network_file
-from deepcv.nn.weights import Preprocessing, Weights, WeightsError
+from deepcv.nn.weights import Preprocessing, Weights, WeightsError, of_recipe
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 20
@@ -22,8 +22,22 @@ _TIMEOUT_S = 60
 
 
 def from_file(path: Path) -> Weights:
-    """Weights of a `.pt`, `.pth` or `.safetensors` file, ours or others'. Raises NetworkFileError."""
-    return Weights(network_file.read(path)[0], str(path))
+    """Weights of a `.pt`, `.pth` or `.safetensors` file, ours or others'; a model file of the stage `train` tells its images too.
+
+    Raises NetworkFileError.
+    """
+    return _read(path, str(path))
+
+
+def _read(path: Path, origin: str) -> Weights:
+    state, beside = network_file.read(path)
+    match beside:
+        case {
+            "spec": _,
+            "info": {"mean": mean, "std": std, "recipe": {"height": _, "width": _, "resize": _} as recipe},
+        }:
+            return Weights(state, origin, of_recipe(mean, std, recipe))
+    return Weights(state, origin)
 
 
 def from_torchvision(name: str, version: str = "DEFAULT") -> Weights:
@@ -114,7 +128,7 @@ def from_url(url: str, digest: str, folder: Path | None = None) -> Weights:
     path = (folder or state_dir() / "weights") / f"{digest}{suffix}"
     if not path.is_file() or sha256(path) != digest:
         _download(url, digest, path)
-    return Weights(network_file.read(path)[0], url)
+    return _read(path, url)
 
 
 def _download(url: str, digest: str, path: Path) -> None:

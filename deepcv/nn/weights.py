@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ _COUNTER = "num_batches_tracked"  # of batch norms; files of old libraries lack 
 _SHOWN = 10  # keys of one kind in a report
 _SAME = 1e-3  # mean and std on the scale 0-1
 _OURS = ("bilinear", "linear", "area", "box")  # DeepCV's resizing, by its closest names elsewhere
+_STEPS: dict[str, object] = {"denoise": "none", "clahe": 0.0, "colour": "rgb"}  # of a recipe, where they are off
 
 
 class WeightsError(DeepcvError):
@@ -26,7 +28,8 @@ class WeightsError(DeepcvError):
 class Preprocessing:
     """The images that weights were trained on: mean and std per channel on the scale 0–1, size (height, width) in pixels.
 
-    The images were resized with `interpolation` and the central share `crop` of each side was kept.
+    The images were resized with `interpolation` and the central share `crop` of each side was kept. `resize` and `steps` are what
+    the section `preprocess` calls them, steps those that are on, such as `colour: hsv`.
     """
 
     mean: tuple[float, ...]
@@ -34,6 +37,8 @@ class Preprocessing:
     size: tuple[int, int]
     interpolation: str
     crop: float = 1.0
+    resize: str = "crop"
+    steps: tuple[tuple[str, object], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,19 @@ def _parts(state: Mapping[str, Tensor]) -> list[str]:
     return list(dict.fromkeys(key.partition(".")[0] for key in state))
 
 
+def of_recipe(mean: Sequence[float], std: Sequence[float], recipe: Mapping[str, Any]) -> Preprocessing:
+    """The images of a training of DeepCV, from what `ModelInfo` holds of them."""
+    return Preprocessing(
+        tuple(mean), tuple(std), (int(recipe["height"]), int(recipe["width"])), "bilinear", float(recipe.get("keep", 1.0)),
+        str(recipe["resize"]), steps_of(recipe),
+    )  # fmt: skip
+
+
+def steps_of(recipe: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
+    """The steps of a recipe that are on, but for size, `resize` and `keep`."""
+    return tuple((name, recipe[name]) for name, off in _STEPS.items() if recipe.get(name, off) != off)
+
+
 def check_preprocessing(
     expected: Preprocessing,
     mean: Sequence[float],
@@ -181,10 +199,12 @@ def check_preprocessing(
     size: tuple[int, int],
     resize: str = "stretch",
     keep: float = 1.0,
+    steps: tuple[tuple[str, object], ...] = (),
 ) -> list[str]:
     """One sentence for each thing in which the images differ from those that the weights were trained on; [] where nothing does.
 
-    Values are those of `ModelInfo`: mean and std on the scale 0–1, size (height, width), `resize` and `keep` of the recipe.
+    Values are those of `ModelInfo`: mean and std on the scale 0–1, size (height, width), `resize` and `keep` of the recipe,
+    and its other steps as `steps_of` tells them.
     """
     found = []
     for name, wanted, got in (("mean", expected.mean, mean), ("std", expected.std, std)):
@@ -195,8 +215,9 @@ def check_preprocessing(
             found.append(f"the weights expect the {name} {_numbers(wanted)}, preprocessing has {_numbers(got)}")
     if expected.size != tuple(size):
         found.append(f"the weights expect images of {_size(expected.size)} pixels, preprocess makes {_size(size)}")
-    if resize != "crop":
-        found.append(f"the weights expect the centre of the image (preprocess.resize: crop), not {resize!r}")
+    if resize != expected.resize:
+        what = "the centre of the image" if expected.resize == "crop" else "images prepared in another way"
+        found.append(f"the weights expect {what} (preprocess.resize: {expected.resize}), not {resize!r}")
     if abs(expected.crop - keep) > 0.01:
         found.append(
             f"the weights expect the central {expected.crop:.3f} of each side (preprocess.keep), preprocess keeps {keep:.3f}"
@@ -205,6 +226,10 @@ def check_preprocessing(
         found.append(
             f"the weights expect {expected.interpolation} interpolation; preprocess averages areas or interpolates linearly"
         )
+    wanted_steps, got_steps = _STEPS | dict(expected.steps), _STEPS | dict(steps)
+    for name, step in wanted_steps.items():
+        if got_steps[name] != step:
+            found.append(f"the weights expect images of preprocess.{name}: {step}, preprocess has {got_steps[name]}")
     return found
 
 

@@ -8,7 +8,8 @@
 
 `file` takes `path`, beside the YAML file, and `sha256`; `url` takes `url` and `sha256`; `registered` takes `model`, with a
 version's number. So the YAML file alone, which DVC watches, decides what is loaded. Beside `path` or
-`url`, `preprocessing: timm/NAME` or `torchvision/NAME/VERSION` says which weights these are, and so what images they expect.
+`url`, `preprocessing: timm/NAME` or `torchvision/NAME/VERSION` says which weights these are, and so what images they expect; a
+model file of the stage `train` says so itself.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "registered": ("model",),
 }
 _LOADING = ("rename", "head", "strict")
-_BROUGHT = ("file", "url")  # which alone do not tell what images they expect
+_BROUGHT = ("file", "url")  # which of others do not tell what images they expect
 _OPTIONAL = {"version": "DEFAULT"}
 
 Registered = Callable[[str], Weights]  # `deepcv.network_registry.weights`: networks know no registry
@@ -57,9 +58,9 @@ class WeightsFile:
         values = self.values
         match self.source:
             case "file":
-                return replace(self._file(self.folder / values["path"]), preprocessing=self.preprocessing)
+                return self._brought(self._file(self.folder / values["path"]))
             case "url":
-                return replace(pretrained.from_url(values["url"], values["sha256"]), preprocessing=self.preprocessing)
+                return self._brought(pretrained.from_url(values["url"], values["sha256"]))
             case "torchvision":
                 return pretrained.from_torchvision(values["name"], values["version"])
             case "timm":
@@ -71,6 +72,10 @@ class WeightsFile:
     def load_into(self, network: nn.Module, weights: Weights) -> LoadReport:
         """Copy the weights in the way that the file says; see `weights.load_into`."""
         return load_into(network, weights, rules=self.rename, head=self.head, strict=self.strict)
+
+    def _brought(self, weights: Weights) -> Weights:
+        """With the images that this file says they expect, where it says so."""
+        return replace(weights, preprocessing=self.preprocessing or weights.preprocessing)
 
     def _file(self, path: Path) -> Weights:
         weights = pretrained.from_file(path)

@@ -9,7 +9,7 @@ from torch import nn
 
 from deepcv.data.shards import Dataset
 from deepcv.nn import weights_file
-from deepcv.nn.weights import LoadReport, Weights, WeightsError, check_preprocessing
+from deepcv.nn.weights import LoadReport, Weights, WeightsError, check_preprocessing, steps_of
 from deepcv.nn.weights_file import WeightsFile
 
 Moments = tuple[float, ...]
@@ -59,4 +59,5 @@ class Start:
             return []
         height, width = shards.input_shape[1:]
         resize, keep = str(shards.recipe["resize"]), float(shards.recipe.get("keep", 1.0))
-        return check_preprocessing(expected, *self.normalisation(shards), (height, width), resize, keep)
+        moments, steps = self.normalisation(shards), steps_of(shards.recipe)
+        return check_preprocessing(expected, *moments, (height, width), resize, keep, steps)

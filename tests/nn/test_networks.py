@@ -84,6 +84,19 @@ def test_a_network_that_does_not_classify_is_refused(head: str, outputs: str, me
         build_network(load(tmp_path / "net.yaml"), (1, 8, 8), 10)
 
 
+def test_two_inputs_that_would_get_the_same_image_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.yaml").write_text(
+        "inputs: [left, right]\nnodes:\n  - {id: both, op: concat, from: [left, right]}\n  - {id: pool, op: global_avg_pool}\n"
+        "  - {id: head, op: linear, features: $classes}\noutputs: {logits: head}\n"
+    )
+    spec = load(tmp_path / "net.yaml")
+    with pytest.raises(
+        SpecError,
+        match=r"net.yaml:3: node 'both': the inputs left and right are both 1×8×8: .* losses triplet or supcon",
+    ):
+        build_network(spec, (1, 8, 8), 10)
+
+
 @pytest.mark.parametrize(("name", "side"), [("small.yaml", 8), ("airbench.yaml", 14)])
 def test_it_says_which_images_are_too_small(name: str, side: int) -> None:
     with pytest.raises(SpecError, match=rf"{name}:\d+: node 'half3.pool': .*larger than"):

@@ -80,6 +80,10 @@ WRONG: list[tuple[str, str, int, list[str]]] = [
         2,
         ["node 'a'", "nothing uses it"],
     ),
+    ("a size of one side", "inputs: {a: null, b: [4]}\n" + nodes(), 1, ["input 'b'", "[height, width]", "got [4]"]),
+    ("a size that is a text", "inputs:\n  a: null\n  b: 4x4\n" + nodes(), 3, ["input 'b'", "or null", "got '4x4'"]),
+    ("a size of nothing", "inputs: {a: [0, 4]}\n" + nodes(), 1, ["input 'a'", "got [0, 4]"]),
+    ("no inputs", "inputs: {}\n" + nodes(), 1, ["inputs is empty"]),
     ("sum of one", nodes("id: a, op: sum"), 2, ["sum needs two or more inputs"]),
     ("conv of two", nodes("id: a, op: identity", "id: b, op: conv, channels: 8, from: [input, a]"), 3, ["one input"]),
     (

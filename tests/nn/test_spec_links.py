@@ -1,6 +1,7 @@
 """Defaults, repeats, shares, several inputs and outputs, nested networks: what they expand to and compute."""
 
 import copy
+import json
 import pickle
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deepcv.nn import DeepcvModule
 from deepcv.nn.spec import SpecError, build, from_canonical, load
 
 SHAPE = (3, 8, 8)
@@ -226,6 +228,28 @@ def test_inputs_may_have_shapes_of_their_own(tmp_path: Path, images: Tensor) -> 
         build(spec, {"left": SHAPE}, 3)
     with pytest.raises(SpecError, match="cannot share 'a"):
         build(spec, {"left": SHAPE, "right": (1, 8, 8)}, 3)
+
+
+SCALES = SIAMESE.replace("[left, right]", "{left: null, right: [4, 6]}")
+
+
+def test_inputs_may_have_sizes_of_their_own(tmp_path: Path, images: Tensor) -> None:
+    spec = load(written(tmp_path, SCALES))
+    assert spec.input_shapes(SHAPE) == {"left": SHAPE, "right": (3, 4, 6)}
+    assert from_canonical(json.loads(json.dumps(spec.canonical()))) == spec
+    plain = load(written(tmp_path, SIAMESE))
+    assert "sizes" not in plain.canonical()
+    mapped = load(written(tmp_path, SIAMESE.replace("[left, right]", "{left: null, right: null}")))
+    assert spec.sha256() != plain.sha256() == mapped.sha256()
+    network = DeepcvModule.from_spec(spec, SHAPE, 3).eval()
+    small = torch.randn(4, 3, 4, 6)
+    again = pickle.loads(pickle.dumps(network))  # noqa: S301  our own bytes
+    assert again.blueprint == network.blueprint
+    assert torch.equal(again(images, small)["logits"], network(images, small)["logits"])
+    with pytest.raises(SpecError, match=r"says that the input 'right' is \(4, 6\), got input_shape \(3, 8, 8\)"):
+        build(spec, {"left": SHAPE, "right": (3, 8, 8)}, 3)
+    with pytest.raises(SpecError, match="expected sizes of at least 1 of the inputs left, right"):
+        from_canonical({**spec.canonical(), "sizes": {"far": [4, 6]}})
 
 
 STREAMS = """\

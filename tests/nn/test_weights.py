@@ -24,7 +24,9 @@ from deepcv.nn.weights import (
     WeightsError,
     check_preprocessing,
     load_into,
+    of_recipe,
     rename,
+    steps_of,
 )
 
 SHAPE = (1, 8, 8)
@@ -165,6 +167,7 @@ PREPROCESSING: list[tuple[dict[str, object], list[str]]] = [
     ({"resize": "crop", "keep": 0.875, "std": (0.229, 0.224, 0.3)}, [r"std \(0.229, .* has \(0.229, 0.224, 0.3\)"]),
     ({"resize": "crop", "keep": 0.875, "mean": (0.5,), "std": (0.2,)}, ["expect 3 channels, the images have 1"]),
     ({"resize": "crop", "keep": 0.875, "size": (32, 48)}, ["images of 224×224 pixels, preprocess makes 32×48"]),
+    ({"resize": "crop", "keep": 0.875, "steps": (("colour", "hsv"),)}, ["preprocess.colour: rgb, preprocess has hsv"]),
 ]  # fmt: skip
 
 
@@ -172,6 +175,35 @@ PREPROCESSING: list[tuple[dict[str, object], list[str]]] = [
 def test_each_difference_in_preprocessing_has_its_sentence(given: dict[str, object], sentences: list[str]) -> None:
     same = {"mean": IMAGENET.mean, "std": IMAGENET.std, "size": IMAGENET.size}
     found = check_preprocessing(IMAGENET, **{**same, **given})  # type: ignore[arg-type]
+    assert len(found) == len(sentences)
+    for sentence, pattern in zip(found, sentences, strict=True):
+        assert re.search(pattern, sentence), sentence
+
+
+OWN: list[tuple[dict[str, object], list[str]]] = [
+    ({}, []),
+    ({"resize": "pad"}, [r"another way \(preprocess.resize: stretch\), not 'pad'"]),
+    ({"keep": 0.5}, ["central 0.800 of each side .* keeps 0.500"]),
+    ({"colour": "rgb", "clahe": 2.0}, ["preprocess.clahe: 0.0, preprocess has 2.0", "preprocess.colour: lab, preprocess has rgb"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "sentences"), OWN)
+def test_a_recipe_of_our_own_is_held_to_itself(changes: dict[str, object], sentences: list[str]) -> None:
+    recipe = {
+        "height": 6,
+        "width": 8,
+        "channels": 3,
+        "resize": "stretch",
+        "keep": 0.8,
+        "colour": "lab",
+        "denoise": "none",
+    }
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    new = recipe | changes
+    found = check_preprocessing(
+        of_recipe(mean, std, recipe), mean, std, (6, 8), str(new["resize"]), float(str(new["keep"])), steps_of(new)
+    )
     assert len(found) == len(sentences)
     for sentence, pattern in zip(found, sentences, strict=True):
         assert re.search(pattern, sentence), sentence

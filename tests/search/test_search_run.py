@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toys
 import yaml
 
-from deepcv.nn.spec import SpecError
+from deepcv import tracking
+from deepcv.nn.spec import NetworkSpec, SpecError
+from deepcv.nn.spec import load as load_network
 from deepcv.params.search import SearchParams
 from deepcv.params.train import TrainParams
 from deepcv.params.whole import load
+from deepcv.search import objective
 from deepcv.search.channel import Channel
 from deepcv.search.experiment import Status, TrialResult
 from deepcv.search.manager import SearchError
 from deepcv.search.objective import _train
 from deepcv.search.run import as_csv, best_of, search, table
-from deepcv.search.snapshot import DATA
+from deepcv.search.snapshot import DATA, network_copy, weights_copy
 from deepcv.search.snapshot import SHARDS as SHARDS_FOLDER
 
 REPOSITORY = Path(__file__).parents[2]
@@ -239,6 +243,33 @@ def test_a_trial_refuses_other_shards_than_the_search_began_with(
         _train(TrainParams(network="networks/digits.yaml"), project, channel, "")
 
 
+def test_a_trial_logs_the_digest_of_its_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the expanded network, with the parameters of the trial, as the stage `train` logs it."""
+    monkeypatch.chdir(tmp_path)
+    network, weights = "networks/digits.yaml", toys.no_weights(tmp_path).relative_to(tmp_path)
+    toys.write_shards(SHARDS_FOLDER)
+    shutil.copy(SHARDS_FOLDER / DATA, tmp_path / DATA)
+    for name, copy in ((network, network_copy(tmp_path, network)), (weights, weights_copy(tmp_path, str(weights)))):
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, copy)
+    logged: dict[str, object] = {}
+    monkeypatch.setattr(tracking, "log_params", lambda run_id, params: logged.update({run_id: params}))
+
+    class Trained(Exception):  # noqa: N818  it is none
+        pass
+
+    def fit(spec: NetworkSpec, *_: object, **__: object) -> None:
+        raise Trained(spec.sha256())
+
+    monkeypatch.setattr(objective, "fit", fit)
+    params = TrainParams(network=network, network_parameters={"width": 8})
+    with pytest.raises(Trained) as trained:
+        _train(params, tmp_path, Channel("", "", 0, {}), "run")
+    digest = load_network(REPOSITORY / network, {"width": 8}).sha256()
+    assert logged == {"run": {"network_sha256": digest}}
+    assert str(trained.value) == digest
+
+
 def test_a_search_nests_its_trials_and_the_train_stage_repeats_the_best_one(project: Path) -> None:
     before = (project / "params.yaml").read_text(encoding="utf-8")
     python(project, "-m", "dvc", "init", "--no-scm", "-q")
@@ -279,6 +310,7 @@ def test_a_search_nests_its_trials_and_the_train_stage_repeats_the_best_one(proj
     (same,) = (run for run in trials if run[4]["train.lr"] == str(best["train.lr"]))
     (trained,) = (run for run in runs if run[0] == "train")
     assert trained[5] == same[5]  # every epoch's val loss, to the last bit
+    assert trained[4]["network_sha256"] == same[4]["network_sha256"]
     last = (project / "data/model/history.csv").read_text(encoding="utf-8").splitlines()[-1]
     assert chosen["val_accuracy"] in last.split(",")
     assert not (project.parent / "home" / "nni-experiments").exists()

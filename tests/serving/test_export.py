@@ -62,6 +62,15 @@ def test_six_views_are_in_the_file(tmp_path: Path) -> None:
     assert check(model, tmp_path / "model.onnx", images(RECIPES["colour"], 7), 1e-4) <= 1e-4
 
 
+def test_the_smaller_images_of_a_second_input_are_in_the_file(tmp_path: Path) -> None:
+    recipe = RECIPES["colour"]
+    info = ModelInfo("toy", ("a", "b", "ü"), vars(recipe), (0.3, 0.4, 0.5), (0.2, 0.3, 0.4), "flip")
+    model = create(toys.network(tmp_path, toys.TWO_SCALES).canonical(), info).eval()
+    export(model, ExportInfo("toy", info.classes, recipe, "f" * 64), tmp_path / "model.onnx")
+    assert check(model, tmp_path / "model.onnx", images(recipe, 7), 1e-4) <= 1e-4
+    assert Predictor(tmp_path / "model.onnx").run(images(recipe, 1))["logits"].shape == (1, 3)
+
+
 def test_the_mirror_image_is_in_the_file(tmp_path: Path) -> None:
     recipe = RECIPES["colour"]
     model = classifier(tmp_path, recipe, views="flip")

@@ -23,6 +23,7 @@ from deepcv.images import ImageRecipe, decode, grid
 from deepcv.nn import classifier, spec
 from deepcv.nn.classifier import ModelInfo, create
 from deepcv.nn.module import DeepcvModule
+from deepcv.nn.weights import of_recipe
 from deepcv.params.train import TrainParams
 from deepcv.receipts import RECEIPT, drop_orphan
 from deepcv.serving import predictor
@@ -233,13 +234,15 @@ def test_a_trained_network_comes_out_of_the_registry(outputs: Path, monkeypatch:
     register.main()
     assert logged.count("training") == 1
     network = network_registry.network("models:/deepcv-toy@champion")
-    trained, _ = classifier.load(register.MODEL / "model.pt")
+    trained, info = classifier.load(register.MODEL / "model.pt")
     assert isinstance(network, DeepcvModule)
     assert network.spec.sha256() == toys.network(outputs).sha256()
     assert not network.training
     state = trained.network.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
-    assert network_registry.weights("models:/deepcv-toy/1").state.keys() == state.keys()
+    weights = network_registry.weights("models:/deepcv-toy/1")
+    assert weights.state.keys() == state.keys()
+    assert weights.preprocessing == of_recipe(info.mean, info.std, info.recipe)
 
 
 def test_a_version_of_a_former_run_gets_its_network_too(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

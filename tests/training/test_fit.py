@@ -29,9 +29,11 @@ from deepcv.data.loaders import Views
 from deepcv.data.shards import Dataset, Split, open_shards
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
+from deepcv.evaluation.embedding import features_of
 from deepcv.evaluation.inference import logits_of
 from deepcv.nn.classifier import Classifier, ModelFileError, ModelInfo, TestTimeViews, create, load, save
 from deepcv.nn.layers.blur import Blur
+from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training.checkpoints import InterruptedTrainingError
 from deepcv.training.config import ProgressiveResize
@@ -431,6 +433,7 @@ DAMAGE = {
     "text": lambda path: path.write_text("not a checkpoint"),
     "one bit": flip_a_bit,
     "of another kind": lambda path: torch.save({"model": {}}, path),
+    "a network alone": lambda path: torch.save({"format": 1, "spec": {}, "state_dict": {}}, path),
 }
 
 
@@ -625,6 +628,40 @@ def test_the_answer_is_the_mean_of_six_views(network: NetworkSpec, shards: Datas
         for view in (picture, picture[:, :, ::-1])
     )
     assert logits_of(six.classifier, images, batch_size=50, device=CPU) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_network_of_two_scales_trains_on_the_images_and_on_smaller_ones(shards: Dataset, tmp_path: Path) -> None:
+    spec = toys.network(tmp_path, toys.TWO_SCALES)
+    fitted = fit(spec, shards, toys.config(test_time_views="flip"))
+    assert same(fitted, fit(spec, shards, toys.config(test_time_views="flip")))
+    assert fitted.history[-1].val_accuracy == 1
+    save(tmp_path / "model.pt", fitted.classifier, spec.canonical(), fitted.info)
+    loaded, _ = load(tmp_path / "model.pt")
+    images = torch.from_numpy(shards.test.images_nhwc.copy()).permute(0, 3, 1, 2)
+    assert torch.equal(loaded(images)["logits"], fitted.classifier.eval()(images)["logits"])
+    loaded.train()(images)["logits"].square().sum().backward()
+    assert all(loaded.network.get_parameter(f"{part}.conv.weight").grad.abs().sum() > 0 for part in ("near", "far"))
+    normalised = loaded.normalise(images)
+    inputs = loaded.eval().inputs(normalised)
+    assert inputs["fine"] is normalised
+    # Rows of 8 pixels to 4: antialiased, each weighs 1, 3, 3, 1 eighths of four neighbours; those at the border 3, 3, 1 sevenths.
+    rows = torch.zeros(4, 8)
+    rows[0, :3], rows[1, 1:5], rows[2, 3:7] = torch.tensor([3, 3, 1]) / 7, *[torch.tensor([1, 3, 3, 1]) / 8] * 2
+    rows[3] = rows[0].flip(0)
+    torch.testing.assert_close(inputs["coarse"], rows @ normalised)
+    assert features_of(loaded, shards.test.images_nhwc, batch_size=5).shape == (8, 8)
+
+
+def test_whitening_sees_the_images_at_the_size_of_its_input(shards: Dataset, tmp_path: Path) -> None:
+    text = toys.TWO_SCALES.replace("op: conv, channels: 4, from: coarse", "op: whiten, from: coarse")
+    info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std)
+    model = create(toys.network(tmp_path, text).canonical(), info)
+    images = torch.from_numpy(shards.train.images_nhwc.copy()).permute(0, 3, 1, 2)
+    model.fit_whitening(images)
+    found = model.network.get_submodule("far")
+    expected = WhiteningConv2d(1, found.kernel_size[0])
+    expected.fit(model.inputs(model.normalise(images))["coarse"])
+    assert torch.equal(found.weight, expected.weight)
 
 
 def test_images_of_one_pixel_cannot_be_moved() -> None:

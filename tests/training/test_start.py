@@ -10,7 +10,9 @@ from torch import Tensor
 
 from deepcv.data.shards import Dataset
 from deepcv.nn import DeepcvModule, network_file
+from deepcv.nn.classifier import ModelInfo, create, save
 from deepcv.nn.parts import PartError
+from deepcv.nn.pretrained import from_file
 from deepcv.nn.spec import NetworkSpec
 from deepcv.nn.weights import Preprocessing, Weights, WeightsError
 from deepcv.nn.weights_file import read
@@ -105,6 +107,34 @@ def test_images_are_normalised_as_the_weights_expect(network: NetworkSpec, shard
         "the weights expect the central 0.950 of each side (preprocess.keep)",
         "the weights expect bicubic interpolation; preprocess averages areas or interpolates linearly",
     ]
+
+
+def test_a_model_of_our_own_tells_its_images(network: NetworkSpec, shards: Dataset, tmp_path: Path) -> None:
+    """Its mean and std stay those that it was trained with, whatever the new images' are."""
+    info = ModelInfo("before", shards.classes, {**shards.recipe, "resize": "pad", "width": 9}, (0.25,), (0.125,))
+    save(tmp_path / "model.pt", create(network.canonical(), info), network.canonical(), info)
+    digest = hashlib.sha256((tmp_path / "model.pt").read_bytes()).hexdigest()
+    (tmp_path / "start.yaml").write_text(f"source: file\npath: model.pt\nsha256: '{digest}'\n")
+    start = Start.read(tmp_path / "start.yaml", nowhere)
+    assert start is not None
+    assert start.differences(shards) == [
+        "the weights expect images of 8×9 pixels, preprocess makes 8×8",
+        "the weights expect images prepared in another way (preprocess.resize: pad), not 'stretch'",
+    ]
+    fitted = fit(network, shards, toys.config(epochs=1), start=start)
+    assert (fitted.info.mean, fitted.info.std) == ((0.25,), (0.125,)) != (shards.mean, shards.std)
+    (tmp_path / "start.yaml").write_text(
+        f"source: file\npath: model.pt\nsha256: '{digest}'\npreprocessing: timm/resnet18.a1_in1k\n"
+    )
+    told = Start.read(tmp_path / "start.yaml", nowhere)  # what the file says comes first
+    assert told is not None
+    assert told.weights.preprocessing is not None
+    assert told.weights.preprocessing.interpolation == "bicubic"
+
+
+def test_anothers_file_that_holds_an_info_says_nothing_of_images(tmp_path: Path) -> None:
+    torch.save({"info": "of last week", "spec": 1, "state_dict": {"x": torch.zeros(1)}}, tmp_path / "net.pt")
+    assert from_file(tmp_path / "net.pt").preprocessing is None
 
 
 def test_weights_of_other_channels_are_refused(network: NetworkSpec, shards: Dataset, tmp_path: Path) -> None:

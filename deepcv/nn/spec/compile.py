@@ -30,14 +30,15 @@ def build(
     """The network for images of shape (C, H, W), as a plain graph module in fp32 on the CPU.
 
     It maps a batch (N, C, H, W), or one of each of its inputs in the order of the file, to a dict of outputs in that order;
-    `outputs` takes some of them and leaves out what they do not need. `input_shape` is one for all inputs or a mapping of their
-    names. `choices` decides choices by node id; those still open become layers that run one candidate (`sampled`) or weigh
-    all (`mixed`), or are an error. Weights have the same keys whatever is left out. They come from torch's global random
-    generator: `torch.manual_seed` decides. Raises SpecError that names the node and the shapes that do not fit.
+    `outputs` takes some of them and leaves out what they do not need. `input_shape` is that of images, of which inputs with a
+    size of their own take the channels alone, or a mapping of the inputs' names. `choices` decides choices by node id; those
+    still open become layers that run one candidate (`sampled`) or weigh all (`mixed`), or are an error. Weights have the same
+    keys whatever is left out. They come from torch's global random generator: `torch.manual_seed` decides. Raises SpecError
+    that names the node and the shapes that do not fit.
     """
     if classes < 1:
         raise SpecError(f"classes must be at least 1, got {classes}")
-    shapes = _input_shapes(spec, input_shape)
+    shapes = spec.input_shapes(input_shape)
     spec = lowering.wanted(spec, outputs) if outputs is not None else spec
     spec = lowering.pruned(lowering.decided(spec, choices or {}))
     emitter = Emitter()
@@ -56,16 +57,6 @@ def build(
     _initialise(emitter)
     _take_out(spec, emitter)
     return _module(emitter)
-
-
-def _input_shapes(spec: NetworkSpec, given: Shape | Mapping[str, Shape]) -> dict[str, Shape]:
-    shapes = dict(given) if isinstance(given, Mapping) else dict.fromkeys(spec.inputs, given)
-    if set(shapes) != set(spec.inputs):
-        raise SpecError(f"input_shape must name the inputs {', '.join(spec.inputs)}, got {', '.join(shapes)}")
-    for shape in shapes.values():
-        if len(shape) != 3 or min(shape) < 1:
-            raise SpecError(f"input_shape must be (C, H, W) with sizes of at least 1, got {tuple(shape)}")
-    return {name: tuple(shapes[name]) for name in spec.inputs}
 
 
 def _emit(node: NodeSpec, classes: int, emitter: Emitter, inputs: list[Value], search: Search | None) -> Value:

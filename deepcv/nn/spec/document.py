@@ -10,7 +10,7 @@ from deepcv.nn.ops import OPS
 from deepcv.nn.spec import options
 from deepcv.nn.spec.errors import Where, closest
 from deepcv.nn.spec.formula import CLASSES, Value
-from deepcv.nn.spec.model import INPUT, NODE_KEYS, TAKEN, check_name
+from deepcv.nn.spec.model import INPUT, NODE_KEYS, TAKEN, Size, check_name
 from deepcv.nn.spec.source import Block, Items, read, shown
 
 FILE_KEYS = ("parameters", "defaults", "templates", "inputs", "nodes", "outputs")
@@ -47,6 +47,7 @@ class Document:
     defaults: Mapping[str, object]
     templates: Mapping[str, Template]
     inputs: tuple[str, ...]
+    sizes: tuple[tuple[str, Size], ...]
     nodes: Items
 
 
@@ -57,7 +58,7 @@ def open_document(path: Path, overrides: Mapping[str, object], said_by: str = "n
     values = CLASSES | _parameters(body, overrides, said_by)
     inputs = _inputs(body)
     nodes = typed(body, "nodes", Items)
-    return Document(body, values, _defaults(body), _templates(body), inputs, nodes)
+    return Document(body, values, _defaults(body), _templates(body), inputs, _sizes(body), nodes)
 
 
 def typed(block: Block, key: str, kind: type[Block] | type[Items], prefix: str = "") -> Any:
@@ -146,15 +147,34 @@ def _check_default(key: str, value: object, where: Where, prefix: str) -> None:
 
 
 def _inputs(body: Block, prefix: str = "") -> tuple[str, ...]:
+    """The names of the inputs: a list or, but for a template, a mapping to their sizes."""
     if "inputs" not in body:
         return (INPUT,)
-    names: Items = typed(body, "inputs", Items, prefix)
+    is_sized = not prefix and isinstance(body["inputs"], Block)
+    given: Block | Items = typed(body, "inputs", Block if is_sized else Items, prefix)
+    names, places = list(given), list(given.places.values()) if isinstance(given, Block) else given.places
     taken = TAKEN - {INPUT}
-    for name, where in zip(names, names.places, strict=True):
+    for name, where in zip(names, places, strict=True):
         check_name(name, f"{prefix}an input", where, taken=tuple(taken))
         if names.count(name) > 1:
             raise where.error(f"{prefix}the input {name!r} stands twice")
     return tuple(names)
+
+
+def _sizes(body: Block) -> tuple[tuple[str, Size], ...]:
+    """The inputs that have a size of their own, (height, width)."""
+    given = body.get("inputs")
+    if not isinstance(given, Block):
+        return ()
+    for name, size in given.items():
+        if size is not None and (
+            not isinstance(size, list) or len(size) != 2 or any(type(side) is not int or side < 1 for side in size)
+        ):
+            what = size if isinstance(size, list) else shown(size)
+            raise given.at(name).error(
+                f"input {name!r}: expected its size [height, width] in pixels, or null for the size of the images, got {what}"
+            )
+    return tuple((name, (size[0], size[1])) for name, size in given.items() if size is not None)
 
 
 def _templates(body: Block) -> dict[str, Template]:

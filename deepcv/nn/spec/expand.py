@@ -31,7 +31,7 @@ def load(path: str | Path, parameters: Mapping[str, object] | None = None) -> Ne
     names = expander.expand(document.nodes, place, {name: (name,) for name in document.inputs})
     outputs = _outputs(document, names)
     nodes = _used(expander, outputs)
-    return NetworkSpec(nodes, tuple(outputs.items()), document.inputs)
+    return NetworkSpec(nodes, tuple(outputs.items()), document.inputs, document.sizes)
 
 
 def zoo() -> list[str]:

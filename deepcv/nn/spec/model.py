@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from deepcv.nn.emitter import Shape
 from deepcv.nn.ops import OPS, Op
 from deepcv.nn.spec import options
 from deepcv.nn.spec.errors import SpecError, Where, closest
@@ -19,6 +20,7 @@ FORMAT = 1
 INPUT = "input"
 NODE_KEYS = ("id", "op", "from", "repeat", "checkpoint")  # of every node, whatever its op
 MAX_NODES = 10_000
+Size = tuple[int, int]  # height, width
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 TAKEN = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph()))) | {INPUT}
 
@@ -55,15 +57,41 @@ class NodeSpec:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A whole network, checked but for the shapes; nodes in an order in which each comes after its sources."""
+    """A whole network, checked but for the shapes; nodes in an order in which each comes after its sources.
+
+    `sizes` are those of the inputs that have one of their own; the others take images as they come.
+    """
 
     nodes: tuple[NodeSpec, ...]
     outputs: tuple[tuple[str, str], ...]
     inputs: tuple[str, ...] = (INPUT,)
+    sizes: tuple[tuple[str, Size], ...] = ()
+
+    def input_shapes(self, given: Shape | Mapping[str, Shape]) -> dict[str, Shape]:
+        """The shape (C, H, W) of each input: `given`, in the input's own size where it has one; or all of them by their names.
+
+        Raises SpecError.
+        """
+        sizes = dict(self.sizes)
+        if isinstance(given, Mapping):
+            shapes = {name: tuple(shape) for name, shape in given.items()}
+        else:
+            shapes = {name: (*given[:-2], *sizes.get(name, given[-2:])) for name in self.inputs}
+        if set(shapes) != set(self.inputs):
+            raise SpecError(f"input_shape must name the inputs {', '.join(self.inputs)}, got {', '.join(shapes)}")
+        for name, shape in shapes.items():
+            if len(shape) != 3 or min(shape) < 1:
+                raise SpecError(f"input_shape must be (C, H, W) with sizes of at least 1, got {shape}")
+            if shape[1:] != sizes.get(name, shape[1:]):
+                raise SpecError(
+                    f"the network file says that the input {name!r} is {sizes[name]}, got input_shape {shape}"
+                )
+        return {name: shapes[name] for name in self.inputs}
 
     def canonical(self) -> dict[str, Any]:
         """The spec as plain data for YAML or JSON: no path, no line, no default left out; equal for equal networks."""
-        inputs = {} if self.inputs == (INPUT,) else {"inputs": list(self.inputs)}
+        inputs: dict[str, Any] = {} if self.inputs == (INPUT,) else {"inputs": list(self.inputs)}
+        inputs |= {"sizes": {name: list(size) for name, size in self.sizes}} if self.sizes else {}
         return {
             "format": FORMAT,
             **inputs,
@@ -100,9 +128,15 @@ def from_canonical(canonical: Mapping[str, Any]) -> NetworkSpec:
             nodes.append(replace(node, share=str(entry.get("share", "")), checkpoint=str(entry.get("checkpoint", ""))))
         outputs = tuple((str(name), str(source)) for name, source in canonical["outputs"])
         inputs = tuple(str(name) for name in canonical.get("inputs", (INPUT,)))
+        given_sizes = {
+            str(name): (int(height), int(width)) for name, (height, width) in canonical.get("sizes", {}).items()
+        }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise nowhere.error(f"not a canonical network spec: {type(error).__name__}: {error}") from None
     known = {check_name(name, "an input", nowhere) for name in inputs}
+    sizes = tuple((name, given_sizes[name]) for name in inputs if name in given_sizes)
+    if len(sizes) < len(given_sizes) or any(min(size) < 1 for _, size in sizes):
+        raise nowhere.error(f"expected sizes of at least 1 of the inputs {', '.join(inputs)}, got {given_sizes}")
     for node in nodes:
         first, *parts = node.id.split(".")
         if not NAME.fullmatch(first) or any(not NAME.fullmatch(part) and not part.isdecimal() for part in parts):
@@ -119,7 +153,7 @@ def from_canonical(canonical: Mapping[str, Any]) -> NetworkSpec:
     for name, source in outputs:
         if source not in known:
             raise nowhere.error(f"output {name!r}: no node {source!r}")
-    return NetworkSpec(tuple(nodes), outputs, inputs)
+    return NetworkSpec(tuple(nodes), outputs, inputs, sizes)
 
 
 def make_node(
