@@ -68,6 +68,7 @@ class Classifier(nn.Module):
         self.network = network
         spec = _spec_of(network)
         self.sizes = {name: dict(spec.sizes).get(name) for name in spec.inputs}
+        self.resizes = any(self.sizes.values())
         self.test_time_views = info.test_time_views
         if self.test_time_views == "flip_shift" and min(info.input_shape[1:]) < 2:
             raise DeepcvError("train.test_time_views: flip_shift moves images by a pixel; expected sides of 2 or more")
@@ -103,7 +104,8 @@ class Classifier(nn.Module):
 
     def answer(self, images_nchw: Tensor) -> dict[str, Tensor]:
         """Run the network on normalised images."""
-        outputs: dict[str, Tensor] = self.network(*self.inputs(images_nchw).values())
+        given = self.inputs(images_nchw).values() if self.resizes else (images_nchw,)
+        outputs: dict[str, Tensor] = self.network(*given)
         return outputs
 
     def inputs(self, images_nchw: Tensor) -> dict[str, Tensor]:

@@ -106,6 +106,10 @@ class TrainParams(Section):
     processes: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
         1, description="that share every batch, each with a GPU or threads of its own; auto: one per GPU"
     )
+    fsdp: bool = Field(
+        False,
+        description="spread weights, gradients and optimizer state over the processes, where training does not fit one GPU",
+    )
     compile: bool | Literal["max-autotune"] = Field(
         False, description="compile the network with torch.compile; max-autotune tries kernels for minutes"
     )

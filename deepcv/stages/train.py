@@ -26,7 +26,7 @@ from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
 from deepcv.stages import archive, entry
 from deepcv.stages.training_log import TrainingLog
-from deepcv.training import distributed
+from deepcv.training import distributed, sharding
 from deepcv.training.checkpoints import InterruptedTrainingError
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import DivergedError
@@ -54,6 +54,7 @@ def main() -> Callable[[], None] | None:
     hardware = resolve(config.device, config.precision, config.channels_last, config.threads, config.processes)
     if not distributed.launched():
         check(network, start, params.freeze, shards)  # a misfit opens no run
+        sharding.check(config, hardware.processes)
         if hardware.processes > 1:
             distributed.launch(hardware.processes, "deepcv.stages.train")
             return None

@@ -71,6 +71,7 @@ class TrainConfig:
     compile: bool | Literal["max-autotune"] = False
     deterministic: bool = True
     processes: int | Literal["auto"] = 1
+    fsdp: bool = False
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "TrainConfig":

@@ -20,9 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from deepcv.errors import DeepcvError
+from deepcv.training.sharding import whole
 from deepcv.training.shared_norms import share_norms
 
 _Array = NDArray[np.generic]
@@ -96,7 +98,7 @@ class World:
         """Raise DeepcvError where the model is not the same in all processes."""
         if self.count == 1:
             return
-        sums = [tensor.detach().double().sum() for tensor in [*model.parameters(), *model.buffers()]]
+        sums = [whole(tensor.detach().double().sum()) for tensor in [*model.parameters(), *model.buffers()]]
         digests = self.gather(torch.stack(sums).cpu())
         if not torch.equal(digests, digests[:1].expand_as(digests)) and bool(digests.isfinite().all()):
             names = [name for name, _ in [*model.named_parameters(), *model.named_buffers()]]
@@ -216,7 +218,7 @@ def replicated(
     `trained` are those of its `outputs` that a loss is computed of; `partly` says whether some parameters do not learn in
     some steps.
     """
-    if world.count == 1:
+    if world.count == 1 or isinstance(model, FSDPModule):  # which sees to its gradients itself
         return model
     partly = partly or not set(outputs) <= set(trained)
     with warnings.catch_warnings():

@@ -16,6 +16,7 @@ from deepcv.errors import DeepcvError
 from deepcv.task import CLASSIFICATION, Task
 from deepcv.training.distributed import ALONE, World, synchronised
 from deepcv.training.hyperparameters import Hyperparameters, Settings
+from deepcv.training.sharding import whole
 
 Objective = Callable[[Mapping[str, Tensor], Batch], Tensor]
 GUARD_STEPS = 50  # between looks at the loss, each of which waits for the device
@@ -152,7 +153,7 @@ def create_trainer(
 
 def check_weights(model: nn.Module, epoch: int) -> None:
     """Raise DivergedError where a weight is infinite or nan."""
-    total = torch.stack([parameter.detach().double().sum() for parameter in model.parameters()]).sum().item()
+    total = torch.stack([whole(parameter.detach().double().sum()) for parameter in model.parameters()]).sum().item()
     if not math.isfinite(total):
         raise DivergedError(epoch, total)
 

@@ -26,7 +26,7 @@ from deepcv.nn.classifier import Classifier, ModelInfo, build_network, create, s
 from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training import checkpoints as checkpointing
-from deepcv.training import distributed
+from deepcv.training import distributed, sharding
 from deepcv.training.compilation import compiled
 from deepcv.training.config import TrainConfig
 from deepcv.training.distributed import ALONE, World
@@ -37,6 +37,7 @@ from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
 from deepcv.training.objective import class_counts, create_objective, divisible, trained_outputs
 from deepcv.training.optimizers import create_optimizer
 from deepcv.training.progress import show_progress
+from deepcv.training.sharding import WholeModel, WholeOptimizer
 from deepcv.training.start import Start
 
 _EVALUATION_BATCH = 500
@@ -63,6 +64,7 @@ class Setup:
     classifier: Classifier
     loader: TrainLoader
     optimizer: torch.optim.Optimizer
+    ema: EMAHandler | None
 
 
 def set_up(
@@ -97,8 +99,12 @@ def set_up(
     if loader.batch_size == 1:
         check_norms(classifier.network)
     distributed.prepare(classifier, world, hardware.device)
+    ema = EMAHandler(classifier, momentum=1 - config.ema) if config.ema else None
+    if config.fsdp and world.count > 1:
+        for model in [classifier, *([ema.ema_model] if ema else [])]:
+            sharding.shard(model, hardware.device, world.count)
     optimizer = create_optimizer(classifier, config)
-    return Setup(hardware, info, classifier, loader, optimizer)
+    return Setup(hardware, info, classifier, loader, optimizer, ema)
 
 
 def fit(
@@ -133,8 +139,9 @@ def fit(
     courses = scheduled(config, config.epochs * len(loader))
     settings = Settings.of(config)
     objective = objective_of(setup, config, settings)
-    ema = EMAHandler(classifier, momentum=1 - config.ema) if config.ema else None
+    ema = setup.ema
     judged: Classifier = ema.ema_model if ema else classifier
+    weights = WholeModel(judged)
     hyperparameters = Hyperparameters(
         courses, config=config, settings=settings, model=classifier, optimizer=optimizer, loader=loader, mean=judged
     )
@@ -154,6 +161,14 @@ def fit(
     )  # fmt: skip
     if ema:
         ema.attach(trainer, event=Events.ITERATION_COMPLETED(event_filter=lambda engine, _: bool(engine.state.output)))
+
+    def alone() -> Classifier:
+        """The judged classifier with whole weights, and without layers that wait for other processes; all must ask for it."""
+        if world.count == 1:
+            return judged
+        made = create(spec.canonical(), setup.info)
+        made.load_state_dict(weights.state_dict())
+        return made.to(memory_format=hardware.memory_format)
 
     def begin_epoch(engine: Engine) -> None:
         loader.epoch = engine.state.epoch - 1
@@ -188,10 +203,11 @@ def fit(
         record = EpochRecord(epoch, train_loss, train_accuracy, val_loss, accuracy, lr)
         history.records.append(record)
         if config.select == "best":
-            best.offer(record, judged)
-        if config.keep_best and checkpoints and world.leads:
-            write = partial(save, classifier=judged, canonical_spec=spec.canonical(), info=setup.info)
-            checkpointing.keep_best(checkpoints, history.records, config.keep_best, write)
+            best.offer(record, weights)
+        if config.keep_best and checkpoints:
+            write = partial(save, classifier=alone(), canonical_spec=spec.canonical(), info=setup.info)
+            if world.leads:
+                checkpointing.keep_best(checkpoints, history.records, config.keep_best, write)
         if world.leads:
             on_epoch(record)
         if history.waited() >= config.patience > 0:
@@ -201,11 +217,11 @@ def fit(
     trainer.add_event_handler(Events.EPOCH_COMPLETED, end_epoch)
     if checkpoints is not None:
         state: dict[str, Any] = {
-            "trainer": trainer, "model": classifier, "optimizer": optimizer, "scaler": scaler, "history": history,
-            "running": running, "random": random, "pieces": pieces, "best": best,
+            "trainer": trainer, "model": WholeModel(classifier), "optimizer": WholeOptimizer(optimizer), "scaler": scaler,
+            "history": history, "running": running, "random": random, "pieces": pieces, "best": best,
         }  # fmt: skip
         if ema:
-            state["ema"] = judged
+            state["ema"] = weights
         with idist.one_rank_first():  # which sets damaged ones aside
             checkpointing.restore_latest(checkpoints, state)
         world.check_place(trainer.state.iteration)
@@ -232,12 +248,8 @@ def fit(
     if trainer.state.iteration < config.epochs * len(loader) and not (history.waited() >= config.patience > 0):
         trainer.run(loader, max_epochs=config.epochs, epoch_length=len(loader))
     if config.select == "best":
-        best.put_into(judged)
-    if world.count > 1:  # without layers that wait for other processes
-        shared, judged = judged, create(spec.canonical(), setup.info)
-        judged.load_state_dict(shared.cpu().state_dict())
-        judged = judged.to(memory_format=hardware.memory_format)
-    return Fitted(judged.cpu(), setup.info, tuple(history.records), hardware)
+        best.put_into(weights)
+    return Fitted(alone().cpu(), setup.info, tuple(history.records), hardware)
 
 
 def joined(config: TrainConfig) -> World:
@@ -247,6 +259,7 @@ def joined(config: TrainConfig) -> World:
         raise DeepcvError(
             "train.losses compares the images of a batch, of which each process sees a share; set train.processes to 1"
         )
+    sharding.check(config, hardware.processes)
     return distributed.join(hardware.processes, hardware.device)
 
 

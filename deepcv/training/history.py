@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from deepcv.training.sharding import WholeModel
 
 from deepcv.task import Task
 
@@ -65,13 +67,13 @@ class Best:
         self._rank: tuple[float, float] | None = None
         self._weights: dict[str, Tensor] = {}
 
-    def offer(self, record: EpochRecord, model: nn.Module) -> None:
+    def offer(self, record: EpochRecord, model: WholeModel) -> None:
         """Keep a copy of the model's weights where the epoch is better than all before."""
         if self._rank is None or record.rank > self._rank:
             self._rank = record.rank
             self._weights = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
 
-    def put_into(self, model: nn.Module) -> None:
+    def put_into(self, model: WholeModel) -> None:
         """Give a model the weights that were kept, where there are any."""
         if self._weights:
             model.load_state_dict(self._weights)

@@ -24,8 +24,8 @@ from deepcv.data.loaders import TrainLoader
 from deepcv.data.shards import Dataset, open_shards
 from deepcv.errors import DeepcvError
 from deepcv.lifetime import lives
-from deepcv.training import distributed
-from deepcv.training.fit import fit
+from deepcv.training import distributed, sharding
+from deepcv.training.fit import fit, set_up
 from deepcv.training.hardware import resolve
 
 CPU = torch.device("cpu")
@@ -93,10 +93,65 @@ def test_two_processes_train_as_one_does(name: str, ranks: list[dict[str, Any]],
 
 
 def test_a_training_that_one_process_was_asked_to_end_goes_on_with_the_same_bits(ranks: list[dict[str, Any]]) -> None:
+    for number, rank in enumerate(ranks):
+        for kind in ("resumed", "resumed, replicated", "resumed, sharded"):
+            assert rank[kind] == {
+                "told": [] if number else [1, 2, 3], "checkpoints": ["checkpoint_3.pt", "checkpoint_4.pt"],
+                "same": True, "history": True, "type": "Classifier",
+            }  # fmt: skip
+
+
+def shapes(content: Any) -> Any:
+    """What a file holds, with the shapes of its tensors instead of their values."""
+    if isinstance(content, dict):
+        return {key: shapes(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [shapes(value) for value in content]
+    return tuple(content.shape) if isinstance(content, torch.Tensor) else type(content)
+
+
+@pytest.mark.usefixtures("ranks")
+def test_what_a_sharded_training_writes_is_what_an_unsharded_one_does(folder: Path) -> None:
+    one, sharded = (folder / name for name in ("replicated", "sharded"))
+    names = sorted(str(path.relative_to(one)) for path in one.rglob("*.pt"))
+    assert names == sorted(str(path.relative_to(sharded)) for path in sharded.rglob("*.pt"))
+    assert len(names) == 4
+    for name in names:
+        whole, spread = (torch.load(root / name, weights_only=True) for root in (one, sharded))
+        assert shapes(spread) == shapes(whole)
+        for key in ("model", "ema", "state_dict"):
+            for a, b in zip(whole.get(key, {}).values(), spread.get(key, {}).values(), strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+
+
+def test_each_process_holds_its_share_and_steps_as_the_whole(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
-        assert rank["checkpoints"] == ["checkpoint_3.pt", "checkpoint_4.pt"]
-        assert rank["resumed"] == {"same": True, "history": True}
-    assert [rank["told"] for rank in ranks] == [[1, 2, 3], []]
+        assert rank["optimizers"] == dict.fromkeys(sharding._ELEMENTWISE, True)
+        assert rank["spread"]["stepped"] == [False, True]
+        assert "diverged in epoch 1 (loss inf)" in rank["spread"]["diverged"]
+    for of in (0, 1):  # weights, and the averages of their gradients
+        held = [rank["spread"]["held"][of] for rank in ranks]
+        assert sum(held) == ranks[0]["spread"]["whole"]
+        assert max(held) < 0.6 * sum(held)
+
+
+def test_a_parameter_of_a_single_number_cannot_be_shared_out(folder: Path) -> None:
+    setup = set_up(toys.network(folder), open_shards(folder), toys.config())
+    setup.classifier.network.register_parameter("scale", torch.nn.Parameter(torch.ones(())))
+    with pytest.raises(DeepcvError, match=r"network\.scale is a single number, .*; set train\.fsdp to false"):
+        sharding.shard(setup.classifier, "cpu", 2)
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"processes": 1}, r"train\.fsdp .* over processes, but there is one; set train\.processes to 2 or more, or"),
+    ({"compile": True}, r"train\.compile .* set one of the two to false"),
+    ({"optimizer": "muon"}, r"train\.optimizer: muon may look at whole tensors, .*; take adamw, sgd or torch/"),
+    ({"optimizer": "torch/Adafactor"}, r"train\.optimizer: torch/Adafactor may look"),
+    ({"optimizer": "timm/lamb"}, r"train\.optimizer: timm/lamb may look .*, or set train\.fsdp to false"),
+])  # fmt: skip
+def test_what_cannot_be_sharded_says_so_before_the_first_step(changes: dict[str, Any], says: str, folder: Path) -> None:
+    with pytest.raises(DeepcvError, match=says):
+        fit(toys.network(folder), open_shards(folder), toys.config(**{"processes": 2, "fsdp": True, **changes}))
 
 
 @pytest.mark.parametrize(("what", "says"), [
