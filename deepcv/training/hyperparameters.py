@@ -64,14 +64,26 @@ def initial(config: TrainConfig, name: str) -> float:
     if loss := _LOSS.fullmatch(name):
         value = config.losses[int(loss[1])].weight if int(loss[1]) < len(config.losses) else None
     elif name in OF_STEPS or name in OF_EPOCHS or name.startswith(_AUGMENTATION):
-        for part in name.split("."):
-            value = getattr(value, part, None)
+        for part in _path(name):
+            value = _member(value, part)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DeepcvError(
             f"train.schedules.{name}: expected one of {', '.join(OF_STEPS + OF_EPOCHS)}, losses.0.weight and so on, or a number "
-            "of train.augmentation such as augmentation.randaugment.strength"
+            "of train.augmentation such as augmentation.randaugment.strength or augmentation.operations.0.magnitude.1"
         )
     return float(value)
+
+
+def _path(name: str) -> list[str]:
+    """Where a name of params leads in TrainConfig, whose operations call the two numbers of their magnitude otherwise."""
+    return name.replace(".magnitude.0", ".start").replace(".magnitude.1", ".end").split(".")
+
+
+def _member(values: Any, part: str) -> Any:
+    """A field of a dataclass or an entry of a tuple, None where there is none."""
+    if isinstance(values, tuple):
+        return values[int(part)] if part.isdecimal() and int(part) < len(values) else None
+    return getattr(values, part, None)
 
 
 def _of_steps(name: str) -> bool:
@@ -137,15 +149,18 @@ class Hyperparameters:
         if self._of_data:
             changed = self._config
             for course in self._of_data:
-                changed = _replaced(changed, course.name.split("."), course.at(step, history))
+                changed = _replaced(changed, _path(course.name), course.at(step, history))
             self._loader.use(Augmentation(changed.flip, changed.shift, changed.cutout), changed.augmentation)
 
 
 def _replaced(values: Any, path: Sequence[str], value: float) -> Any:
-    """A dataclass with one number changed, whole where it was whole."""
+    """A dataclass or tuple with one number changed, whole where it was whole."""
     if not path:
         return round(value) if isinstance(values, int) else value
-    return dataclasses.replace(values, **{path[0]: _replaced(getattr(values, path[0]), path[1:], value)})
+    changed = _replaced(_member(values, path[0]), path[1:], value)
+    if isinstance(values, tuple):
+        return (*values[: int(path[0])], changed, *values[int(path[0]) + 1 :])
+    return dataclasses.replace(values, **{path[0]: changed})
 
 
 def _setter(name: str, settings: Settings, models: Sequence[nn.Module], optimizer: torch.optim.Optimizer) -> Setter:

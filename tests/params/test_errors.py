@@ -92,7 +92,7 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     (
         "lr: 0.01",
         "lr: 0.01\n  schedules: {lr: {kind: piecewise, points: [[0, 1, 2]]}}",
-        [(23, "train.schedules.lr.points.0: expected [share from 0 to 1, value of at least 0]")],
+        [(23, "train.schedules.lr.points.0: expected [share from 0 to 1, value]", "got [0.0, 1.0, 2.0]")],
     ),
     (
         "lr: 0.01",
@@ -108,6 +108,49 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
         "lr: 0.01",
         "lr: 0.01\n  schedules: {augmentation.policy: {kind: linear}}",
         [(23, "train.schedules.augmentation.policy: no such hyperparameter")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {augmentation.operations.one.probability: {kind: linear}}",
+        [(23, "train.schedules.augmentation.operations.one.probability: no such hyperparameter")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {augmentation.augmix.depth.1: {kind: linear}}",
+        [(23, "train.schedules.augmentation.augmix.depth.1", "bound each other", "augmentation.augmix.severity")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {lr: {kind: linear, end: -1}}",
+        [(23, "train.schedules.lr: expected values of at least 0, got -1")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {dropout: {kind: piecewise, points: [[0, -0.5]]}}",
+        [(23, "train.schedules.dropout: expected values of at least 0, got -0.5")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {augmentation.randaugment.count: {kind: linear}}",
+        [
+            (
+                23,
+                "train.schedules.augmentation.randaugment.count",
+                "reaches must be a whole number >= 1 and <= 14, got 0",
+            )
+        ],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  augmentation: {operations: [{name: gamma, magnitude: [0.5, 2]}]}\n"
+        "  schedules: {augmentation.operations.0.magnitude.0: {kind: linear}}",
+        [(24, "operations.0.magnitude.0: gamma takes 0.05 to 20 as exponent, the schedule reaches 0")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  augmentation: {operations: [{name: rotate, magnitude: [-9, 9]}]}\n"
+        "  schedules: {augmentation.operations.0.magnitude.0: {kind: plateau}}",
+        [(24, "operations.0.magnitude.0: this schedule is for values above 0, got -9; take linear")],
     ),
     (
         "lr: 0.01",

@@ -12,11 +12,12 @@ import toys
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from deepcv.data.augmentation import Augmentation
+from deepcv.data.augmentation import Augmentation, Recipe
 from deepcv.data.loaders import Batch, TrainLoader
 from deepcv.data.shards import Split
 from deepcv.errors import DeepcvError
 from deepcv.nn.layers.blur import Blur
+from deepcv.params.train import TrainParams
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import DivergedError, Pieces, RunningMetrics, check_weights, create_trainer
 from deepcv.training.hyperparameters import Hyperparameters, Settings, initial, scheduled
@@ -203,6 +204,38 @@ def test_every_value_is_set_when_its_curve_says_so() -> None:
             assert seen[step][course.name] == pytest.approx(expected, rel=1e-6), (course.name, step)
 
 
+def test_own_operations_change_between_epochs() -> None:
+    """By the names that params have: what the loader's recipe has in each epoch, numbers and all."""
+    operation = {"name": "rotate", "magnitude": [-20.0, 20.0], "probability": 0.5}
+    courses = {
+        "augmentation.operations.1.magnitude.0": Ramp("linear", start=0.0, end=-20.0),
+        "augmentation.operations.1.magnitude.1": Ramp("linear", start=0.0, end=20.0),
+        "augmentation.operations.0.probability": Piecewise(((0.0, 1.0), (0.5, 0.25)), "step"),
+        "augmentation.augmix.chains": Ramp("linear", start=3.0, end=1.0), "augmentation.augmix.severity": Plateau(patience=0),
+    }  # fmt: skip
+    values = {"operations": [{"name": "flip", "magnitude": [], "probability": 0.5}, operation]}
+    params = TrainParams.model_validate({"network": "n.yaml", "augmentation": values})
+    config = replace(
+        PLAIN, batch_size=4, epochs=3, augmentation=Recipe.of(params.configuration()["augmentation"]), schedules=courses
+    )
+    trainer, loader, hyperparameters = trainer_of(Net(), config)
+    seen = []
+
+    def look(_engine: Engine) -> None:
+        flip, rotate = loader.recipe.operations
+        assert loader.policies[0].operations == (flip, rotate)
+        seen.append((flip.probability, rotate.start, rotate.end, rotate.probability, loader.recipe.augmix.chains))
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, look)
+    trainer.run(loader, max_epochs=3, epoch_length=7)
+    assert seen == [
+        (1.0, 0.0, 0.0, 0.5, 3), (1.0, pytest.approx(-7.0), pytest.approx(7.0), 0.5, 2),
+        (0.25, pytest.approx(-14.0), pytest.approx(14.0), 0.5, 2),
+    ]  # fmt: skip
+    hyperparameters.begin_epoch(14, [{"val_loss": 1.0}, {"val_loss": 1.0}])
+    assert loader.recipe.augmix.severity == 1.5
+
+
 def test_the_whole_window_is_planned_when_its_size_changes() -> None:
     config = replace(PLAIN, batch_size=4, epochs=1, schedules={"accumulate": Piecewise(((0.0, 1), (0.5, 3)), "step")})
     trainer, loader, _ = trainer_of(Net(), config)
@@ -212,7 +245,9 @@ def test_the_whole_window_is_planned_when_its_size_changes() -> None:
     assert steps == [True, True, True, True, False, False, True]
 
 
-@pytest.mark.parametrize("name", ["lrr", "augmentation.policy", "augmentation.mixup", "epochs", "flip", "schedules"])
+@pytest.mark.parametrize("name", [
+    "lrr", "augmentation.policy", "augmentation.mixup", "epochs", "flip", "schedules", "augmentation.operations.0.probability",
+])  # fmt: skip
 def test_an_unknown_hyperparameter_is_named(name: str) -> None:
     with pytest.raises(DeepcvError, match=rf"train\.schedules\.{name}: expected one of lr, momentum"):
         initial(PLAIN, name)
