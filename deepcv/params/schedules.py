@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from deepcv.params.augmentation import MAGNITUDES, AugMixParams, MixParams, OperationParams, RandAugmentParams
 from deepcv.params.base import Group, MisfitError, value_problem
+from deepcv.params.losses import OPTIONS, LossParams
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "one_cycle": ("warmup", "peak", "start", "end", "phases", "shape"),
@@ -20,10 +21,11 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "plateau": ("factor", "patience", "metric", "least", "floor"),
 }
 STEPWISE = ("lr", "momentum", "weight_decay", "label_smoothing", "clip_norm", "accumulate", "shift", "cutout")
-_LOSS = re.compile(r"losses\.\d{1,3}\.weight")
-_WITHOUT_VALUE = ("dropout", "blur")
-# Whose keys they are: `mixup.alpha`, `operations.0.probability`.
+_LOSS = re.compile(r"losses\.(\d{1,3})\.(weight|label_smoothing)")
+_WITHOUT_VALUE = ("dropout", "drop_path", "blur")
+# Whose keys they are: `losses.0.weight`, `augmentation.mixup.alpha`.
 _OWNERS: Mapping[str, type[Group]] = {
+    "losses": LossParams,
     "operations": OperationParams,
     "mixup": MixParams,
     "cutmix": MixParams,
@@ -113,10 +115,16 @@ def problem(name: str, schedule: ScheduleParams, section: Mapping[str, Any]) -> 
         else:
             there = isinstance(value, Sequence) and part.isdecimal() and int(part) < len(value)
             value = value[int(part)] if there else None
+    if value is None and (found := _LOSS.fullmatch(name)) and int(found[1]) < len(section["losses"]):
+        loss = section["losses"][int(found[1])]["loss"]
+        if found[2] not in OPTIONS[loss]:
+            return f"{loss} has no {found[2]}"
+        value = 0.0  # what it is where params do not say
     if isinstance(value, bool) or not isinstance(value, int | float):
         return (
-            f"no such hyperparameter; there are {', '.join(STEPWISE + _WITHOUT_VALUE)}, losses.0.weight and so on, and the "
-            "numbers of train.augmentation, such as augmentation.randaugment.strength or augmentation.operations.0.magnitude.1"
+            f"no such hyperparameter; there are {', '.join(STEPWISE + _WITHOUT_VALUE)}, losses.0.weight, "
+            "losses.0.label_smoothing and so on, and the numbers of train.augmentation, such as augmentation.randaugment.strength or "
+            "augmentation.operations.0.magnitude.1"
         )
     if ".depth." in name:
         return (
@@ -149,16 +157,15 @@ def _reached(schedule: ScheduleParams, value: float) -> list[float]:
 
 
 def _value_problem(name: str, value: float, section: Mapping[str, Any], *, whole: bool) -> str | None:
-    if not name.startswith("augmentation."):
+    parts = name.split(".")
+    owner = next((cls for group, cls in _OWNERS.items() if group in parts), None)
+    if owner is None:
         return None if value >= 0 else f"expected values of at least 0, got {value:g}"
-    _, group, *_, key = name.split(".")
-    if ".magnitude." in name:
-        operation = section["augmentation"]["operations"][int(name.split(".")[2])]["name"]
+    if "magnitude" in parts:
+        operation = section["augmentation"]["operations"][int(parts[2])]["name"]
         low, high, unit = MAGNITUDES[operation] or (0.0, 0.0, "")
-        return (
-            None
-            if low <= value <= high
-            else f"{operation} takes {low} to {high} {unit}, the schedule reaches {value:g}"
-        )
-    text = value_problem(_OWNERS[group], key, round(value) if whole else value)
+        if low <= value <= high:
+            return None
+        return f"{operation} takes {low} to {high} {unit}, the schedule reaches {value:g}"
+    text = value_problem(owner, parts[-1], round(value) if whole else value)
     return None if text is None else f"a value that the schedule reaches {text}"

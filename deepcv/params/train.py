@@ -134,7 +134,12 @@ class TrainParams(Section):
             if (text := problem(name, schedule, values)) is not None
         ]
         if self.losses and "label_smoothing" in self.schedules:
-            found.append((("schedules", "label_smoothing"), "it is that of the loss which `losses` replaces"))
+            found.append(
+                (
+                    ("schedules", "label_smoothing"),
+                    "it is that of the loss which `losses` replaces; theirs is losses.0.label_smoothing",
+                )
+            )
         if self.views.count > 1 and self.augmentation.mixup.probability + self.augmentation.cutmix.probability:
             found.append(
                 (("views", "count"), "MixUp and CutMix change one view of an image alone; expected 1 with them")

@@ -1,6 +1,7 @@
 """What a training minimises: the terms of `train.losses`, or cross entropy of the output `logits`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ NOT_TRAINED = "none"  # the loss of an output that nothing is learned from
 def create_objective(
     config: TrainConfig, settings: Settings, outputs: Mapping[str, tuple[int, ...]], counts: Tensor
 ) -> Objective:
-    """Return the loss of a batch, with the label smoothing and the weights that are set at the time.
+    """Return the loss of a batch, with the label smoothings and the weights that are set at the time.
 
     `outputs` are those of the network, with the shape for one image; `counts` (classes,) how many images of each class an epoch visits.
     Raises DeepcvError where terms, outputs and views do not fit.
@@ -38,7 +39,12 @@ def create_objective(
     def objective(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
         weights = [settings.loss_weights[place] for place in trained]
         targets = {"label": batch.targets}
-        return total(terms, outputs, targets, batch.views, weights=weights, class_weights=class_weights)
+        now = (
+            [_smoothed(term, settings.smoothings.get(place)) for place, term in trained.items()]
+            if settings.smoothings
+            else terms
+        )
+        return total(now, outputs, targets, batch.views, weights=weights, class_weights=class_weights)
 
     return objective
 
@@ -57,6 +63,11 @@ def _trained(config: TrainConfig) -> dict[int, Term]:
     """The terms that something is learned from, by their places in the list."""
     terms = config.losses or (Term("cross_entropy"),)
     return {place: term for place, term in enumerate(terms) if term.loss != NOT_TRAINED}
+
+
+def _smoothed(term: Term, smoothing: float | None) -> Term:
+    """The term with another label smoothing, where there is one."""
+    return term if smoothing is None else replace(term, options={**term.options, "label_smoothing": smoothing})
 
 
 def class_counts(labels: Tensor, classes: int) -> Tensor:

@@ -131,6 +131,26 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ),
     (
         "lr: 0.01",
+        "lr: 0.01\n  losses: [{loss: focal}]\n  schedules: {losses.0.label_smoothing: {kind: linear}}",
+        [(24, "train.schedules.losses.0.label_smoothing: focal has no label_smoothing")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  losses: [{loss: cross_entropy}]\n  schedules: {losses.0.label_smoothing: {kind: linear, end: 1}}",
+        [(24, "train.schedules.losses.0.label_smoothing: a value that the schedule reaches must be", "< 1", "got 1.0")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  losses: [{loss: cross_entropy}]\n  schedules: {losses.1.label_smoothing: {kind: linear}}",
+        [(24, "train.schedules.losses.1.label_smoothing: no such hyperparameter")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  losses: [{loss: cross_entropy}]\n  schedules: {label_smoothing: {kind: linear}}",
+        [(24, "train.schedules.label_smoothing", "theirs is losses.0.label_smoothing")],
+    ),
+    (
+        "lr: 0.01",
         "lr: 0.01\n  schedules: {augmentation.randaugment.count: {kind: linear}}",
         [
             (

@@ -63,7 +63,7 @@ CONTRASTIVE: dict[str, Any] = {
         Term("cross_entropy", options={"class_weights": "balanced"}), Term("jensen_shannon", weight=2.0),
         Term("supcon", weight=0.1), Term("triplet", weight=0.1),
     ),
-    "schedules": {"losses.2.weight": Ramp("linear")},
+    "schedules": {"losses.2.weight": Ramp("linear"), "losses.0.label_smoothing": Ramp("linear", start=0.3)},
 }  # fmt: skip
 
 
