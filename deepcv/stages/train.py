@@ -8,7 +8,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any
 
 from deepcv import network_registry, tracking
 from deepcv.data import crops  # noqa: F401 - `fit` imports it late, and a training's key takes in all loaded code
+from deepcv.data.loaders import TrainLoader
 from deepcv.data.shards import Dataset, open_shards
 from deepcv.errors import DeepcvError
+from deepcv.evaluation.plots import draw_schedules
 from deepcv.files import sha256, write_text
 from deepcv.lifetime import Grace
 from deepcv.nn import classifier, spec
@@ -33,7 +36,8 @@ from deepcv.training.engine import DivergedError
 from deepcv.training.fit import Fitted, fit, freeze
 from deepcv.training.hardware import Hardware, resolve
 from deepcv.training.history import EpochRecord
-from deepcv.training.preview import draw_batch
+from deepcv.training.hyperparameters import scheduled
+from deepcv.training.preview import curves, draw_batch
 from deepcv.training.start import Start
 
 SHARDS = Path("data/shards")
@@ -68,7 +72,7 @@ def main() -> Callable[[], None] | None:
         try:
             fitted = fit(
                 network, shards, config, start=start, checkpoints=folder, on_epoch=log.epoch,
-                on_start=lambda loader: log.pictures(lambda to: draw_batch(loader, shards.classes, to / "batch.png")),
+                on_start=lambda loader: log.pictures(partial(draw_preview, loader, config, shards.classes)),
                 interrupted=lambda: grace.asked is not None, progress=True,
             )  # fmt: skip
         except InterruptedTrainingError:
@@ -90,6 +94,14 @@ def main() -> Callable[[], None] | None:
         archive.remove(folder)  # so that `dvc repro --force` trains
 
     return finish
+
+
+def draw_preview(loader: TrainLoader, config: TrainConfig, classes: Sequence[str], folder: Path) -> None:
+    """Draw what `deepcv preview` shows, batch.png and schedules.png, the latter only where there is matplotlib."""
+    draw_batch(loader, classes, folder / "batch.png")
+    courses = scheduled(config, config.epochs * len(loader))
+    with suppress(ImportError):  # a GPU machine may have torch and ignite alone
+        draw_schedules(curves(courses, config.epochs, len(loader)), folder / "schedules.png")
 
 
 def archive_if_possible(log: TrainingLog, folder: Path) -> None:
