@@ -117,7 +117,7 @@ class TrainParams(Section):
     )
     select: Literal["last", "best"] = Field("last", description="which epoch's weights become the model")
     keep_best: int = Field(
-        0, ge=0, le=1000, description="epochs whose models are kept beside the checkpoints, the best ones; 0: none"
+        0, ge=0, le=1000, description="epochs whose models are kept for the archive, the best ones; 0: none"
     )
     checkpoint_minutes: float = Field(10.0, gt=0, le=100_000, description="longest work that a crash may cost")
 
@@ -143,6 +143,14 @@ class TrainParams(Section):
         if self.views.count > 1 and self.augmentation.mixup.probability + self.augmentation.cutmix.probability:
             found.append(
                 (("views", "count"), "MixUp and CutMix change one view of an image alone; expected 1 with them")
+            )
+        if self.keep_best and not self.archive:
+            found.append(
+                (
+                    ("keep_best",),
+                    "the models of the best epochs are removed with the checkpoints when training ends; "
+                    "set archive: true, which copies both to the MLflow run, or keep_best: 0",
+                )
             )
         if found:
             raise MisfitError(*found)
