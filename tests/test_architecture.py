@@ -38,6 +38,7 @@ IMPORTERS = {
     "matplotlib": {"deepcv.evaluation.plots", "deepcv.monitoring.picture"},
     "fvcore": {"deepcv.profiling.cross_check"},
     "torchinfo": {"deepcv.profiling.cross_check"},
+    "tensorboardX": {"deepcv.stages.tensorboard"},
 }
 HEAVY = {
     "torch",

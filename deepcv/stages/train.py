@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,8 @@ from deepcv.nn import classifier, spec
 from deepcv.nn.spec import NetworkSpec
 from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
-from deepcv.stages import archive, entry
+from deepcv.stages import archive, entry, tensorboard
+from deepcv.stages.tensorboard import TensorBoard
 from deepcv.stages.training_log import TrainingLog
 from deepcv.training import distributed
 from deepcv.training.checkpoints import InterruptedTrainingError
@@ -68,10 +69,16 @@ def main() -> Callable[[], None] | None:
         follow(partial(fit, network, shards, config, start=start, checkpoints=folder))
         return None
     log = TrainingLog(tracking.experiment_of(shards.name), key, described(params, network, hardware, shards))
-    with Grace(_GRACE_S) as grace:
+    board = TensorBoard(tensorboard.folder_of(shards.name, key))
+
+    def on_epoch(record: EpochRecord) -> None:
+        log.epoch(record)
+        board.epoch(record)
+
+    with closing(board), Grace(_GRACE_S) as grace:
         try:
             fitted = fit(
-                network, shards, config, start=start, checkpoints=folder, on_epoch=log.epoch,
+                network, shards, config, start=start, checkpoints=folder, on_epoch=on_epoch,
                 on_start=lambda loader: log.pictures(partial(draw_preview, loader, config, shards.classes)),
                 interrupted=lambda: grace.asked is not None, progress=True,
             )  # fmt: skip
