@@ -272,6 +272,7 @@ def test_a_part_learns_from_its_epoch_on(network: NetworkSpec, shards: Dataset) 
     assert torch.equal(frozen, stem(freeze=("stem",)))
     assert not torch.equal(frozen, stem(unfreeze={"stem": 3}))
     assert torch.equal(stem(), stem(unfreeze={"stem": 1}))
+    assert torch.equal(stem(unfreeze={"stem": 3}), stem(freeze=("stem",), unfreeze={"stem": 3}))
 
 
 TWO_HEADS = toys.NETWORK.replace(
