@@ -38,6 +38,7 @@ IMPORTERS = {
     "matplotlib": {"deepcv.evaluation.plots", "deepcv.monitoring.picture"},
     "fvcore": {"deepcv.profiling.cross_check"},
     "torchinfo": {"deepcv.profiling.cross_check"},
+    "tensorboardX": {"deepcv.stages.tensorboard"},
 }
 HEAVY = {
     "torch",
@@ -139,7 +140,7 @@ DISTRIBUTIONS = {
 # Imported, but what comes out does not depend on it.
 WITHOUT_EFFECT = {
     "validate": {"opencv-python"},  # of the module that packs the manifest, which `validate` reads
-    "train": {"mlflow"},  # tells what happens
+    "train": {"matplotlib", "mlflow"},  # show and tell what happens
     "evaluate": {"mlflow"},
     "export": {"pandas"},  # of the predictor's door for MLflow
 }

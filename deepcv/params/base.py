@@ -91,8 +91,8 @@ def section_problems(cls: type[AnySection], root: Node, sections: Sections) -> t
     return (None if problems else loaded), problems
 
 
-def value_problem(cls: type[Section], key: str, value: object) -> str | None:
-    """Say what is wrong with a value for one key of a section, or return None."""
+def value_problem(cls: type[Group], key: str, value: object) -> str | None:
+    """Say what is wrong with a value for one key of a section or mapping, or return None."""
     try:
         cls.model_validate({key: value})
     except ValidationError as error:
@@ -158,7 +158,7 @@ def _kind(annotation: Any, limits: str) -> str:
     return f"{word} {limits}" if limits and annotation in (int, float) else word
 
 
-def _texts(cls: type[Section], error: ValidationError) -> list[tuple[Place, str]]:
+def _texts(cls: type[Group], error: ValidationError) -> list[tuple[Place, str]]:
     """Translate pydantic's errors into (path below the section, text), one per place."""
     texts: dict[Place, str] = {}
     misfits: list[tuple[Place, str]] = []

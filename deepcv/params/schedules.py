@@ -7,7 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from deepcv.params.base import Group, MisfitError
+from deepcv.params.augmentation import MAGNITUDES, AugMixParams, MixParams, OperationParams, RandAugmentParams
+from deepcv.params.base import Group, MisfitError, value_problem
+from deepcv.params.losses import OPTIONS, LossParams
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "one_cycle": ("warmup", "peak", "start", "end", "phases", "shape"),
@@ -19,9 +21,18 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "plateau": ("factor", "patience", "metric", "least", "floor"),
 }
 STEPWISE = ("lr", "momentum", "weight_decay", "label_smoothing", "clip_norm", "accumulate", "shift", "cutout")
-_LOSS = re.compile(r"losses\.\d{1,3}\.weight")
-_WITHOUT_VALUE = ("dropout", "blur")
-_Value = Annotated[float, Field(ge=0, le=1e6)]
+_LOSS = re.compile(r"losses\.(\d{1,3})\.(weight|label_smoothing)")
+_WITHOUT_VALUE = ("dropout", "drop_path", "blur")
+# Whose keys they are: `losses.0.weight`, `augmentation.mixup.alpha`.
+_OWNERS: Mapping[str, type[Group]] = {
+    "losses": LossParams,
+    "operations": OperationParams,
+    "mixup": MixParams,
+    "cutmix": MixParams,
+    "augmix": AugMixParams,
+    "randaugment": RandAugmentParams,
+}
+_Value = Annotated[float, Field(ge=-1e6, le=1e6)]  # below 0 are magnitudes of operations alone
 
 
 class ScheduleParams(Group):
@@ -79,8 +90,8 @@ def _check_points(points: Sequence[Sequence[float]] | None, shape: str | None) -
     if points is None:
         raise MisfitError((("points",), "missing; expected a list of [share of the steps, value]"))
     for number, point in enumerate(points):
-        if len(point) != 2 or not 0 <= point[0] <= 1 or point[1] < 0:
-            raise MisfitError((("points", number), f"expected [share from 0 to 1, value of at least 0], got {point}"))
+        if len(point) != 2 or not 0 <= point[0] <= 1:
+            raise MisfitError((("points", number), f"expected [share from 0 to 1, value], got {point}"))
         if shape == "exponential" and not point[1]:
             raise MisfitError((("points", number), "an exponential schedule never reaches 0"))
     for number, (one, other) in enumerate(pairwise(points), start=1):
@@ -96,16 +107,65 @@ def problem(name: str, schedule: ScheduleParams, section: Mapping[str, Any]) -> 
             return "a plateau needs a value to begin with, and the network file has this one's"
         if getattr(schedule, first) is None:
             return f"expected `{first}`: the network file has this hyperparameter's value"
-        return None
+        return _range_problem(name, schedule, 0.0, section)
     value: Any = section if name in STEPWISE or name.startswith("augmentation.") or _LOSS.fullmatch(name) else None
     for part in name.split("."):
         if isinstance(value, Mapping):
             value = value.get(part)
         else:
-            value = value[int(part)] if isinstance(value, Sequence) and int(part) < len(value) else None
+            there = isinstance(value, Sequence) and part.isdecimal() and int(part) < len(value)
+            value = value[int(part)] if there else None
+    if value is None and (found := _LOSS.fullmatch(name)) and int(found[1]) < len(section["losses"]):
+        loss = section["losses"][int(found[1])]["loss"]
+        if found[2] not in OPTIONS[loss]:
+            return f"{loss} has no {found[2]}"
+        value = 0.0  # what it is where params do not say
     if isinstance(value, bool) or not isinstance(value, int | float):
         return (
-            f"no such hyperparameter; there are {', '.join(STEPWISE + _WITHOUT_VALUE)}, losses.0.weight and so on, and the "
-            "numbers of train.augmentation, such as augmentation.randaugment.strength"
+            f"no such hyperparameter; there are {', '.join(STEPWISE + _WITHOUT_VALUE)}, losses.0.weight, "
+            "losses.0.label_smoothing and so on, and the numbers of train.augmentation, such as augmentation.randaugment.strength or "
+            "augmentation.operations.0.magnitude.1"
         )
-    return None
+    if ".depth." in name:
+        return (
+            "least and most of a depth are counts that bound each other, so they stay; schedule how strong the operations "
+            "are or how likely: augmentation.augmix.severity, augmentation.operations.0.probability"
+        )
+    return _range_problem(name, schedule, value, section)
+
+
+def _range_problem(name: str, schedule: ScheduleParams, value: float, section: Mapping[str, Any]) -> str | None:
+    """Say which value a hyperparameter that has `value` cannot have, and the schedule reaches; None where there is none."""
+    reached = _reached(schedule, value)
+    if min(reached) < 0 and (schedule.kind == "plateau" or "exponential" in (schedule.kind, schedule.shape)):
+        return f"this schedule is for values above 0, got {min(reached):g}; take linear, cosine, step or piecewise"
+    texts = (_value_problem(name, one, section, whole=isinstance(value, int)) for one in reached)
+    return next((text for text in texts if text is not None), None)
+
+
+def _reached(schedule: ScheduleParams, value: float) -> list[float]:
+    """The values between which a hyperparameter of `value` stays; but for a `warmup`, which comes from 0."""
+    if schedule.kind == "piecewise":
+        return [at for _, at in schedule.points or ()]
+    if schedule.kind == "plateau":
+        return [value, value if schedule.floor is None else schedule.floor]
+    if schedule.kind == "one_cycle":
+        peak = value if schedule.peak is None else schedule.peak
+        start = peak / 25 if schedule.start is None else schedule.start
+        return [start, peak, start / 1e4 if schedule.end is None else schedule.end]
+    return [value if schedule.start is None else schedule.start, schedule.end or 0.0]
+
+
+def _value_problem(name: str, value: float, section: Mapping[str, Any], *, whole: bool) -> str | None:
+    parts = name.split(".")
+    owner = next((cls for group, cls in _OWNERS.items() if group in parts), None)
+    if owner is None:
+        return None if value >= 0 else f"expected values of at least 0, got {value:g}"
+    if "magnitude" in parts:
+        operation = section["augmentation"]["operations"][int(parts[2])]["name"]
+        low, high, unit = MAGNITUDES[operation] or (0.0, 0.0, "")
+        if low <= value <= high:
+            return None
+        return f"{operation} takes {low} to {high} {unit}, the schedule reaches {value:g}"
+    text = value_problem(owner, parts[-1], round(value) if whole else value)
+    return None if text is None else f"a value that the schedule reaches {text}"

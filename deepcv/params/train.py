@@ -121,7 +121,7 @@ class TrainParams(Section):
     )
     select: Literal["last", "best"] = Field("last", description="which epoch's weights become the model")
     keep_best: int = Field(
-        0, ge=0, le=1000, description="epochs whose models are kept beside the checkpoints, the best ones; 0: none"
+        0, ge=0, le=1000, description="epochs whose models are kept for the archive, the best ones; 0: none"
     )
     checkpoint_minutes: float = Field(10.0, gt=0, le=100_000, description="longest work that a crash may cost")
 
@@ -138,10 +138,23 @@ class TrainParams(Section):
             if (text := problem(name, schedule, values)) is not None
         ]
         if self.losses and "label_smoothing" in self.schedules:
-            found.append((("schedules", "label_smoothing"), "it is that of the loss which `losses` replaces"))
+            found.append(
+                (
+                    ("schedules", "label_smoothing"),
+                    "it is that of the loss which `losses` replaces; theirs is losses.0.label_smoothing",
+                )
+            )
         if self.views.count > 1 and self.augmentation.mixup.probability + self.augmentation.cutmix.probability:
             found.append(
                 (("views", "count"), "MixUp and CutMix change one view of an image alone; expected 1 with them")
+            )
+        if self.keep_best and not self.archive:
+            found.append(
+                (
+                    ("keep_best",),
+                    "the models of the best epochs are removed with the checkpoints when training ends; "
+                    "set archive: true, which copies both to the MLflow run, or keep_best: 0",
+                )
             )
         if found:
             raise MisfitError(*found)

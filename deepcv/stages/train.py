@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,15 +17,18 @@ from typing import Any
 
 from deepcv import network_registry, tracking
 from deepcv.data import crops  # noqa: F401 - `fit` imports it late, and a training's key takes in all loaded code
+from deepcv.data.loaders import TrainLoader
 from deepcv.data.shards import Dataset, open_shards
 from deepcv.errors import DeepcvError
+from deepcv.evaluation.plots import draw_schedules
 from deepcv.files import sha256, write_text
 from deepcv.lifetime import Grace
 from deepcv.nn import classifier, spec
 from deepcv.nn.spec import NetworkSpec
 from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
-from deepcv.stages import archive, entry
+from deepcv.stages import archive, entry, tensorboard
+from deepcv.stages.tensorboard import TensorBoard
 from deepcv.stages.training_log import TrainingLog
 from deepcv.training import distributed, sharding
 from deepcv.training.checkpoints import InterruptedTrainingError
@@ -32,7 +36,9 @@ from deepcv.training.config import TrainConfig
 from deepcv.training.engine import DivergedError
 from deepcv.training.fit import Fitted, fit, freeze
 from deepcv.training.hardware import Hardware, resolve
-from deepcv.training.preview import draw_batch
+from deepcv.training.history import EpochRecord
+from deepcv.training.hyperparameters import scheduled
+from deepcv.training.preview import curves, draw_batch
 from deepcv.training.start import Start
 
 SHARDS = Path("data/shards")
@@ -66,11 +72,17 @@ def main() -> Callable[[], None] | None:
     log = TrainingLog(
         tracking.experiment_of(shards.name), key, described(params, network, hardware, shards), shards.task
     )
-    with Grace(_GRACE_S) as grace:
+    board = TensorBoard(tensorboard.folder_of(shards.name, key), shards.task)
+
+    def on_epoch(record: EpochRecord) -> None:
+        log.epoch(record)
+        board.epoch(record)
+
+    with closing(board), Grace(_GRACE_S) as grace:
         try:
             fitted = fit(
-                network, shards, config, start=start, checkpoints=folder, on_epoch=log.epoch,
-                on_start=lambda loader: log.pictures(lambda to: draw_batch(loader, shards, to / "batch.png")),
+                network, shards, config, start=start, checkpoints=folder, on_epoch=on_epoch,
+                on_start=lambda loader: log.pictures(partial(draw_preview, loader, config, shards)),
                 interrupted=lambda: grace.asked is not None, progress=True,
             )  # fmt: skip
         except InterruptedTrainingError:
@@ -92,6 +104,14 @@ def main() -> Callable[[], None] | None:
         archive.remove(folder)  # so that `dvc repro --force` trains
 
     return finish
+
+
+def draw_preview(loader: TrainLoader, config: TrainConfig, shards: Dataset, folder: Path) -> None:
+    """Draw what `deepcv preview` shows, batch.png and schedules.png, the latter only where there is matplotlib."""
+    draw_batch(loader, shards, folder / "batch.png")
+    courses = scheduled(config, config.epochs * len(loader))
+    with suppress(ImportError):  # a GPU machine may have torch and ignite alone
+        draw_schedules(curves(courses, config.epochs, len(loader)), folder / "schedules.png")
 
 
 def archive_if_possible(log: TrainingLog, folder: Path) -> None:

@@ -86,6 +86,9 @@ def set_up(
     if start:
         start.load_into(classifier.network)
     freeze(classifier.network, config.freeze)
+    parts.unfreeze(
+        classifier.network, *config.unfreeze
+    )  # the optimizer must know them; `thaw` holds them until their epoch
     classifier = classifier.to(device).to(memory_format=hardware.memory_format)
     loader = TrainLoader(
         training_images(shards, config), batch_size=config.batch_size,

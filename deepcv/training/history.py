@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from deepcv.training.sharding import WholeModel
-
 from deepcv.task import Task
+from deepcv.training.sharding import WholeModel
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -13,17 +13,21 @@ from deepcv.data.augmentation import Augmentation
 from deepcv.data.loaders import TrainLoader
 from deepcv.errors import DeepcvError
 from deepcv.nn.layers.blur import set_blur
+from deepcv.nn.layers.regularisation import DropPath
 from deepcv.training.config import TrainConfig
+from deepcv.training.losses import LOSSES, Term
 from deepcv.training.schedules import Curve, Joined, OneCycle, Plateau
 
 Setter = Callable[[float], None]
 # These change between steps; `augmentation.…`, `shift` and `cutout` change between epochs.
-OF_STEPS = ("lr", "momentum", "weight_decay", "label_smoothing", "clip_norm", "accumulate", "dropout", "blur")
+OF_STEPS = (
+    "lr", "momentum", "weight_decay", "label_smoothing", "clip_norm", "accumulate", "dropout", "drop_path", "blur",
+)  # fmt: skip
 OF_EPOCHS = ("shift", "cutout")
-WITHOUT_VALUE = ("dropout", "blur")  # the network file has theirs
+WITHOUT_VALUE = ("dropout", "drop_path", "blur")  # the network file has theirs
 _WHOLE = ("shift", "cutout", "accumulate")
 _AUGMENTATION = "augmentation."
-_LOSS = re.compile(r"losses\.(\d{1,3})\.weight")
+_LOSS = re.compile(r"losses\.(\d{1,3})\.(weight|label_smoothing)")
 
 
 @dataclass(frozen=True)
@@ -62,16 +66,37 @@ def initial(config: TrainConfig, name: str) -> float:
         return 0.0
     value: Any = config
     if loss := _LOSS.fullmatch(name):
-        value = config.losses[int(loss[1])].weight if int(loss[1]) < len(config.losses) else None
+        value = _of_loss(config.losses[int(loss[1])], loss[2]) if int(loss[1]) < len(config.losses) else None
     elif name in OF_STEPS or name in OF_EPOCHS or name.startswith(_AUGMENTATION):
-        for part in name.split("."):
-            value = getattr(value, part, None)
+        for part in _path(name):
+            value = _member(value, part)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DeepcvError(
-            f"train.schedules.{name}: expected one of {', '.join(OF_STEPS + OF_EPOCHS)}, losses.0.weight and so on, or a number "
-            "of train.augmentation such as augmentation.randaugment.strength"
+            f"train.schedules.{name}: expected one of {', '.join(OF_STEPS + OF_EPOCHS)}, losses.0.weight, "
+            "losses.0.label_smoothing and so on, or a number of train.augmentation such as augmentation.randaugment.strength or "
+            "augmentation.operations.0.magnitude.1"
         )
     return float(value)
+
+
+def _of_loss(term: Term, key: str) -> Any:
+    """The weight of a term, or an option; None where the loss has no such option."""
+    if key == "weight":
+        return term.weight
+    option = LOSSES[term.loss].options.get(key) if term.loss in LOSSES else None
+    return option and term.options.get(key, option.default)
+
+
+def _path(name: str) -> list[str]:
+    """Where a name of params leads in TrainConfig, whose operations call the two numbers of their magnitude otherwise."""
+    return name.replace(".magnitude.0", ".start").replace(".magnitude.1", ".end").split(".")
+
+
+def _member(values: Any, part: str) -> Any:
+    """A field of a dataclass or an entry of a tuple, None where there is none."""
+    if isinstance(values, tuple):
+        return values[int(part)] if part.isdecimal() and int(part) < len(values) else None
+    return getattr(values, part, None)
 
 
 def _of_steps(name: str) -> bool:
@@ -80,12 +105,13 @@ def _of_steps(name: str) -> bool:
 
 @dataclass
 class Settings:
-    """Values that the training step reads anew each time."""
+    """Values that the training step reads anew each time; `smoothings` are those of `losses`, by place, which change."""
 
     label_smoothing: float
     clip_norm: float
     accumulate: int
     loss_weights: list[float]
+    smoothings: dict[int, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: TrainConfig) -> Self:
@@ -137,15 +163,18 @@ class Hyperparameters:
         if self._of_data:
             changed = self._config
             for course in self._of_data:
-                changed = _replaced(changed, course.name.split("."), course.at(step, history))
+                changed = _replaced(changed, _path(course.name), course.at(step, history))
             self._loader.use(Augmentation(changed.flip, changed.shift, changed.cutout), changed.augmentation)
 
 
 def _replaced(values: Any, path: Sequence[str], value: float) -> Any:
-    """A dataclass with one number changed, whole where it was whole."""
+    """A dataclass or tuple with one number changed, whole where it was whole."""
     if not path:
         return round(value) if isinstance(values, int) else value
-    return dataclasses.replace(values, **{path[0]: _replaced(getattr(values, path[0]), path[1:], value)})
+    changed = _replaced(_member(values, path[0]), path[1:], value)
+    if isinstance(values, tuple):
+        return (*values[: int(path[0])], changed, *values[int(path[0]) + 1 :])
+    return dataclasses.replace(values, **{path[0]: changed})
 
 
 def _setter(name: str, settings: Settings, models: Sequence[nn.Module], optimizer: torch.optim.Optimizer) -> Setter:
@@ -165,7 +194,7 @@ def _setter(name: str, settings: Settings, models: Sequence[nn.Module], optimize
             if group["decays"]:
                 group["weight_decay"] = value
 
-    def dropout(value: float) -> None:
+    def probability(value: float) -> None:
         for layer in layers:
             layer.p = value
 
@@ -179,15 +208,19 @@ def _setter(name: str, settings: Settings, models: Sequence[nn.Module], optimize
     def of_settings(value: float) -> None:
         setattr(settings, name, value)
 
-    def loss_weight(value: float) -> None:
-        settings.loss_weights[int(name.split(".")[1])] = value
+    def of_loss(value: float) -> None:
+        _, place, key = name.split(".")
+        values: list[float] | dict[int, float] = settings.loss_weights if key == "weight" else settings.smoothings
+        values[int(place)] = value
 
-    layers = [one for model in models for one in model.modules() if isinstance(one, nn.modules.dropout._DropoutNd)]
-    if name == "dropout" and not layers:
-        raise DeepcvError("train.schedules.dropout: the network has no dropout; remove the schedule or add a layer")
-    if name == "blur" and not set_blur(models[0], 0.0):
-        raise DeepcvError("train.schedules.blur: the network has no layer `blur`; remove the schedule or add a layer")
+    kind = DropPath if name == "drop_path" else nn.modules.dropout._DropoutNd
+    layers = [one for model in models for one in model.modules() if isinstance(one, kind)]
+    if (name in ("dropout", "drop_path") and not layers) or (name == "blur" and not set_blur(models[0], 0.0)):
+        raise DeepcvError(
+            f"train.schedules.{name}: the network has no layer `{name}`; remove the schedule or add a layer"
+        )
     own = {
-        "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "dropout": dropout, "accumulate": accumulate, "blur": blur,
+        "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "dropout": probability, "drop_path": probability,
+        "accumulate": accumulate, "blur": blur,
     }  # fmt: skip
-    return loss_weight if _LOSS.fullmatch(name) else own.get(name, of_settings)
+    return of_loss if _LOSS.fullmatch(name) else own.get(name, of_settings)

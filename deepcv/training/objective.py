@@ -1,6 +1,7 @@
 """What a training minimises: the terms of `train.losses`, or the task's own loss of the output `logits`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ def create_objective(
     config: TrainConfig, settings: Settings, outputs: Mapping[str, tuple[int, ...]],
     task: Task, size: int, counts: Tensor | None,
 ) -> Objective:  # fmt: skip
-    """Return the loss of a batch, with the label smoothing and the weights that are set at the time.
+    """Return the loss of a batch, with the label smoothings and the weights that are set at the time.
 
     `outputs` are those of the network, with the shape for one image; `size` how many classes, labels or numbers there are; `counts`
     (classes,) how many images of each class an epoch visits. Without `train.losses` it is cross entropy of classes, binary cross
@@ -49,7 +50,12 @@ def create_objective(
     def objective(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
         weights = [settings.loss_weights[place] for place in trained]
         targets = {"label": batch.targets}
-        return total(terms, outputs, targets, batch.views, weights=weights, class_weights=class_weights)
+        now = (
+            [_smoothed(term, settings.smoothings.get(place)) for place, term in trained.items()]
+            if settings.smoothings
+            else terms
+        )
+        return total(now, outputs, targets, batch.views, weights=weights, class_weights=class_weights)
 
     return objective
 
@@ -68,6 +74,11 @@ def _trained(config: TrainConfig, task: Task) -> dict[int, Term]:
     """The terms that something is learned from, by their places in the list."""
     terms = config.losses or (Term(_OWN_LOSS[task.kind]),)
     return {place: term for place, term in enumerate(terms) if term.loss != NOT_TRAINED}
+
+
+def _smoothed(term: Term, smoothing: float | None) -> Term:
+    """The term with another label smoothing, where there is one."""
+    return term if smoothing is None else replace(term, options={**term.options, "label_smoothing": smoothing})
 
 
 def class_counts(labels: Tensor, classes: int) -> Tensor:

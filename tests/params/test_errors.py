@@ -92,7 +92,7 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     (
         "lr: 0.01",
         "lr: 0.01\n  schedules: {lr: {kind: piecewise, points: [[0, 1, 2]]}}",
-        [(23, "train.schedules.lr.points.0: expected [share from 0 to 1, value of at least 0]")],
+        [(23, "train.schedules.lr.points.0: expected [share from 0 to 1, value]", "got [0.0, 1.0, 2.0]")],
     ),
     (
         "lr: 0.01",
@@ -111,6 +111,69 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ),
     (
         "lr: 0.01",
+        "lr: 0.01\n  schedules: {augmentation.operations.one.probability: {kind: linear}}",
+        [(23, "train.schedules.augmentation.operations.one.probability: no such hyperparameter")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {augmentation.augmix.depth.1: {kind: linear}}",
+        [(23, "train.schedules.augmentation.augmix.depth.1", "bound each other", "augmentation.augmix.severity")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {lr: {kind: linear, end: -1}}",
+        [(23, "train.schedules.lr: expected values of at least 0, got -1")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {dropout: {kind: piecewise, points: [[0, -0.5]]}}",
+        [(23, "train.schedules.dropout: expected values of at least 0, got -0.5")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  losses: [{loss: focal}]\n  schedules: {losses.0.label_smoothing: {kind: linear}}",
+        [(24, "train.schedules.losses.0.label_smoothing: focal has no label_smoothing")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  losses: [{loss: cross_entropy}]\n  schedules: {losses.0.label_smoothing: {kind: linear, end: 1}}",
+        [(24, "train.schedules.losses.0.label_smoothing: a value that the schedule reaches must be", "< 1", "got 1.0")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  losses: [{loss: cross_entropy}]\n  schedules: {losses.1.label_smoothing: {kind: linear}}",
+        [(24, "train.schedules.losses.1.label_smoothing: no such hyperparameter")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  losses: [{loss: cross_entropy}]\n  schedules: {label_smoothing: {kind: linear}}",
+        [(24, "train.schedules.label_smoothing", "theirs is losses.0.label_smoothing")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {augmentation.randaugment.count: {kind: linear}}",
+        [
+            (
+                23,
+                "train.schedules.augmentation.randaugment.count",
+                "reaches must be a whole number >= 1 and <= 14, got 0",
+            )
+        ],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  augmentation: {operations: [{name: gamma, magnitude: [0.5, 2]}]}\n"
+        "  schedules: {augmentation.operations.0.magnitude.0: {kind: linear}}",
+        [(24, "operations.0.magnitude.0: gamma takes 0.05 to 20 as exponent, the schedule reaches 0")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  augmentation: {operations: [{name: rotate, magnitude: [-9, 9]}]}\n"
+        "  schedules: {augmentation.operations.0.magnitude.0: {kind: plateau}}",
+        [(24, "operations.0.magnitude.0: this schedule is for values above 0, got -9; take linear")],
+    ),
+    (
+        "lr: 0.01",
         "lr: 0.01\n  schedules: {dropout: {kind: linear}}",
         [(23, "train.schedules.dropout: expected `start`")],
     ),
@@ -124,6 +187,7 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
         "lr: 0.01\n  schedules: {blur: {kind: plateau}}",
         [(23, "train.schedules.blur: a plateau needs a value to begin with")],
     ),
+    ("lr: 0.01", "lr: 0.01\n  keep_best: 3", [(23, "train.keep_best", "are removed", "set archive: true")]),
     ("lr: 0.01", "lr: 0.01\n  optimizer: adam", [(23, "train.optimizer", "got the text 'adam'")]),
     ("lr: 0.01", "lr: 0.01\n  unfreeze: {stem: 0}", [(23, "train.unfreeze.stem", ">= 1", "got 0")]),
     # ranges and choices

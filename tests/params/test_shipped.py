@@ -1,6 +1,7 @@
 """The params files of the repository, and what reading one costs."""
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,20 @@ def test_dvc_exp_run_keeps_its_text(path: Path) -> None:
     out = io.StringIO()
     yaml.dump(yaml.load(text), out)
     assert out.getvalue() == text
+
+
+@pytest.mark.parametrize("path", SHIPPED[1:], ids=lambda path: path.name)
+def test_a_recipe_says_how_good_it_is_and_how_that_was_measured(path: Path) -> None:
+    said, *_ = path.read_text(encoding="utf-8").partition("\n\n")
+    assert re.search(r"\d %.* [0-9a-f]{10}", said, re.DOTALL) or "not measured" in said
+    assert re.search(r"\d (CPU-\w+|minutes|s)\b", said) or "not measured" in said
+    assert "python -m benchmarks." in said or "dvc repro" in said
+
+
+def test_the_digits_are_params_yaml() -> None:
+    """Of which a copy stands beside the other recipes: who tries one of those comes back by it."""
+    text = (ROOT / "examples/digits.yaml").read_text(encoding="utf-8")
+    assert text.partition("\n\n")[2] == (ROOT / "params.yaml").read_text(encoding="utf-8")
 
 
 def test_params_yaml_shows_every_key() -> None:

@@ -245,7 +245,7 @@ def test_without_archive_nothing_goes_to_mlflow(
     logs: list[TrainingLog] = []
     monkeypatch.setattr(train, "TrainingLog", lambda *given: logs.append(TrainingLog(*given)) or logs[-1])
     params = Path("params.yaml")
-    params.write_text(params.read_text().replace("archive: true", "archive: false"))
+    params.write_text(params.read_text().replace("keep_best: 2, archive: true", "archive: false"))
     train_until(2, monkeypatch)
     run_id = logs[0].run_id()  # its thread lives on here
     assert not artifacts(project, run_id).exists()
@@ -263,7 +263,9 @@ def test_resume_says_what_is_different_now(
     train_until(2, monkeypatch)
     params = Path("params.yaml")
     params.write_text(
-        params.read_text().replace("archive: true", "lr: 0.5, schedules: {momentum: {kind: linear, end: 0.5}}")
+        params.read_text().replace(
+            "archive: true", "archive: true, lr: 0.5, schedules: {momentum: {kind: linear, end: 0.5}}"
+        )
     )
     capsys.readouterr()
     main(["resume", only_run()])

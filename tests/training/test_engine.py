@@ -12,14 +12,18 @@ import toys
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from deepcv.data.augmentation import Augmentation
+from deepcv.data.augmentation import Augmentation, Recipe
 from deepcv.data.loaders import Batch, TrainLoader
 from deepcv.data.shards import Split
 from deepcv.errors import DeepcvError
 from deepcv.nn.layers.blur import Blur
+from deepcv.nn.layers.regularisation import DropPath
+from deepcv.params.train import TrainParams
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import DivergedError, Pieces, RunningMetrics, check_weights, create_trainer
 from deepcv.training.hyperparameters import Hyperparameters, Settings, initial, scheduled
+from deepcv.training.losses import Term
+from deepcv.training.objective import create_objective
 from deepcv.training.optimizers import create_optimizer
 from deepcv.training.schedules import OneCycle, Piecewise, Plateau, Ramp
 
@@ -174,11 +178,12 @@ def test_every_value_is_set_when_its_curve_says_so() -> None:
         "lr": Ramp("cosine", end=0.01, warmup=0.2), "momentum": OneCycle(0.4, peak=0.85, start=0.95, end=0.95),
         "weight_decay": Ramp("linear", start=0.1), "label_smoothing": Piecewise(((0.0, 0.0), (0.5, 0.2), (1.0, 0.1)), "step"),
         "clip_norm": Ramp("exponential", start=5.0, end=0.5), "accumulate": Piecewise(((0.0, 1), (0.5, 3)), "step"),
-        "dropout": Ramp("linear", start=0.5, end=0.1), "blur": Ramp("linear", start=1.0),
+        "dropout": Ramp("linear", start=0.5, end=0.1), "drop_path": Ramp("linear", start=0.0, end=0.3),
+        "blur": Ramp("linear", start=1.0),
         "augmentation.randaugment.strength": Ramp("linear", start=0.0, end=1.0), "shift": Ramp("linear", start=4.0),
     }  # fmt: skip
     config = replace(PLAIN, batch_size=4, epochs=3, momentum=0.9, schedules=courses)
-    model = Net(nn.Dropout(0.3))
+    model = Net(nn.Dropout(0.3), DropPath(0.0))
     model.blur = Blur(2.0)
     trainer, loader, hyperparameters = trainer_of(model, config)
     optimizer, seen = trainer.state.optimizer, []
@@ -189,7 +194,8 @@ def test_every_value_is_set_when_its_curve_says_so() -> None:
         seen.append({
             "lr": group["lr"], "momentum": group["momentum"], "weight_decay": group["weight_decay"],
             "label_smoothing": settings.label_smoothing, "clip_norm": settings.clip_norm,
-            "accumulate": settings.accumulate, "dropout": model.layers[1].p, "blur": float(model.blur.sigma),
+            "accumulate": settings.accumulate, "dropout": model.layers[1].p, "drop_path": model.layers[2].p,
+            "blur": float(model.blur.sigma),
             "augmentation.randaugment.strength": loader.recipe.randaugment.strength, "shift": loader.augmentation.shift,
         })  # fmt: skip
         assert optimizer.param_groups[1]["weight_decay"] == 0.0  # biases
@@ -203,6 +209,62 @@ def test_every_value_is_set_when_its_curve_says_so() -> None:
             assert seen[step][course.name] == pytest.approx(expected, rel=1e-6), (course.name, step)
 
 
+def test_own_operations_change_between_epochs() -> None:
+    """By the names that params have: what the loader's recipe has in each epoch, numbers and all."""
+    operation = {"name": "rotate", "magnitude": [-20.0, 20.0], "probability": 0.5}
+    courses = {
+        "augmentation.operations.1.magnitude.0": Ramp("linear", start=0.0, end=-20.0),
+        "augmentation.operations.1.magnitude.1": Ramp("linear", start=0.0, end=20.0),
+        "augmentation.operations.0.probability": Piecewise(((0.0, 1.0), (0.5, 0.25)), "step"),
+        "augmentation.augmix.chains": Ramp("linear", start=3.0, end=1.0), "augmentation.augmix.severity": Plateau(patience=0),
+    }  # fmt: skip
+    values = {"operations": [{"name": "flip", "magnitude": [], "probability": 0.5}, operation]}
+    params = TrainParams.model_validate({"network": "n.yaml", "augmentation": values})
+    config = replace(
+        PLAIN, batch_size=4, epochs=3, augmentation=Recipe.of(params.configuration()["augmentation"]), schedules=courses
+    )
+    trainer, loader, hyperparameters = trainer_of(Net(), config)
+    seen = []
+
+    def look(_engine: Engine) -> None:
+        flip, rotate = loader.recipe.operations
+        assert loader.policies[0].operations == (flip, rotate)
+        seen.append((flip.probability, rotate.start, rotate.end, rotate.probability, loader.recipe.augmix.chains))
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, look)
+    trainer.run(loader, max_epochs=3, epoch_length=7)
+    assert seen == [
+        (1.0, 0.0, 0.0, 0.5, 3), (1.0, pytest.approx(-7.0), pytest.approx(7.0), 0.5, 2),
+        (0.25, pytest.approx(-14.0), pytest.approx(14.0), 0.5, 2),
+    ]  # fmt: skip
+    hyperparameters.begin_epoch(14, [{"val_loss": 1.0}, {"val_loss": 1.0}])
+    assert loader.recipe.augmix.severity == 1.5
+
+
+def test_the_label_smoothing_of_a_loss_follows_its_schedule() -> None:
+    """Each step's loss against torch's own with the smoothing of that step; the other term keeps its own."""
+    terms = (Term("cross_entropy", options={"label_smoothing": 0.5}), Term("cross_entropy", weight=0.25))
+    config = replace(
+        PLAIN, batch_size=4, losses=terms, schedules={"losses.1.label_smoothing": Ramp("linear", start=0.4)}
+    )
+    assert initial(config, "losses.0.label_smoothing") == 0.5
+    assert initial(config, "losses.1.label_smoothing") == 0.0
+    settings = Settings.of(config)
+    assert settings.smoothings == {}
+    objective = create_objective(config, settings, {"logits": (2,)}, torch.tensor([14, 14]))
+    (course,) = (one for one in scheduled(config, 21) if one.name != "lr")
+    hyperparameters = Hyperparameters(
+        [course], config=config, settings=settings, model=Net(), optimizer=create_optimizer(Net(), config),
+        loader=trainer_of(Net(), PLAIN)[1],
+    )  # fmt: skip
+    logits, targets = torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
+    for step, smoothing in ((0, 0.4), (10, 0.2), (20, 0.0)):
+        hyperparameters.step(step)
+        own, other = (nn.functional.cross_entropy(logits, targets, label_smoothing=one) for one in (0.5, smoothing))
+        found = objective({"logits": logits}, Batch(torch.zeros(4, 1, 8, 8), targets))
+        assert float(found) == pytest.approx(float(own + 0.25 * other), rel=1e-6)
+
+
 def test_the_whole_window_is_planned_when_its_size_changes() -> None:
     config = replace(PLAIN, batch_size=4, epochs=1, schedules={"accumulate": Piecewise(((0.0, 1), (0.5, 3)), "step")})
     trainer, loader, _ = trainer_of(Net(), config)
@@ -212,13 +274,15 @@ def test_the_whole_window_is_planned_when_its_size_changes() -> None:
     assert steps == [True, True, True, True, False, False, True]
 
 
-@pytest.mark.parametrize("name", ["lrr", "augmentation.policy", "augmentation.mixup", "epochs", "flip", "schedules"])
+@pytest.mark.parametrize("name", [
+    "lrr", "augmentation.policy", "augmentation.mixup", "epochs", "flip", "schedules", "augmentation.operations.0.probability",
+])  # fmt: skip
 def test_an_unknown_hyperparameter_is_named(name: str) -> None:
     with pytest.raises(DeepcvError, match=rf"train\.schedules\.{name}: expected one of lr, momentum"):
         initial(PLAIN, name)
 
 
-@pytest.mark.parametrize("name", ["dropout", "blur"])
+@pytest.mark.parametrize("name", ["dropout", "drop_path", "blur"])
 def test_a_schedule_without_its_layer_is_refused(name: str) -> None:
     with pytest.raises(DeepcvError, match=rf"train\.schedules\.{name}: the network has no"):
         trainer_of(Net(), replace(PLAIN, schedules={name: Ramp(start=0.5)}))

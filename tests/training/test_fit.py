@@ -65,7 +65,7 @@ CONTRASTIVE: dict[str, Any] = {
         Term("cross_entropy", options={"class_weights": "balanced"}), Term("jensen_shannon", weight=2.0),
         Term("supcon", weight=0.1), Term("triplet", weight=0.1),
     ),
-    "schedules": {"losses.2.weight": Ramp("linear")},
+    "schedules": {"losses.2.weight": Ramp("linear"), "losses.0.label_smoothing": Ramp("linear", start=0.3)},
 }  # fmt: skip
 
 
@@ -274,6 +274,7 @@ def test_a_part_learns_from_its_epoch_on(network: NetworkSpec, shards: Dataset) 
     assert torch.equal(frozen, stem(freeze=("stem",)))
     assert not torch.equal(frozen, stem(unfreeze={"stem": 3}))
     assert torch.equal(stem(), stem(unfreeze={"stem": 1}))
+    assert torch.equal(stem(unfreeze={"stem": 3}), stem(freeze=("stem",), unfreeze={"stem": 3}))
 
 
 TWO_HEADS = toys.NETWORK.replace(

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,15 +11,22 @@ import torch
 import toys
 from hypothesis import given
 from hypothesis import strategies as st
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.optim import Optimizer
 
 from deepcv.data.augmentation import Recipe
+from deepcv.data.augmentation.policies import Operation
 from deepcv.data.augmentation.recipe import Mix
 from deepcv.data.loaders import Views
 from deepcv.images import decode
+from deepcv.training import fit as fitting
+from deepcv.training.engine import Objective, create_trainer
 from deepcv.training.fit import set_up
 from deepcv.training.hyperparameters import scheduled
+from deepcv.training.losses import Term
 from deepcv.training.preview import curves, draw_batch, drawn_steps
-from deepcv.training.schedules import Plateau, Ramp
+from deepcv.training.schedules import Piecewise, Plateau, Ramp
 
 
 @given(st.integers(1, 10**6))
@@ -30,16 +38,50 @@ def test_a_curve_is_drawn_from_its_first_step_to_its_last(total: int) -> None:
     assert len(steps) == min(total, 1000)
 
 
-def test_curves_are_those_of_the_training() -> None:
-    schedules = {"weight_decay": Ramp("linear"), "momentum": Plateau(), "cutout": Ramp("step", 4.0)}
-    courses = scheduled(toys.config(schedules=schedules), 30)
-    found = curves(courses, 3, 10)
-    assert found.keys() == {"lr", *schedules}
-    for course in courses:
-        for step in range(30):
-            epoch, value = found[course.name][step]
-            assert epoch == step / 10
-            assert value == course.at(step if course.each_step else step // 10 * 10)
+def test_curves_are_what_a_training_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each plotted point against what optimizer, loss, layers and loader of a real training had at that step."""
+    schedules = {
+        "weight_decay": Ramp("linear", start=0.1), "momentum": Plateau(factor=0.5, patience=50), "cutout": Ramp("step", 4.0, until=0.5),
+        "clip_norm": Ramp("exponential", start=5.0, end=0.5), "dropout": Ramp("linear", start=0.5, end=0.1),
+        "losses.0.weight": Piecewise(((0.0, 1.0), (1.0, 0.25))), "losses.0.label_smoothing": Ramp("cosine", start=0.3),
+        "augmentation.operations.0.magnitude.1": Ramp("linear", start=0.0, end=30.0),
+    }  # fmt: skip
+    rotate = Operation("rotate", 0.0, 30.0)
+    config = toys.config(
+        schedules=schedules, losses=(Term("cross_entropy"),), augmentation=Recipe(operations=(rotate,))
+    )
+    seen: dict[str, list[float]] = {}
+
+    def watched(model: nn.Module, optimizer: Optimizer, objective: Objective, *given: Any, **named: Any) -> Engine:
+        (dropout,) = (module for module in model.modules() if isinstance(module, nn.Dropout))
+        hyperparameters, settings, _ = given
+        loader = hyperparameters._loader
+
+        def look(_engine: Engine) -> None:
+            group = optimizer.param_groups[0]
+            now = {
+                "lr": group["lr"], "weight_decay": group["weight_decay"], "momentum": group["betas"][0],
+                "cutout": loader.augmentation.cutout, "clip_norm": settings.clip_norm, "dropout": dropout.p,
+                "losses.0.weight": settings.loss_weights[0], "losses.0.label_smoothing": settings.smoothings[0],
+                "augmentation.operations.0.magnitude.1": loader.policies[0].operations[0].end,
+            }  # fmt: skip
+            for name, value in now.items():
+                seen.setdefault(name, []).append(value)
+
+        trainer = create_trainer(model, optimizer, objective, *given, **named)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, look)
+        return trainer
+
+    monkeypatch.setattr(fitting, "create_trainer", watched)
+    shards = toys.shards(tmp_path)
+    fitting.fit(toys.network(tmp_path), shards, config)
+    drawn = curves(scheduled(config, 9), epochs=3, steps_per_epoch=3)
+    assert drawn.keys() == {"lr", *schedules}
+    for name, points in drawn.items():
+        assert [epoch for epoch, _ in points] == pytest.approx([step / 3 for step in range(9)])
+        assert [value for _, value in points] == pytest.approx(seen[name]), name
+    changing = {name for name, values in seen.items() if len(set(values)) > 1}
+    assert changing == drawn.keys() - {"momentum"}  # a plateau is drawn as it begins
 
 
 @pytest.mark.parametrize(("changes", "columns"), [

@@ -41,7 +41,6 @@ _OTHERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "solarize": lambda images, value, _keys: colour.solarize(images, value),
 }
 NAMES = frozenset(_WARPS) | frozenset(_OTHERS)
-_WITHOUT_MAGNITUDE = {"autocontrast", "equalize", "flip", "identity"}
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,6 @@ class Operation:
     def __post_init__(self) -> None:
         if self.name not in NAMES:
             raise ValueError(f"expected one of {', '.join(sorted(NAMES))}, got {self.name!r}")
-        if self.start == self.end == 0 and self.name not in _WITHOUT_MAGNITUDE:
-            raise ValueError(f"{self.name} needs its magnitudes: start and end")
 
     def magnitude(self, strength: Tensor, backwards: Tensor) -> Tensor:
         """Magnitudes (b,) for strengths 0 … 1 and coins."""

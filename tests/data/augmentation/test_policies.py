@@ -226,11 +226,6 @@ def test_levels_and_chains_are_checked() -> None:
         Policy((), count=(1, 1))
 
 
-def test_an_operation_without_its_magnitudes_is_refused() -> None:
-    with pytest.raises(ValueError, match="brightness needs its magnitudes"):
-        Operation("brightness")
-
-
 @pytest.mark.parametrize("name", POLICIES)
 def test_an_empty_batch_passes(name: str) -> None:
     assert POLICIES[name](images(2)[:0], draws(0)).shape == (0, 3, 32, 32)
