@@ -23,6 +23,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 STEPWISE = ("lr", "momentum", "weight_decay", "label_smoothing", "clip_norm", "accumulate", "shift", "cutout")
 _LOSS = re.compile(r"losses\.(\d{1,3})\.(weight|label_smoothing)")
 _WITHOUT_VALUE = ("dropout", "drop_path", "blur")
+_SHARES = ("momentum", "label_smoothing", "dropout", "drop_path")
 # Whose keys they are: `losses.0.weight`, `augmentation.mixup.alpha`.
 _OWNERS: Mapping[str, type[Group]] = {
     "losses": LossParams,
@@ -159,6 +160,8 @@ def _reached(schedule: ScheduleParams, value: float) -> list[float]:
 def _value_problem(name: str, value: float, section: Mapping[str, Any], *, whole: bool) -> str | None:
     parts = name.split(".")
     owner = next((cls for group, cls in _OWNERS.items() if group in parts), None)
+    if name in _SHARES:
+        return None if 0 <= value < 1 else f"expected values from 0 to below 1, got {value:g}"
     if owner is None:
         return None if value >= 0 else f"expected values of at least 0, got {value:g}"
     if "magnitude" in parts:

@@ -127,7 +127,12 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     (
         "lr: 0.01",
         "lr: 0.01\n  schedules: {dropout: {kind: piecewise, points: [[0, -0.5]]}}",
-        [(23, "train.schedules.dropout: expected values of at least 0, got -0.5")],
+        [(23, "train.schedules.dropout: expected values from 0 to below 1, got -0.5")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  schedules: {momentum: {kind: linear, end: 1}}",
+        [(23, "train.schedules.momentum: expected values from 0 to below 1, got 1")],
     ),
     (
         "lr: 0.01",
