@@ -1,5 +1,8 @@
 """The ops of a network file, by name. A new op is a dataclass in a module here and a line in `OPS`.
 
+A key that an op gets later is a keyword-only field with a default: the canonical spec has it only where it is set, so that
+networks from before keep their digest.
+
 `emit` checks the shapes that reach it and writes the op into the graph.
 """
 

@@ -62,7 +62,10 @@ class NetworkSpec:
     inputs: tuple[str, ...] = (INPUT,)
 
     def canonical(self) -> dict[str, Any]:
-        """The spec as plain data for YAML or JSON: no path, no line, no default left out; equal for equal networks."""
+        """The spec as plain data for YAML or JSON: no path, no line; equal for equal networks.
+
+        No default is left out but those of keys that an op got later: a network without them keeps its digest.
+        """
         inputs = {} if self.inputs == (INPUT,) else {"inputs": list(self.inputs)}
         return {
             "format": FORMAT,
@@ -79,11 +82,13 @@ class NetworkSpec:
 
 
 def _canonical_node(node: NodeSpec) -> dict[str, Any]:
+    later = options.later(OPS[node.op])
+    given = {key: value for key, value in node.options if key not in later or value != later[key]}
     links = {"share": node.share, "checkpoint": node.checkpoint}
     return (
         {"id": node.id, "op": node.op, "from": list(node.sources)}
         | {key: value for key, value in links.items() if value}
-        | {key: value.text if isinstance(value, Formula) else value for key, value in node.options}
+        | {key: value.text if isinstance(value, Formula) else value for key, value in given.items()}
     )
 
 
