@@ -72,7 +72,10 @@ SAMPLES: dict[str, list[Sample]] = {
     "resize_like": [("small input", {"mode": m}, ANY_SIZE) for m in ("nearest", "bilinear", "bicubic")],
     "pixel_shuffle": [("maps", {"factor": 2}, ANY_SIZE)],
     "pixel_unshuffle": [("input", {"factor": 2}, FIXED)],  # even sizes only
-    "activation": [("input", {"kind": k}, ANY_SIZE) for k in ("prelu", "mish", "softmax", "none")],
+    "activation": [
+        *(("input", {"kind": k}, ANY_SIZE) for k in ("prelu", "mish", "softmax", "none", "log_sigmoid", "tanhshrink")),
+        ("input", {"kind": "prelu", "per_channel": True}, ANY_SIZE),
+    ],
     "batch_norm": [("input", {"zero_init": True}, ANY_SIZE), ("flat", {}, FIXED)],
     "layer_norm": [("input", {}, ANY_SIZE), ("flat", {}, FIXED), ("tokens", {}, ANY_SIZE)],
     "rms_norm": [("input", {}, ANY_SIZE), ("flat", {}, FIXED), ("tokens", {}, ANY_SIZE)],
@@ -227,6 +230,10 @@ CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options,
     ("resize_like", "maps other input", {}, "takes two inputs"),
     ("pixel_shuffle", "input", {"factor": 3}, "a multiple of 9"),
     ("pixel_unshuffle", "input", {"factor": 4}, "multiples of 4"),
+    ("activation", "input", {"kind": "relu", "slope": 0.1}, "slope is for kind: leaky_relu, got kind: relu"),
+    ("activation", "input", {"kind": "relu", "alpha": 0.1}, "alpha is for kind: elu and celu"),
+    ("activation", "input", {"kind": "relu", "per_channel": True}, "per_channel is for kind: prelu"),
+    ("activation", "tokens", {"kind": "prelu", "per_channel": True}, "is for feature maps (C, H, W) and flat features"),
     ("batch_norm", "tokens", {}, "use layer norm"),
     ("instance_norm", "flat", {}, "needs feature maps"),
     ("group_norm", "maps", {"groups": 3}, "3 groups do not divide"),
@@ -261,7 +268,7 @@ CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options,
     ("shift", "input", {"right": -8}, "leaves nothing"),
 ]
 FITS_ALL = {
-    "activation", "layer_norm", "rms_norm", "layer_mean_batch_norm", "dropout", "drop_path", "layer_scale",
+    "layer_norm", "rms_norm", "layer_mean_batch_norm", "dropout", "drop_path", "layer_scale",
     "gaussian_noise", "flatten", "scale", "identity",
 }  # fmt: skip
 

@@ -181,6 +181,23 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
     ("activation", "input", {"kind": "prelu"}, lambda p, x: F.prelu(x, p("weight"))),
     ("activation", "input", {"kind": "softmax"}, lambda _, x: nn.Softmax2d()(x)),
     ("activation", "tokens", {"kind": "softmax"}, lambda _, x: x.exp() / x.exp().sum(2, keepdim=True)),
+    ("activation", "input", {"kind": "leaky_relu", "slope": 0.3}, lambda _, x: torch.where(x > 0, x, 0.3 * x)),
+    ("activation", "input", {"kind": "elu", "alpha": 0.3}, lambda _, x: torch.where(x > 0, x, 0.3 * x.expm1())),
+    ("activation", "input", {"kind": "celu", "alpha": 0.3}, lambda _, x: torch.where(x > 0, x, 0.3 * (x / 0.3).expm1())),
+    (
+        "activation",
+        "input",
+        {"kind": "prelu", "per_channel": True},
+        lambda p, x: torch.where(x > 0, x, p("weight").view(4, 1, 1) * x),
+    ),
+    (
+        "activation",
+        "flat",
+        {"kind": "prelu", "per_channel": True},
+        lambda p, x: torch.where(x > 0, x, p("weight") * x),
+    ),
+    ("activation", "input", {"kind": "log_softmax"}, lambda _, x: x - x.logsumexp(1, keepdim=True)),
+    ("activation", "tokens", {"kind": "log_softmax"}, lambda _, x: x - x.logsumexp(2, keepdim=True)),
     ("layer_norm", "input", {}, lambda p, x: channel_norm(x, p("weight"), p("bias"), 1e-5)),
     (
         "layer_norm",
@@ -290,6 +307,8 @@ MODULES: dict[str, nn.Module] = {
     "relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(), "prelu": nn.PReLU(), "relu6": nn.ReLU6(), "elu": nn.ELU(),
     "selu": nn.SELU(), "softplus": nn.Softplus(), "gelu": nn.GELU(), "silu": nn.SiLU(), "mish": nn.Mish(),
     "hardswish": nn.Hardswish(), "sigmoid": nn.Sigmoid(), "hardsigmoid": nn.Hardsigmoid(), "tanh": nn.Tanh(),
+    "celu": nn.CELU(), "hardtanh": nn.Hardtanh(), "softsign": nn.Softsign(), "log_sigmoid": nn.LogSigmoid(),
+    "hardshrink": nn.Hardshrink(), "softshrink": nn.Softshrink(), "tanhshrink": nn.Tanhshrink(),
     "none": nn.Identity(),
 }  # fmt: skip
 
