@@ -72,6 +72,28 @@ def separable(p: Callable[[str], Tensor], x: Tensor, between: bool) -> Tensor:
     return batch(p, F.conv2d(x, p("conv.weight"))).relu()
 
 
+def interleaved(x: Tensor) -> Tensor:
+    """Of 8 channels in 4 groups: 0, 2, 4, 6, then 1, 3, 5, 7."""
+    return x[:, [0, 2, 4, 6, 1, 3, 5, 7]]
+
+
+def windows(x: Tensor) -> Tensor:
+    """The 3 × 3 pixels two apart, around every second pixel, as tokens: slice by slice."""
+    padded = F.pad(x, (2, 2, 2, 2))
+    parts = [padded[:, :, i : i + 6 : 2, j : j + 8 : 2].flatten(2) for i in (0, 2, 4) for j in (0, 2, 4)]
+    return torch.stack(parts, 2).flatten(1, 2).mT
+
+
+def folded(tokens: Tensor) -> Tensor:
+    """Each window's pixels added where they came from."""
+    parts = tokens.mT.unflatten(1, (4, 3, 3)).unflatten(4, (3, 4))
+    padded = tokens.new_zeros(len(tokens), 4, 10, 12)
+    for i in range(3):
+        for j in range(3):
+            padded[:, :, 2 * i : 2 * i + 6 : 2, 2 * j : 2 * j + 8 : 2] += parts[:, :, i, j]
+    return padded[:, :, 2:-2, 2:-2]
+
+
 CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
     (
         "conv",
@@ -235,6 +257,27 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
     ("multiply", "maps gate", {}, lambda _, a, b: torch.einsum("nchw,nc->nchw", a, b)),
     ("concat", "tokens tokens", {}, lambda _, a, b: torch.cat([a, b], -1)),
     ("concat", "maps other maps", {"scale": -0.5}, lambda _, a, b, c: torch.cat([a, b * -0.5, c * -0.5], 1)),
+    (
+        "bilinear",
+        "flat gate",
+        {"features": 5},
+        lambda p, a, b: torch.einsum("ni,oij,nj->no", a, p("weight"), b) + p("bias"),
+    ),
+    (
+        "bilinear",
+        "tokens tokens",
+        {"features": 5, "bias": False},
+        lambda p, a, b: torch.einsum("nti,oij,ntj->nto", a, p("weight"), b),
+    ),
+    ("glu", "input", {}, lambda _, x: x[:, :2] / (1 + (-x[:, 2:]).exp())),
+    ("glu", "tokens", {}, lambda _, x: x[..., :2] / (1 + (-x[..., 2:]).exp())),
+    ("alpha_dropout", "input", {"p": 0.3}, lambda _, x: nn.AlphaDropout(0.3)(x)),
+    ("feature_alpha_dropout", "input", {"p": 0.3}, lambda _, x: nn.FeatureAlphaDropout(0.3)(x)),
+    ("channel_shuffle", "maps", {"groups": 4}, lambda _, x: interleaved(x)),
+    ("channel_shuffle", "maps", {}, lambda _, x: nn.ChannelShuffle(2)(x)),
+    ("unfold", "input", {"stride": 2, "dilation": 2}, lambda _, x: windows(x)),
+    ("unfold", "input", {"kernel": 2, "padding": 1}, lambda _, x: F.unfold(x, 2, padding=1).mT),
+    ("fold", "windows input", {"stride": 2, "dilation": 2}, lambda _, x, __: folded(x)),
     ("unflatten", "gate", {"channels": 2, "height": 1, "width": 4}, lambda _, x: x.view(-1, 2, 1, 4)),
     ("to_tokens", "input", {}, lambda _, x: torch.stack([x[:, :, i // 8, i % 8] for i in range(48)], 1)),
     ("to_maps", "tokens", {"height": 6}, lambda _, x: x.mT.reshape(-1, 4, 6, 8)),

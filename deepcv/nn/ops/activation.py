@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.ops.op import ACTIVATIONS, Activation, Op, Range, activate, features
@@ -46,3 +47,17 @@ class ActivationOp(Op):
                 raise FitError(f"per_channel is for feature maps (C, H, W) and flat features (F,), got {x}")
             return emitter.module(nn.PReLU(x.shape[0]), x, x.shape)
         return activate(emitter, x, self.kind, part="")
+
+
+@dataclass(frozen=True)
+class Glu(Op):
+    """Gated linear unit: the first half of the channels times the sigmoid of the second (Dauphin 2017, arXiv 1612.08083)."""
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (C / 2, H, W), (F,) to (F / 2,), (T, D) to (T, D / 2)."""
+        (x,) = inputs
+        count, axis = features(x)
+        if count % 2:
+            raise FitError(f"needs an even number of channels or features, got {x}")
+        shape = (x.shape[0], count // 2) if axis == 2 else (count // 2, *x.shape[1:])
+        return emitter.function(F.glu, (x, axis), shape)

@@ -1,7 +1,7 @@
 """Fully connected layers."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -45,3 +45,27 @@ class Linear(Op):
         x = emitter.module(layer, x, (*x.shape[:-1], self.features), "linear" if several else "", begun)
         x = activate(emitter, normalise(emitter, x, self.norm), self.activation)
         return emitter.module(nn.Dropout(self.dropout), x, x.shape, "dropout") if self.dropout else x
+
+
+@dataclass(frozen=True)
+class Bilinear(Op):
+    """Each feature a product of two inputs and a matrix of its own, x₁ᵀ A x₂ + b; on flat features or token by token."""
+
+    many: ClassVar[bool] = True
+    features: Count
+    bias: bool = True
+    init: Init = "torch"
+    init_value: Constant = 0.0
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(F1,) and (F2,) to (features,), or (T, F1) and (T, F2) to (T, features)."""
+        if len(inputs) != 2:
+            raise FitError(f"takes two inputs, got {len(inputs)}")
+        x, other = inputs
+        if len(x.shape) > 2 or len(other.shape) != len(x.shape) or other.shape[:-1] != x.shape[:-1]:
+            raise FitError(f"needs flat features or equally many tokens, got {x} and {other}")
+        if self.init == "dirac":
+            raise FitError("init: dirac is for convolutions")
+        layer = nn.Bilinear(x.shape[-1], other.shape[-1], self.features, bias=self.bias)
+        begun = begin(self.init, self.init_value, "torch")
+        return emitter.module(layer, inputs, (*x.shape[:-1], self.features), start=begun)
