@@ -1,4 +1,4 @@
-"""Attention: gates on feature maps, and self-attention of tokens."""
+"""Attention: gates on feature maps, and attention of tokens."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -12,7 +12,7 @@ from deepcv.nn.layers.feature_attention import (
     SqueezeExcite,
     eca_kernel,
 )
-from deepcv.nn.layers.tokens import SelfAttention
+from deepcv.nn.layers.tokens import CrossAttention, SelfAttention
 from deepcv.nn.ops.op import ACTIVATIONS, Count, Op, Range, Share, Side, maps
 from deepcv.nn.ops.tokens import sequence
 
@@ -102,25 +102,30 @@ class AttentionGateOp(Op):
 
 @dataclass(frozen=True)
 class Attention(Op):
-    """Multi-head self-attention with its linear layers (Vaswani 2017, arXiv 1706.03762).
+    """Multi-head attention with its linear layers (Vaswani 2017, arXiv 1706.03762); of two inputs the first asks the second.
 
+    `from: [queries, context]` is cross-attention: keys and values come from the context, whose tokens may be more or wider.
     `dropout` acts on the attention weights, `out_dropout` on the result. A transformer's block is a template of
     layer_norm, attention, linear and sum.
     """
 
+    most: ClassVar[int] = 2
     heads: Count = 8
     qkv_bias: bool = True
     dropout: Share = 0.0
     out_dropout: Share = 0.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
-        """(T, D), kept."""
-        (x,) = inputs
+        """(T, D), kept; (T, D) and (S, E) to (T, D)."""
+        x, *context = inputs
         _, features = sequence(x)
         if features % self.heads:
             raise FitError(f"heads: {self.heads} does not divide the features of {x}")
-        layer = SelfAttention(features, self.heads, self.qkv_bias, self.dropout, self.out_dropout)
-        return emitter.module(layer, x, x.shape)
+        options = (self.heads, self.qkv_bias, self.dropout, self.out_dropout)
+        if context:
+            cross = CrossAttention(features, sequence(context[0])[1], *options)
+            return emitter.module(cross, inputs, x.shape)
+        return emitter.module(SelfAttention(features, *options), x, x.shape)
 
 
 def _rounded(count: float, divisor: int) -> int:

@@ -139,8 +139,9 @@ def make_node(
         raise error(f"unknown op {op!r}; {closest(op, OPS)}", "op")
     if OPS[op].many and len(sources) < 2:
         raise error(f"{op} needs two or more inputs, e.g. from: [a, b]", "from")
-    if not OPS[op].many and len(sources) != 1:
-        raise error(f"{op} takes one input, got {len(sources)}; join them with sum or concat", "from")
+    if not OPS[op].many and not 1 <= len(sources) <= OPS[op].most:
+        count = "one input" if OPS[op].most == 1 else "one or two inputs"
+        raise error(f"{op} takes {count}, got {len(sources)}; join them with sum or concat", "from")
     try:
         values = {k: evaluate(v, CLASSES) if isinstance(v, str) and "$" in v else v for k, v in given.items()}
         return NodeSpec(node_id, op, sources, options.complete(op, values, NODE_KEYS), where)
