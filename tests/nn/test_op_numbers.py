@@ -37,7 +37,7 @@ def pyramid(p: Callable[[str], Tensor], x: Tensor) -> Tensor:
         patches = F.unfold(x, kernel, padding=kernel // 2).unflatten(1, (groups, -1))  # (N, G, C/G * k², H * W)
         weight = p(f"level{level}.weight").flatten(1).unflatten(0, (groups, -1))
         parts.append(torch.einsum("gok,ngkp->ngop", weight, patches).flatten(1, 2).unflatten(2, x.shape[2:]))
-    return F.gelu(torch.cat(parts, 1) + torch.cat([p(f"level{n}.bias") for n in range(3)])[:, None, None])
+    return torch.cat(parts, 1) + torch.cat([p(f"level{n}.bias") for n in range(3)])[:, None, None]
 
 
 def layer_mean_batch(p: Callable[[str], Tensor], x: Tensor) -> Tensor:
@@ -70,6 +70,12 @@ def separable(p: Callable[[str], Tensor], x: Tensor, between: bool) -> Tensor:
     if between:
         x = batch(p, x, "depthwise_norm").relu()
     return batch(p, F.conv2d(x, p("conv.weight"))).relu()
+
+
+def separable_before(p: Callable[[str], Tensor], x: Tensor) -> Tensor:
+    """Norm and activation before both convolutions, dropout after them."""
+    x = F.conv2d(batch(p, x).relu(), p("depthwise.weight"), None, padding=1, groups=8)
+    return F.dropout(F.conv2d(batch(p, x, "depthwise_norm").relu(), p("conv.weight"), p("conv.bias")), 0.3)
 
 
 def interleaved(x: Tensor) -> Tensor:
@@ -141,6 +147,14 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
             torch.cat([F.conv2d(x[:, c : c + 1], p("conv.weight")[2 * c : 2 * c + 2], None, 2, 1) for c in range(8)], 1),
         ).relu(),
     ),
+    (
+        "depthwise_conv",
+        "maps",
+        {"pre_activation": True, "dropout": 0.3},
+        lambda p, x: F.dropout(
+            F.conv2d(batch(p, x).relu(), p("conv.weight"), p("conv.bias"), padding=1, groups=8), 0.3
+        ),
+    ),
     ("separable_conv", "maps", {"channels": 6}, lambda p, x: separable(p, x, False)),
     ("separable_conv", "maps", {"channels": 6, "between": True}, lambda p, x: separable(p, x, True)),
     (
@@ -149,7 +163,27 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
         {"channels": 6, "kernel": 3, "padding": 1, "output_padding": 1, "groups": 2, "activation": "silu"},
         lambda p, x: F.silu(batch(p, F.conv_transpose2d(x, p("conv.weight"), None, 2, 1, 1, 2))),
     ),
-    ("pyramid_conv", "maps", {"channels": 16, "levels": 3, "norm": "none", "activation": "gelu"}, pyramid),
+    (
+        "separable_conv",
+        "maps",
+        {"channels": 6, "between": True, "pre_activation": True, "dropout": 0.3},
+        lambda p, x: separable_before(p, x),
+    ),
+    (
+        "transposed_conv",
+        "maps",
+        {"channels": 6, "pre_activation": True, "dropout": 0.3},
+        lambda p, x: F.dropout(
+            F.conv_transpose2d(batch(p, x).relu(), p("conv.weight"), p("conv.bias"), 2), 0.3
+        ),
+    ),
+    (
+        "pyramid_conv",
+        "maps",
+        {"channels": 16, "levels": 3, "pre_activation": True, "activation": "gelu", "dropout": 0.3},
+        lambda p, x: F.dropout(pyramid(p, F.gelu(batch(p, x))), 0.3),
+    ),
+    ("pyramid_conv", "maps", {"channels": 16, "levels": 3, "norm": "none", "activation": "gelu"}, lambda p, x: F.gelu(pyramid(p, x))),
     (
         "linear",
         "tokens",

@@ -8,8 +8,8 @@ from torch import nn
 from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.init import Init
 from deepcv.nn.layers.spectral import SpectralLinear
-from deepcv.nn.ops.norms import normalise
-from deepcv.nn.ops.op import Activation, Count, Op, Share, activate
+from deepcv.nn.ops.op import Activation, Count, Op, Share
+from deepcv.nn.ops.order import surrounded
 from deepcv.nn.ops.weights import Constant, begin
 
 
@@ -17,6 +17,7 @@ from deepcv.nn.ops.weights import Constant, begin
 class Linear(Op):
     """Fully connected layer, on flat features or on each token; then norm, activation and dropout where asked for.
 
+    It inherits none of the `defaults`: mostly it is a head, which has neither norm nor activation.
     Its weights are `id.weight` and `id.bias`; where the node has further modules, `id.linear.weight` and so on.
     """
 
@@ -42,9 +43,11 @@ class Linear(Op):
         layer = kind(x.shape[-1], self.features, bias=self.bias)
         several = self.norm != "none" or self.activation == "prelu" or self.dropout > 0
         begun = begin(self.init, self.init_value, "torch")
-        x = emitter.module(layer, x, (*x.shape[:-1], self.features), "linear" if several else "", begun)
-        x = activate(emitter, normalise(emitter, x, self.norm), self.activation)
-        return emitter.module(nn.Dropout(self.dropout), x, x.shape, "dropout") if self.dropout else x
+        shape, part = (*x.shape[:-1], self.features), "linear" if several else ""
+        return surrounded(
+            emitter, x, lambda x: emitter.module(layer, x, shape, part, begun), self.norm, self.activation,
+            dropout=self.dropout,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
