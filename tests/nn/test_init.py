@@ -68,7 +68,7 @@ def test_inits_with_fixed_numbers(layer: str) -> None:
     "node",
     [
         {"op": "conv", "channels": 8, "norm": norm, "activation": "none", "zero_init": True}
-        for norm in ("batch", "layer", "instance", "group")
+        for norm in ("batch", "layer", "instance", "group", "rms", "layer_mean_batch")
     ]
     + [
         {"op": op, "zero_init": True}

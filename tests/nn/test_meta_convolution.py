@@ -89,6 +89,13 @@ def test_norm_and_activation_follow_as_in_conv() -> None:
     torch.testing.assert_close(net(x)["y"], expected, rtol=0, atol=1e-6)
 
 
+def test_it_takes_any_norm() -> None:
+    net = network(channels=8, norm="layer")
+    x = torch.randn(4, 6, 12, 10)
+    expected = F.layer_norm(net.get_submodule("x.conv")(x).movedim(1, 3), (8,)).movedim(3, 1).relu()
+    torch.testing.assert_close(net(x)["y"], expected, rtol=0, atol=1e-6)
+
+
 def test_they_may_stand_before_it_and_dropout_comes_last() -> None:
     torch.manual_seed(0)
     net = network(channels=8, pre_activation=True, dropout=0.3)

@@ -132,6 +132,34 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
     (
         "conv",
         "maps",
+        {"channels": 6, "norm": "rms"},
+        lambda p, x: channel_norm(
+            F.conv2d(x, p("conv.weight"), p("conv.bias"), padding=1), p("norm.weight"), None, 1e-6, mean=False
+        ).relu(),
+    ),
+    (
+        "conv",
+        "maps",
+        {"channels": 6, "norm": "layer_mean_batch"},
+        lambda p, x: layer_mean_batch(
+            lambda key: p(f"norm.{key}"), F.conv2d(x, p("conv.weight"), padding=1)
+        ).relu(),
+    ),
+    (
+        "conv",
+        "maps",
+        {"channels": 6, "norm": "local_response"},
+        lambda p, x: F.local_response_norm(F.conv2d(x, p("conv.weight"), p("conv.bias"), padding=1), 5).relu(),
+    ),
+    (
+        "linear",
+        "tokens",
+        {"features": 5, "norm": "rms"},
+        lambda p, x: F.rms_norm(x @ p("linear.weight").T + p("linear.bias"), (5,), p("norm.weight"), 1e-6),
+    ),
+    (
+        "conv",
+        "maps",
         {"channels": 6, "pre_activation": True, "padding_mode": "replicate"},
         lambda p, x: F.conv2d(
             F.pad(batch(p, x).relu(), (1, 1, 1, 1), "replicate"), p("conv.weight"), p("conv.bias")

@@ -24,7 +24,7 @@ class Linear(Op):
     features: Count
     bias: bool = True
     activation: Activation = "none"
-    norm: Literal["batch", "layer", "none"] = "none"
+    norm: Literal["batch", "layer", "rms", "layer_mean_batch", "none"] = "none"
     dropout: Share = 0.0
     init: Init = "torch"
     init_value: Constant = 0.0

@@ -1,11 +1,11 @@
 """Meta-convolution."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
 
 from deepcv.nn.emitter import Emitter, Value
 from deepcv.nn.layers.meta_convolution import MetaConv2d
 from deepcv.nn.ops.convolution import INHERITS
+from deepcv.nn.ops.norms import Norm
 from deepcv.nn.ops.op import Activation, Count, Op, Padding, Share, Side, maps, slide
 from deepcv.nn.ops.order import biased, surrounded
 
@@ -26,7 +26,7 @@ class MetaConv(Op):
     rank: Count = 1
     reduction: Count = 4
     bias: bool | None = None
-    norm: Literal["batch", "none"] = "batch"
+    norm: Norm = "batch"
     activation: Activation = "relu"
     _: KW_ONLY
     pre_activation: bool = False

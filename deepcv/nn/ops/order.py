@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import nn
 
 from deepcv.nn.emitter import Emitter, Value
-from deepcv.nn.ops.norms import normalise
+from deepcv.nn.ops.norms import WITHOUT_SHIFT, normalise
 from deepcv.nn.ops.op import activate
 
 
@@ -31,5 +31,5 @@ def surrounded(
 
 
 def biased(bias: bool | None, norm: str, pre_activation: bool = False) -> bool:
-    """Whether a layer has a bias: where the file leaves it open, not before a norm, which has its own."""
-    return (norm == "none" or pre_activation) if bias is None else bias
+    """Whether a layer has a bias: where the file leaves it open, not before a norm that has a shift of its own."""
+    return (norm in WITHOUT_SHIFT or pre_activation) if bias is None else bias
