@@ -137,6 +137,33 @@ def test_spectral_norm_has_the_numbers_of_torch() -> None:
         torch.testing.assert_close(ours.weight.grad, theirs.parametrizations.weight.original.grad)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("op", "options", "parts"),
+    [
+        ("conv", {"channels": 6, "groups": 2}, ["conv"]),
+        ("depthwise_conv", {"multiplier": 2}, ["conv"]),
+        ("separable_conv", {"channels": 6}, ["depthwise", "conv"]),
+        ("transposed_conv", {"channels": 6, "kernel": 3, "groups": 2, "output_padding": 1, "dilation": 2}, ["conv"]),
+        ("pyramid_conv", {"channels": 8, "levels": 2}, ["level0", "level1"]),
+    ],
+)
+def test_every_convolution_with_spectral_norm_is_the_plain_one_with_torchs_weight(
+    op: str, options: dict[str, Any], parts: list[str]
+) -> None:
+    torch.manual_seed(0)
+    ours = network((4, 6, 7), {"id": "x", "op": op, **options, "spectral_norm": True})
+    plain = network((4, 6, 7), {"id": "x", "op": op, **options})
+    plain.load_state_dict({key: value for key, value in ours.state_dict().items() if key in plain.state_dict()})
+    for part in parts:
+        theirs, layer = plain.get_submodule(f"x.{part}"), ours.get_submodule(f"x.{part}")
+        norm: Any = parametrizations.spectral_norm(theirs).parametrizations.weight[0]  # type: ignore[union-attr, index]
+        norm._u.copy_(layer.left)
+        norm._v.copy_(layer.right)
+    x = torch.randn(3, 4, 6, 7)
+    for training in (True, True, False):  # the first two move the singular vectors
+        torch.testing.assert_close(ours.train(training)(x)["y"], plain.train(training)(x)["y"], rtol=1e-5, atol=1e-5)
+
+
 def test_spectral_norm_keeps_the_plain_keys_and_is_pickled() -> None:
     net = spectral_network()
     assert list(net.state_dict()) == ["a.conv.weight", "a.conv.bias", "a.conv.left", "a.conv.right",

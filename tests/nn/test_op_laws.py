@@ -50,6 +50,7 @@ SAMPLES: dict[str, list[Sample]] = {
     "transposed_conv": [
         ("maps", {"channels": 6}, ANY_SIZE),
         ("maps", {"channels": 6, "kernel": 3, "padding": 1, "output_padding": 1, "groups": 2, "dilation": 2}, ANY_SIZE),
+        ("maps", {"channels": 6, "spectral_norm": True, "pre_activation": True}, ANY_SIZE),
     ],
     "pyramid_conv": [("maps", {"channels": 18, "levels": n, "stride": 2}, ANY_SIZE) for n in (1, 2, 3, 4)],
     "whiten": [("input", {}, ANY_SIZE)],

@@ -10,7 +10,7 @@ from torch import nn
 
 from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.init import Init
-from deepcv.nn.layers.spectral import SpectralConv2d
+from deepcv.nn.layers.spectral import SpectralConv2d, SpectralConvTranspose2d
 from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.ops.norms import Norm, normalise
 from deepcv.nn.ops.op import Activation, Count, Op, Padding, Range, Share, Side, activate, maps, mirrored, slide
@@ -97,6 +97,7 @@ class DepthwiseConv(Op):
     _: KW_ONLY
     pre_activation: bool = False
     dropout: Share = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (C * multiplier, H', W')."""
@@ -105,7 +106,7 @@ class DepthwiseConv(Op):
         return Conv(
             channels * self.multiplier, self.kernel, self.stride, self.padding, self.dilation, channels, self.bias,
             self.norm, self.activation, self.init, padding_mode=self.padding_mode, init_value=self.init_value,
-            pre_activation=self.pre_activation, dropout=self.dropout,
+            pre_activation=self.pre_activation, dropout=self.dropout, spectral_norm=self.spectral_norm,
         ).emit(emitter, x)  # fmt: skip
 
 
@@ -130,6 +131,7 @@ class SeparableConv(Op):
     _: KW_ONLY
     pre_activation: bool = False
     dropout: Share = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (channels, H', W')."""
@@ -143,10 +145,11 @@ class SeparableConv(Op):
         norm, activation = (self.norm, self.activation) if self.between else ("none", "none")
         begun = begin(self.init, self.init_value, "he")
         window = (self.kernel, self.stride, padding, self.dilation)
-        each = nn.Conv2d(channels, channels, *window, channels, bias=self.norm == "none")
+        kind = SpectralConv2d if self.spectral_norm else nn.Conv2d
+        each = kind(channels, channels, *window, channels, bias=self.norm == "none")
         mix = Conv(
             self.channels, 1, bias=biased(None, self.norm, self.pre_activation), norm="none", activation="none",
-            init=self.init, init_value=self.init_value,
+            init=self.init, init_value=self.init_value, spectral_norm=self.spectral_norm,
         )  # fmt: skip
 
         def both(x: Value) -> Value:
@@ -181,6 +184,7 @@ class TransposedConv(Op):
     _: KW_ONLY
     pre_activation: bool = False
     dropout: Share = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (channels, H', W'), H' = (H - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1."""
@@ -196,7 +200,8 @@ class TransposedConv(Op):
         if min(high, wide) < 1:
             raise FitError(f"padding: {self.padding} leaves nothing of {x}")
         bias = biased(self.bias, self.norm, self.pre_activation)
-        layer = nn.ConvTranspose2d(
+        kind = SpectralConvTranspose2d if self.spectral_norm else nn.ConvTranspose2d
+        layer = kind(
             channels, self.channels, self.kernel, self.stride, self.padding, self.output_padding, self.groups,
             bias, self.dilation,
         )  # fmt: skip
@@ -231,6 +236,7 @@ class PyramidConv(Op):
     _: KW_ONLY
     pre_activation: bool = False
     dropout: Share = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (channels, H', W')."""
@@ -244,13 +250,14 @@ class PyramidConv(Op):
         bias = biased(self.bias, self.norm, self.pre_activation)
         sides = slide(x, 3, self.stride, 1)
         begun = begin(self.init, self.init_value, "he")
+        kind = SpectralConv2d if self.spectral_norm else nn.Conv2d
 
         def levels(x: Value) -> Value:
             parts = []
             for level in range(self.levels):
                 count = share if level < self.levels - 1 else self.channels - share * level
                 groups = math.gcd(_PYRAMID_GROUPS[level], channels, count)
-                layer = nn.Conv2d(channels, count, 2 * level + 3, self.stride, level + 1, 1, groups, bias)
+                layer = kind(channels, count, 2 * level + 3, self.stride, level + 1, 1, groups, bias)
                 parts.append(emitter.module(layer, x, (count, *sides), f"level{level}", begun))
             return emitter.function(torch.cat, (parts, 1), (self.channels, *sides)) if len(parts) > 1 else parts[0]
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from deepcv.nn.emitter import Start
 from deepcv.nn.init import Init, start
-from deepcv.nn.layers.spectral import SpectralConv2d, SpectralLinear
+from deepcv.nn.layers.spectral import Spectral
 from deepcv.nn.ops.op import Range
 
 Constant = Annotated[float, Range(-1e6, 1e6)]
@@ -21,7 +21,7 @@ def begin(init: Init, value: float, default: Init) -> Start:
     def draw(layer: nn.Module) -> None:
         if init != default:
             start(init, value)(layer)
-        if isinstance(layer, SpectralConv2d | SpectralLinear):
+        if isinstance(layer, Spectral):
             layer.settle()
 
     return draw
