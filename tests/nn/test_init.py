@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrizations
 
-from deepcv.nn.spec import build, from_canonical
+from deepcv.nn.spec import SpecError, build, from_canonical
 
 
 def network(shape: tuple[int, int, int], *nodes: dict[str, Any]) -> fx.GraphModule:
@@ -50,6 +50,35 @@ def test_the_variance_of_an_init(layer: str, init: str, variance: Any) -> None:
     weight = weight_of(layer, init=init)
     assert weight.std().item() == pytest.approx(math.sqrt(variance(*LAYERS[layer][2:])), rel=0.02)
     assert abs(weight.mean()) < 0.01 * weight.std() + 1e-3
+
+
+TOKENS = {"id": "tokens", "op": "to_tokens"}
+SEVERAL: list[tuple[list[dict[str, Any]], list[str]]] = [  # nodes, the layers of the last one that start so
+    ([{"op": "meta_conv", "channels": 6}], ["conv.static"]),
+    ([{"op": "patch_embed", "features": 12, "patch": 2}], ["proj"]),
+    ([TOKENS, {"op": "attention", "heads": 4}], ["qkv", "proj"]),
+    ([TOKENS, {"op": "attention", "heads": 4, "from": ["tokens", "tokens"]}], ["q", "kv", "proj"]),
+    ([{"op": "squeeze_excite"}], ["fc1", "fc2"]),
+    ([{"op": "cbam", "reduction": 4}], ["channel.fc1", "channel.fc2", "spatial.conv"]),
+    ([{"op": "attention_gate", "from": ["input", "input"]}], ["skip", "gate", "psi"]),
+]
+
+
+@pytest.mark.parametrize(("nodes", "parts"), SEVERAL, ids=[nodes[-1]["op"] for nodes, _ in SEVERAL])
+def test_layers_of_several_parts_start_as_told_and_the_rest_of_them_as_ever(
+    nodes: list[dict[str, Any]], parts: list[str]
+) -> None:
+    states = []
+    for init in ({}, {"init": "constant", "init_value": 0.25}):
+        torch.manual_seed(0)
+        states.append(network((16, 4, 4), *nodes[:-1], {"id": "x", **nodes[-1], **init}).state_dict())
+    before, after = states
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    weights = {f"x.{part}.weight" for part in parts}
+    assert weights <= changed <= weights | {f"x.{part}.bias" for part in parts}
+    assert all((after[key] == (0.25 if key in weights else 0)).all() for key in changed)
+    with pytest.raises(SpecError, match="dirac"):
+        network((16, 4, 4), *nodes[:-1], {"id": "x", **nodes[-1], "init": "dirac"})
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -1,9 +1,10 @@
 """Attention: gates on feature maps, and attention of tokens."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, ClassVar, Literal
 
 from deepcv.nn.emitter import Emitter, FitError, Value
+from deepcv.nn.init import Init
 from deepcv.nn.layers.feature_attention import (
     AttentionGate,
     Cbam,
@@ -15,6 +16,7 @@ from deepcv.nn.layers.feature_attention import (
 from deepcv.nn.layers.tokens import CrossAttention, SelfAttention
 from deepcv.nn.ops.op import ACTIVATIONS, Count, Op, Range, Share, Side, maps
 from deepcv.nn.ops.tokens import sequence
+from deepcv.nn.ops.weights import Constant, begin_parts
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,17 @@ class SqueezeExciteOp(Op):
     divisor: Count = 8
     hidden: Count | None = None
     activation: Literal["relu", "gelu", "silu"] = "relu"
+    _: KW_ONLY
+    init: Init = "he"
+    init_value: Constant = 0.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W), kept."""
         (x,) = inputs
         channels, _, _ = maps(x)
         hidden = self.hidden or _rounded(channels / self.reduction, self.divisor)
-        return emitter.module(SqueezeExcite(channels, hidden, ACTIVATIONS[self.activation]), x, x.shape)
+        layer = SqueezeExcite(channels, hidden, ACTIVATIONS[self.activation])
+        return emitter.module(layer, x, x.shape, start=begin_parts(layer, self.init, self.init_value, "he"))
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,16 @@ class CbamOp(Op):
 
     reduction: Count = 16
     kernel: Side = 7
+    _: KW_ONLY
+    init: Init = "he"
+    init_value: Constant = 0.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W), kept."""
         (x,) = inputs
         channels, _, _ = maps(x)
-        return emitter.module(Cbam(channels, _rounded(channels / self.reduction, 1), _odd(self.kernel)), x, x.shape)
+        layer = Cbam(channels, _rounded(channels / self.reduction, 1), _odd(self.kernel))
+        return emitter.module(layer, x, x.shape, start=begin_parts(layer, self.init, self.init_value, "he"))
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,9 @@ class AttentionGateOp(Op):
 
     many: ClassVar[bool] = True
     hidden: Count | None = None
+    _: KW_ONLY
+    init: Init = "he"
+    init_value: Constant = 0.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) and (C', h, w) to (C, H, W)."""
@@ -97,7 +110,8 @@ class AttentionGateOp(Op):
         skip, gate = inputs
         (channels, _, _), (gate_channels, _, _) = maps(skip), maps(gate)
         hidden = self.hidden or max(channels // 2, 1)
-        return emitter.module(AttentionGate(channels, gate_channels, hidden), inputs, skip.shape)
+        layer = AttentionGate(channels, gate_channels, hidden)
+        return emitter.module(layer, inputs, skip.shape, start=begin_parts(layer, self.init, self.init_value, "he"))
 
 
 @dataclass(frozen=True)
@@ -114,6 +128,9 @@ class Attention(Op):
     qkv_bias: bool = True
     dropout: Share = 0.0
     out_dropout: Share = 0.0
+    _: KW_ONLY
+    init: Init = "torch"
+    init_value: Constant = 0.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(T, D), kept; (T, D) and (S, E) to (T, D)."""
@@ -122,10 +139,12 @@ class Attention(Op):
         if features % self.heads:
             raise FitError(f"heads: {self.heads} does not divide the features of {x}")
         options = (self.heads, self.qkv_bias, self.dropout, self.out_dropout)
-        if context:
-            cross = CrossAttention(features, sequence(context[0])[1], *options)
-            return emitter.module(cross, inputs, x.shape)
-        return emitter.module(SelfAttention(features, *options), x, x.shape)
+        layer = (
+            CrossAttention(features, sequence(context[0])[1], *options)
+            if context
+            else SelfAttention(features, *options)
+        )
+        return emitter.module(layer, inputs, x.shape, start=begin_parts(layer, self.init, self.init_value, "torch"))
 
 
 def _rounded(count: float, divisor: int) -> int:

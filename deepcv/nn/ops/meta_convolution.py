@@ -3,11 +3,13 @@
 from dataclasses import KW_ONLY, dataclass
 
 from deepcv.nn.emitter import Emitter, Value
+from deepcv.nn.init import Init
 from deepcv.nn.layers.meta_convolution import MetaConv2d
 from deepcv.nn.ops.convolution import INHERITS
 from deepcv.nn.ops.norms import Norm
 from deepcv.nn.ops.op import Activation, Count, Op, Padding, Share, Side, maps, slide
 from deepcv.nn.ops.order import biased, surrounded
+from deepcv.nn.ops.weights import Constant, begin_parts
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class MetaConv(Op):
     """Convolution whose kernel changes with the input by a matrix of `rank`; then batch norm and ReLU, as in `conv`.
 
     A net of one hidden layer, of the input channels / `reduction` and at least 8, infers the change from the mean over
-    positions.
+    positions. `init` is that of the kernel.
     """
 
     inherits = INHERITS
@@ -31,6 +33,8 @@ class MetaConv(Op):
     _: KW_ONLY
     pre_activation: bool = False
     dropout: Share = 0.0
+    init: Init = "he"
+    init_value: Constant = 0.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (channels, H', W')."""
@@ -41,7 +45,8 @@ class MetaConv(Op):
         bias = biased(self.bias, self.norm, self.pre_activation)
         hidden = max(channels // self.reduction, 8)
         layer = MetaConv2d(channels, self.channels, self.kernel, self.stride, padding, self.rank, hidden, bias)
+        begun = begin_parts(layer.static, self.init, self.init_value, "he")
         return surrounded(
-            emitter, x, lambda x: emitter.module(layer, x, shape, "conv"), self.norm, self.activation,
+            emitter, x, lambda x: emitter.module(layer, x, shape, "conv", begun), self.norm, self.activation,
             pre_activation=self.pre_activation, dropout=self.dropout,
         )  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from torch import nn
 
-from deepcv.nn.emitter import Start
+from deepcv.nn.emitter import FitError, Start
 from deepcv.nn.init import Init, start
 from deepcv.nn.layers.spectral import Spectral
 from deepcv.nn.ops.op import Range
@@ -25,3 +25,11 @@ def begin(init: Init, value: float, default: Init) -> Start:
             layer.settle()
 
     return draw
+
+
+def begin_parts(layer: nn.Module, init: Init, value: float, default: Init) -> dict[nn.Module, Start]:
+    """The same for each convolution and each linear layer within a layer of several."""
+    if init == "dirac":
+        raise FitError("init: dirac is for convolutions of one kernel")
+    begun = begin(init, value, default)
+    return {part: begun for part in layer.modules() if isinstance(part, nn.Conv2d | nn.Linear)}
