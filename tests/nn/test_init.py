@@ -88,6 +88,8 @@ def test_inits_with_fixed_numbers(layer: str) -> None:
     truncated = weight_of(layer, init="truncated_normal")
     assert truncated.abs().max() <= 0.04
     assert truncated.std().item() == pytest.approx(0.0176, rel=0.02)  # 0.02 cut at two standard deviations
+    wider = weight_of(layer, init="truncated_normal", init_value=0.1)
+    torch.testing.assert_close(wider, truncated * 5)
     rows = weight_of(layer, init="orthogonal").flatten(1)
     product = rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows
     torch.testing.assert_close(product, torch.eye(len(product)), rtol=0, atol=1e-5)

@@ -27,9 +27,10 @@ class Conv(Op):
     """Convolution, then batch norm and ReLU unless told otherwise; `pre_activation` puts norm and activation before it.
 
     The padding defaults to half the kernel: an odd kernel keeps the size at stride 1. The bias defaults to off before a
-    norm with a shift of its own, else to on. `init: dirac` starts the first filters as the identity. `kernel_width` is for
-    a kernel that is not square, `norm_groups` for `norm: group`; `dropout` comes last; `zero_init` starts the norm's scale at
-    0.
+    norm with a shift of its own, else to on. `init: dirac` starts the first filters as the identity; `init_value` is the
+    number of `init: constant`, or the standard deviation of `truncated_normal`, there 0.02 by default. `kernel_width` is for
+    a kernel that is not square, `norm_groups` for `norm: group`; `dropout` comes last; `zero_init` starts the norm's scale
+    at 0.
     """
 
     inherits = INHERITS

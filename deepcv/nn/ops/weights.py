@@ -17,6 +17,8 @@ def begin(init: Init, value: float, default: Init) -> Start:
 
     A layer with spectral norm then finds the singular vectors of these weights.
     """
+    if init == "truncated_normal" and value < 0:
+        raise FitError(f"init_value: {value:g} is the standard deviation of truncated_normal and must not be negative")
 
     def draw(layer: nn.Module) -> None:
         if init != default:
