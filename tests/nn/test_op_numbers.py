@@ -1,6 +1,8 @@
 """Each op's numbers and gradients against torch, or against its formula written out. The first ops are in test_ops."""
 
+import ast
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -379,8 +381,36 @@ def network(op: str, sources: str, options: dict[str, Any]) -> fx.GraphModule:
 def test_every_op_has_its_numbers_held() -> None:
     first = {str(options.get("op", name)) for name, (options, _, _) in test_ops.CASES.items()}
     assert first | {op for op, *_ in CASES} | test_ops.ELSEWHERE.keys() == set(OPS)
-    for name, file in test_ops.ELSEWHERE.items():
-        assert name in (Path(__file__).parent / file).read_text()
+    for op, test in test_ops.ELSEWHERE.items():
+        assert builds(test, op), f"{test} does not build the op {op}"
+
+
+def builds(test: str, op: str) -> bool:
+    """Whether a test, or what it uses of its file, names the op: as a text of its own, as `op: NAME`, or as a key `NAME:`."""
+    file, _, name = test.partition("::")
+    defined: dict[str, ast.stmt] = {}
+    for statement in ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.FunctionDef):
+            defined[statement.name] = statement
+        for target in getattr(statement, "targets", [getattr(statement, "target", None)]):
+            if isinstance(target, ast.Name):
+                defined[target.id] = statement
+    names, texts = [name], set()
+    for one in names:  # grows
+        for node in ast.walk(defined[one]):
+            if isinstance(node, ast.Name) and node.id in defined and node.id not in names:
+                names.append(node.id)
+            elif isinstance(node, ast.Constant):
+                texts.add(str(node.value))
+    return op in texts or any(re.search(rf"\bop: {op}\b|\b{op}: ", text) for text in texts)
+
+
+def test_a_test_of_another_op_or_of_none_is_told_apart() -> None:
+    assert builds("test_attention.py::test_eca_is_timms", "eca")
+    assert not builds("test_attention.py::test_eca_is_timms", "cbam")
+    assert not builds("test_blur.py::test_it_is_the_gaussian", "blur")  # the layer alone
+    with pytest.raises(KeyError):
+        builds("test_attention.py::test_that_is_gone", "eca")
 
 
 @pytest.mark.parametrize(("op", "sources", "options", "reference"), CASES)
