@@ -81,6 +81,14 @@ def test_layers_of_several_parts_start_as_told_and_the_rest_of_them_as_ever(
         network((16, 4, 4), *nodes[:-1], {"id": "x", **nodes[-1], "init": "dirac"})
 
 
+@pytest.mark.parametrize("op", ["depthwise_conv", "separable_conv", "transposed_conv", "pyramid_conv"])
+def test_every_convolution_starts_at_its_init_value(op: str) -> None:
+    channels = {} if op == "depthwise_conv" else {"channels": 8}
+    net = network((4, 6, 6), {"id": "x", "op": op, **channels, "init": "constant", "init_value": 0.25, "norm": "none"})
+    values = {name.rpartition(".")[2]: set(p.flatten().tolist()) for name, p in net.named_parameters()}
+    assert values == {"weight": {0.25}, "bias": {0.0}}
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_inits_with_fixed_numbers(layer: str) -> None:
     assert weight_of(layer, init="zeros").count_nonzero() == 0
@@ -101,6 +109,7 @@ def test_inits_with_fixed_numbers(layer: str) -> None:
         {"op": "conv", "channels": 8, "norm": norm, "activation": "none", "zero_init": True}
         for norm in ("batch", "layer", "instance", "group", "rms", "layer_mean_batch")
     ]
+    + [{"op": op, "channels": 8, "activation": "none", "zero_init": True} for op in ("transposed_conv", "pyramid_conv")]
     + [
         {"op": op, "zero_init": True}
         for op in ("batch_norm", "layer_norm", "rms_norm", "instance_norm", "group_norm", "layer_mean_batch_norm")

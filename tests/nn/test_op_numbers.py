@@ -32,13 +32,15 @@ def channel_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, mea
     return y if bias is None else y + bias[:, None, None]
 
 
-def pyramid(p: Callable[[str], Tensor], x: Tensor) -> Tensor:
+def pyramid(p: Callable[[str], Tensor], x: Tensor, stride: int = 1) -> Tensor:
     """Three levels of 16 channels from 8: 4, 4 and 8 filters of 3, 5, 7 pixels in 1, 4, 8 groups, pixel by pixel."""
-    parts = []
+    parts, size = [], x[:, :, ::stride, ::stride].shape[2:]
     for level, (kernel, groups) in enumerate([(3, 1), (5, 4), (7, 8)]):
-        patches = F.unfold(x, kernel, padding=kernel // 2).unflatten(1, (groups, -1))  # (N, G, C/G * k², H * W)
+        patches = F.unfold(x, kernel, padding=kernel // 2, stride=stride).unflatten(
+            1, (groups, -1)
+        )  # (N, G, C/G * k², H * W)
         weight = p(f"level{level}.weight").flatten(1).unflatten(0, (groups, -1))
-        parts.append(torch.einsum("gok,ngkp->ngop", weight, patches).flatten(1, 2).unflatten(2, x.shape[2:]))
+        parts.append(torch.einsum("gok,ngkp->ngop", weight, patches).flatten(1, 2).unflatten(2, size))
     return torch.cat(parts, 1) + torch.cat([p(f"level{n}.bias") for n in range(3)])[:, None, None]
 
 
@@ -185,7 +187,41 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
             F.conv2d(batch(p, x).relu(), p("conv.weight"), p("conv.bias"), padding=1, groups=8), 0.3
         ),
     ),
+    (
+        "depthwise_conv",
+        "maps",
+        {"dilation": 2, "padding": 1},
+        # Nine taps two apart, each of them the maps moved.
+        lambda p, x: batch(
+            p,
+            sum(
+                p("conv.weight")[:, 0, i, j, None, None] * F.pad(x, (1, 1, 1, 1))[:, :, 2 * i : 2 * i + 4, 2 * j : 2 * j + 6]
+                for i in range(3)
+                for j in range(3)
+            ),
+        ).relu(),
+    ),
     ("separable_conv", "maps", {"channels": 6}, lambda p, x: separable(p, x, False)),
+    (
+        "separable_conv",
+        "maps",
+        {"channels": 6, "stride": 2, "dilation": 2, "norm": "none"},
+        lambda p, x: F.conv2d(
+            F.conv2d(x, p("depthwise.weight"), p("depthwise.bias"), 2, 2, 2, 8), p("conv.weight"), p("conv.bias")
+        ).relu(),
+    ),
+    (
+        "transposed_conv",
+        "maps",
+        {"channels": 6, "kernel": 3, "stride": 1, "dilation": 2, "norm": "none"},
+        lambda p, x: F.conv_transpose2d(x, p("conv.weight"), p("conv.bias"), dilation=2).relu(),
+    ),
+    (
+        "pyramid_conv",
+        "maps",
+        {"channels": 16, "levels": 3, "stride": 2, "norm": "none", "activation": "none"},
+        lambda p, x: pyramid(p, x, stride=2),
+    ),
     ("separable_conv", "maps", {"channels": 6, "between": True}, lambda p, x: separable(p, x, True)),
     (
         "transposed_conv",
@@ -299,6 +335,19 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
         lambda p, x: x / (x.square().mean(2, keepdim=True) + 0.1).sqrt() * p("weight"),
     ),
     ("instance_norm", "input", {}, lambda p, x: F.instance_norm(x, weight=p("weight"), bias=p("bias"))),
+    (
+        "instance_norm",
+        "input",
+        {"eps": 0.1},
+        lambda p, x: (x - x.mean((2, 3), keepdim=True)) / (x.var((2, 3), False, keepdim=True) + 0.1).sqrt()
+        * p("weight").view(4, 1, 1) + p("bias").view(4, 1, 1),
+    ),
+    (
+        "group_norm",
+        "input",
+        {"groups": 2, "eps": 0.1},
+        lambda p, x: F.group_norm(x, 2, p("weight"), p("bias"), 0.1),
+    ),
     ("group_norm", "input", {"groups": 2}, lambda p, x: F.group_norm(x, 2, p("weight"), p("bias"))),
     ("group_norm", "input", {}, lambda p, x: F.group_norm(x, 4, p("weight"), p("bias"))),  # gcd(32, 4)
     ("layer_mean_batch_norm", "input", {}, layer_mean_batch),
@@ -308,6 +357,7 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
         {"size": 3, "alpha": 0.5, "k": 2.0},
         lambda _, x: x / (2 + 0.5 / 3 * sum(F.pad(x**2, (0, 0, 0, 0, 1, 1))[:, i : i + 4] for i in range(3))) ** 0.75,
     ),
+    ("local_response_norm", "input", {"alpha": 0.5, "beta": 0.3}, lambda _, x: nn.LocalResponseNorm(5, 0.5, 0.3)(x)),
     ("dropout2d", "input", {"p": 0.3}, lambda _, x: nn.Dropout2d(0.3)(x)),
     ("drop_path", "input", {"p": 0.3}, lambda _, x: x * F.dropout(torch.ones(len(x), 1, 1, 1), 0.3)),
     ("drop_path", "tokens", {"p": 0.3}, lambda _, x: x * F.dropout(torch.ones(len(x), 1, 1), 0.3)),
@@ -317,6 +367,20 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
     ("sum", "maps other maps", {"scale": 0.1}, lambda _, a, b, c: a + 0.1 * b + 0.1 * c),
     ("mean", "maps other maps", {"activation": "relu"}, lambda _, a, b, c: F.relu((a + b + c) / 3)),
     ("mean", "maps other maps", {"scale": 0.1}, lambda _, a, b, c: (a + 0.1 * b + 0.1 * c) / 3),
+    ("sum", "maps small", {"adapt": "resize"}, lambda _, a, b: a + nn.Upsample((6, 8), mode="bilinear")(b)),
+    ("mean", "maps small", {"adapt": "resize"}, lambda _, a, b: (a + nn.Upsample((6, 8), mode="bilinear")(b)) / 2),
+    (
+        "mean",
+        "maps input",
+        {"adapt": "project"},
+        lambda p, a, b: (a + torch.einsum("oc,nchw->nohw", p("adapt1.project.weight")[:, :, 0, 0], b)) / 2,
+    ),
+    (
+        "concat",
+        "input small",
+        {"adapt": "resize"},
+        lambda _, a, b: torch.cat([a, nn.Upsample((6, 8), mode="bilinear")(b)], 1),
+    ),
     ("multiply", "maps other", {"activation": "sigmoid"}, lambda _, a, b: torch.sigmoid(a * b)),
     ("multiply", "maps gate", {}, lambda _, a, b: torch.einsum("nchw,nc->nchw", a, b)),
     ("concat", "tokens tokens", {}, lambda _, a, b: torch.cat([a, b], -1)),
@@ -365,6 +429,8 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
         lambda _, x: nn.ConstantPad2d((1, 2, 3, 4), 0.5)(x),
     ),
     ("pad", "input", {"left": 1, "bottom": 4, "mode": "reflect"}, lambda _, x: nn.ReflectionPad2d((1, 0, 0, 4))(x)),
+    ("pad", "input", {"right": 2, "top": 4, "mode": "replicate"}, lambda _, x: nn.ReplicationPad2d((0, 2, 4, 0))(x)),
+    ("pad", "input", {"right": 2, "top": 4, "mode": "circular"}, lambda _, x: nn.CircularPad2d((0, 2, 4, 0))(x)),
     ("crop", "input", {"left": 1, "top": 2, "bottom": 1}, lambda _, x: x[:, :, 2:5, 1:]),
     ("shift", "input", {"right": 2, "down": -1}, lambda _, x: moved(x)),
 ]  # fmt: skip
@@ -467,6 +533,19 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
     assert set(kept.tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     assert 0.72 < (kept > 0).float().mean() < 0.78
     assert torch.equal(net.eval()(x)["y"], x)
+
+
+@pytest.mark.parametrize(("options", "start"), [({}, 1e-4), ({"start": 0.25}, 0.25)])
+def test_layer_scale_begins_at_its_start(options: dict[str, float], start: float) -> None:
+    x = torch.randn(2, *FIRST)
+    assert torch.equal(network("layer_scale", "input", options)(x)["y"], x * start)
+
+
+def test_momentum_is_the_weight_of_the_latest_batch() -> None:
+    net, x = network("batch_norm", "input", {"momentum": 0.3}), torch.randn(6, *FIRST) * 2 + 1
+    net(x)
+    torch.testing.assert_close(net.get_buffer("x.running_mean"), 0.3 * x.mean((0, 2, 3)))
+    torch.testing.assert_close(net.get_buffer("x.running_var"), 0.7 + 0.3 * x.var((0, 2, 3)))
 
 
 def test_layer_mean_batch_norm_in_eval_uses_the_running_mean() -> None:
