@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from deepcv.nn.ops import OPS
 from deepcv.nn.spec.document import FILE_KEYS, TEMPLATE_KEYS
 from deepcv.nn.spec.expand import zoo
+from deepcv.nn.spec.model import NAME, TAKEN
 from deepcv.nn.spec.options import REQUIRED, fields
 
 _FORMULA = {"type": "string", "pattern": r"\$", "description": "a formula of $parameters"}
@@ -23,6 +24,7 @@ _SIZE = {
     ],
     "description": "[height, width] that a training resizes the images to; null: as they come",
 }
+_ID = _NAME | {"not": {"enum": sorted(name for name in TAKEN if NAME.fullmatch(name))}}
 _SCALAR = {"type": ["number", "string", "boolean"]}
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
 
@@ -30,10 +32,9 @@ _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
 def schema() -> dict[str, Any]:
     """The schema of a network file: every op with its keys, types, ranges and defaults."""
     nodes = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/node"}}
-    inherited = sorted({name for op in OPS.values() for name in op.inherits.values()})
     sections: dict[str, Any] = {
         "parameters": {"type": "object", "additionalProperties": _SCALAR, "propertyNames": _NAME},
-        "defaults": {"type": "object", "properties": dict.fromkeys(inherited, _SCALAR), "additionalProperties": False},
+        "defaults": {"type": "object", "properties": _defaults(), "additionalProperties": False},
         "templates": {"type": "object", "propertyNames": _NAME, "additionalProperties": {"$ref": "#/$defs/template"}},
         "inputs": {
             "anyOf": [
@@ -58,6 +59,7 @@ def schema() -> dict[str, Any]:
         "required": ["nodes", "outputs"],
         "additionalProperties": False,
         "$defs": {
+            "id": _ID,
             "template": {
                 "type": "object",
                 "properties": {key: template[key] for key in TEMPLATE_KEYS},
@@ -70,36 +72,42 @@ def schema() -> dict[str, Any]:
     }
 
 
+def _defaults() -> dict[str, Any]:
+    """Each key of `defaults`: what any op that inherits it takes."""
+    taken: dict[str, list[Any]] = {}
+    for op in OPS.values():
+        for key, name in op.inherits.items():
+            choices = taken.setdefault(name, [])
+            choices += [choice for choice in _value(fields(op)[key][0])["anyOf"] if choice not in choices]
+    return {name: {"anyOf": taken[name]} for name in sorted(taken)}
+
+
 def _bodies(*, with_id: bool) -> list[dict[str, Any]]:
     """One schema per kind of node; inside a `choice` a node has neither id nor from."""
-    links: dict[str, Any] = {
-        "repeat": {"anyOf": [{"type": "integer", "minimum": 1}, _FORMULA]},
-        "checkpoint": {"anyOf": [{"type": "boolean"}, _FORMULA]},
-    }
-    sources = {"type": ["string", "array"], "items": {"type": "string"}}
-    if with_id:
-        links |= {"id": _NAME, "from": sources}
+    count = {"anyOf": [{"type": "integer", "minimum": 1}, _FORMULA]}
+    again = {"checkpoint": {"anyOf": [{"type": "boolean"}, _FORMULA]}}
+    own: dict[str, Any] = {"id": {"$ref": "#/$defs/id"}} if with_id else {}
+    sources: dict[str, Any] = {"from": {"type": ["string", "array"], "items": {"type": "string"}}} if with_id else {}
+    links = own | sources | again | {"repeat": count}
 
-    def body(required: str, properties: dict[str, Any], also: list[str] | None = None) -> dict[str, Any]:
-        return {
-            "properties": links | properties, "required": [required, *(also or [])], "additionalProperties": False,
-        }  # fmt: skip
+    def body(required: str, properties: dict[str, Any]) -> dict[str, Any]:
+        return {"properties": properties, "required": [required], "additionalProperties": False}
 
     bodies = [_op(name, links) for name in OPS if name != "choice"]
     bodies += [_op(name, links, sugar=True) for name in ("timm", "torchvision")]
     bodies.append({"properties": links | {"template": _NAME}, "required": ["template"]})
     bodies.append(
-        body("spec", {"spec": {"enum": zoo()}, "parameters": {"type": "object", "additionalProperties": _SCALAR}})
-    )
-    bodies.append(
         body(
-            "choice", {"choice": {"type": "object", "additionalProperties": {"$ref": "#/$defs/body"}}, "pick": _SCALAR}
+            "spec", links | {"spec": {"enum": zoo()}, "parameters": {"type": "object", "additionalProperties": _SCALAR}}
         )
     )
+    picks = {"pick": {"type": ["string", "null"]}, "n": count}
+    candidates = {"type": "object", "additionalProperties": {"$ref": "#/$defs/body"}}
+    bodies.append(body("choice", links | picks | {"choice": candidates}))
     if with_id:
-        bodies.append(body("share", {"share": _NAME}))
-        picks = {"pick_from": {"type": "array", "items": {"type": "string"}, "minItems": 2}, "pick": _SCALAR}
-        bodies.append(body("pick_from", picks | {"n": {"anyOf": [{"type": "integer", "minimum": 1}, _FORMULA]}}))
+        bodies.append(body("share", own | sources | again | {"share": _NAME}))
+        nodes = {"type": "array", "items": {"type": "string"}, "minItems": 2}
+        bodies.append(body("pick_from", own | picks | {"pick_from": nodes}))
     return bodies
 
 

@@ -1,6 +1,6 @@
 """What an op needs to put itself into the graph: one call per layer, with the shape that comes out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -64,11 +64,12 @@ class Emitter:
         values: Value | Sequence[Value],
         shape: Shape,
         part: str = "",
-        start: Start | None = None,
+        start: Start | Mapping[nn.Module, Start] | None = None,
     ) -> Value:
         """Call a module. Its path, hence its state_dict keys, is the node's id; `id.part` where a node has several.
 
-        `start` sets its first weights once it has storage; torch's or He's way is the default (`init.reset`).
+        `start` sets its first weights once it has storage, or those of some of its parts; torch's or He's way is the default
+        (`init.reset`).
         """
         path = f"{self.owner}.{part}" if part else self.owner
         if self.made:
@@ -91,7 +92,7 @@ class Emitter:
         node.meta.setdefault("id", source or self.node_id)
         return Value(source or self.node_id, node, shape)
 
-    def _add(self, path: str, module: nn.Module, start: Start | None) -> None:
+    def _add(self, path: str, module: nn.Module, start: Start | Mapping[nn.Module, Start] | None) -> None:
         parent = self.root
         *folders, leaf = path.split(".")
         for folder in folders:
@@ -101,7 +102,7 @@ class Emitter:
         parent.add_module(leaf, module)
         self.paths.append(path)
         if start is not None:
-            self.starts[module] = start
+            self.starts |= start if isinstance(start, Mapping) else {module: start}
 
     def _same(self, path: str, module: nn.Module) -> None:
         """Refuse to share a module that another input would have made otherwise."""

@@ -30,8 +30,11 @@ def _dirac(weight: Tensor) -> None:
         nn.init.dirac_(weight[: weight.shape[1]])  # the other filters stay as He drew them
 
 
-def _truncated(weight: Tensor) -> None:
-    nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04)
+_STD = 0.02  # of truncated_normal
+
+
+def _truncated(weight: Tensor, std: float) -> None:
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 WEIGHTS: Mapping[str, Callable[[Tensor], object]] = MappingProxyType(
@@ -40,7 +43,6 @@ WEIGHTS: Mapping[str, Callable[[Tensor], object]] = MappingProxyType(
         "he_fan_out": lambda weight: nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu"),
         "xavier": nn.init.xavier_uniform_,
         "xavier_normal": nn.init.xavier_normal_,
-        "truncated_normal": _truncated,
         "orthogonal": nn.init.orthogonal_,
         "zeros": nn.init.zeros_,
         "dirac": _dirac,
@@ -51,7 +53,7 @@ WEIGHTS: Mapping[str, Callable[[Tensor], object]] = MappingProxyType(
 def start(name: Init, value: float = 0) -> Callable[[nn.Module], None]:
     """The function that draws a layer's `weight` again in the way of that name; its bias then starts at zero.
 
-    `value` is that of `constant`.
+    `value` is that of `constant`, or the standard deviation of `truncated_normal`, where 0 stands for 0.02.
     """
 
     def draw(module: nn.Module) -> None:
@@ -61,6 +63,8 @@ def start(name: Init, value: float = 0) -> Callable[[nn.Module], None]:
             return
         if name == "constant":
             nn.init.constant_(parameters["weight"], value)
+        elif name == "truncated_normal":
+            _truncated(parameters["weight"], value or _STD)
         else:
             WEIGHTS[name](parameters["weight"])
         if "bias" in parameters:

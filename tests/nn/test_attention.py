@@ -55,6 +55,27 @@ def test_squeeze_excite_as_in_efficientnet() -> None:
     agree(net, reference, 96, {key: key for key in reference.state_dict()})
 
 
+def test_squeeze_excite_with_another_reduction_and_divisor() -> None:
+    reference = SEModule(72, rd_ratio=1 / 5, rd_divisor=3)
+    assert reference.fc1.out_channels == 15  # 14.4, to a multiple of 3
+    net = one("squeeze_excite", 72, reduction=5, divisor=3)
+    agree(net, reference, 72, {key: key for key in reference.state_dict()})
+
+
+@pytest.mark.parametrize(
+    ("options", "reference", "kernel"),
+    [
+        ({"kernel": 7}, EcaModule(kernel_size=7), 7),
+        ({"gamma": 1.0}, EcaModule(64, gamma=1), 7),
+        ({"b": 4.0}, EcaModule(64, beta=4), 5),
+    ],
+)
+def test_eca_with_another_kernel(options: dict[str, float], reference: nn.Module, kernel: int) -> None:
+    net = one("eca", 64, **options)
+    assert net.get_parameter("x.conv.weight").numel() == kernel
+    agree(net, reference, 64, {"conv.weight": "conv.weight"})
+
+
 @pytest.mark.parametrize("channels", [2**power for power in range(4, 12)] + [48, 720])
 def test_eca_is_timms(channels: int) -> None:
     agree(one("eca", channels), EcaModule(channels), channels, {"conv.weight": "conv.weight"})
@@ -82,6 +103,11 @@ def test_cbam_is_timms(channels: int) -> None:
     agree(one("cbam", channels), CbamModule(channels), channels, CBAM)
 
 
+def test_cbam_with_another_reduction_and_kernel() -> None:
+    reference = CbamModule(40, rd_ratio=1 / 4, spatial_kernel_size=3)
+    agree(one("cbam", 40, reduction=4, kernel=3), reference, 40, CBAM)
+
+
 def test_spatial_gate_is_the_second_half_of_cbam() -> None:
     names = {ours.removeprefix("spatial."): t for ours, t in CBAM.items() if ours.startswith("spatial.")}
     reference = CbamModule(8, spatial_kernel_size=3)
@@ -106,12 +132,13 @@ def gate_by_hand(state: dict[str, Tensor], skip: Tensor, gate: Tensor) -> Tensor
     return skip * alpha.unsqueeze(1)
 
 
-def test_attention_gate_is_the_equation() -> None:
+@pytest.mark.parametrize(("options", "hidden"), [({}, 3), ({"hidden": 5}, 5)])
+def test_attention_gate_is_the_equation(options: dict[str, int], hidden: int) -> None:
     torch.manual_seed(0)
     down = {"id": "down", "op": "conv", "channels": 12, "stride": 2}
-    gate = {"id": "x", "op": "attention_gate", "from": ["input", "down"]}
+    gate = {"id": "x", "op": "attention_gate", "from": ["input", "down"], **options}
     net = network(down, gate, shape=(6, 8, 10), y="x", g="down")
-    assert net.get_parameter("x.skip.weight").shape == (3, 6, 1, 1)
+    assert net.get_parameter("x.skip.weight").shape == (hidden, 6, 1, 1)
     for parameter in net.parameters():
         nn.init.normal_(parameter)
     skip = torch.randn(4, 6, 8, 10)

@@ -36,6 +36,14 @@ def test_it_is_the_gaussian(max_sigma: float, sigma: float) -> None:
     torch.testing.assert_close(layer(x), by_hand(x, sigma, math.ceil(2 * max_sigma)), rtol=0, atol=1e-6)
 
 
+def test_the_op_is_the_gaussian() -> None:
+    net = network(first=0.4)
+    maps = net.get_submodule("a.norm")(net.get_submodule("a.conv")(x := torch.randn(2, 3, 8, 8))).relu()
+    soft = by_hand(maps, 0.4, 2)  # the window is that of max_sigma, 1
+    expected = net.get_submodule("b.norm")(net.get_submodule("b.conv")(soft)).relu()  # `softer` is off
+    torch.testing.assert_close(net(x)["y"], expected, rtol=0, atol=1e-6)
+
+
 SPECIAL = [0.0, -0.0, 1e-40, math.inf, -math.inf, math.nan, 3.0, -1.5]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrizations
 
-from deepcv.nn.spec import build, from_canonical
+from deepcv.nn.spec import SpecError, build, from_canonical
 
 
 def network(shape: tuple[int, int, int], *nodes: dict[str, Any]) -> fx.GraphModule:
@@ -52,6 +52,45 @@ def test_the_variance_of_an_init(layer: str, init: str, variance: Any) -> None:
     assert abs(weight.mean()) < 0.01 * weight.std() + 1e-3
 
 
+TOKENS = {"id": "tokens", "op": "to_tokens"}
+SEVERAL: list[tuple[list[dict[str, Any]], list[str]]] = [  # nodes, the layers of the last one that start so
+    ([{"op": "meta_conv", "channels": 6}], ["conv.static"]),
+    ([{"op": "patch_embed", "features": 12, "patch": 2}], ["proj"]),
+    ([TOKENS, {"op": "attention", "heads": 4}], ["qkv", "proj"]),
+    ([TOKENS, {"op": "attention", "heads": 4, "from": ["tokens", "tokens"]}], ["q", "kv", "proj"]),
+    ([{"op": "squeeze_excite"}], ["fc1", "fc2"]),
+    ([{"op": "cbam", "reduction": 4}], ["channel.fc1", "channel.fc2", "spatial.conv"]),
+    ([{"op": "attention_gate", "from": ["input", "input"]}], ["skip", "gate", "psi"]),
+    ([{"op": "fuse", "from": ["input", "input"], "to": 0}], ["from1.conv"]),
+    ([{"id": "half", "op": "max_pool"}, {"op": "fuse", "from": ["input", "half"], "to": 1}], ["from0.0.conv"]),
+]
+
+
+@pytest.mark.parametrize(("nodes", "parts"), SEVERAL, ids=[nodes[-1]["op"] for nodes, _ in SEVERAL])
+def test_layers_of_several_parts_start_as_told_and_the_rest_of_them_as_ever(
+    nodes: list[dict[str, Any]], parts: list[str]
+) -> None:
+    states = []
+    for init in ({}, {"init": "constant", "init_value": 0.25}):
+        torch.manual_seed(0)
+        states.append(network((16, 4, 4), *nodes[:-1], {"id": "x", **nodes[-1], **init}).state_dict())
+    before, after = states
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    weights = {f"x.{part}.weight" for part in parts}
+    assert weights <= changed <= weights | {f"x.{part}.bias" for part in parts}
+    assert all((after[key] == (0.25 if key in weights else 0)).all() for key in changed)
+    with pytest.raises(SpecError, match="dirac"):
+        network((16, 4, 4), *nodes[:-1], {"id": "x", **nodes[-1], "init": "dirac"})
+
+
+@pytest.mark.parametrize("op", ["depthwise_conv", "separable_conv", "transposed_conv", "pyramid_conv"])
+def test_every_convolution_starts_at_its_init_value(op: str) -> None:
+    channels = {} if op == "depthwise_conv" else {"channels": 8}
+    net = network((4, 6, 6), {"id": "x", "op": op, **channels, "init": "constant", "init_value": 0.25, "norm": "none"})
+    values = {name.rpartition(".")[2]: set(p.flatten().tolist()) for name, p in net.named_parameters()}
+    assert values == {"weight": {0.25}, "bias": {0.0}}
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_inits_with_fixed_numbers(layer: str) -> None:
     assert weight_of(layer, init="zeros").count_nonzero() == 0
@@ -59,6 +98,8 @@ def test_inits_with_fixed_numbers(layer: str) -> None:
     truncated = weight_of(layer, init="truncated_normal")
     assert truncated.abs().max() <= 0.04
     assert truncated.std().item() == pytest.approx(0.0176, rel=0.02)  # 0.02 cut at two standard deviations
+    wider = weight_of(layer, init="truncated_normal", init_value=0.1)
+    torch.testing.assert_close(wider, truncated * 5)
     rows = weight_of(layer, init="orthogonal").flatten(1)
     product = rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows
     torch.testing.assert_close(product, torch.eye(len(product)), rtol=0, atol=1e-5)
@@ -68,8 +109,9 @@ def test_inits_with_fixed_numbers(layer: str) -> None:
     "node",
     [
         {"op": "conv", "channels": 8, "norm": norm, "activation": "none", "zero_init": True}
-        for norm in ("batch", "layer", "instance", "group")
+        for norm in ("batch", "layer", "instance", "group", "rms", "layer_mean_batch")
     ]
+    + [{"op": op, "channels": 8, "activation": "none", "zero_init": True} for op in ("transposed_conv", "pyramid_conv")]
     + [
         {"op": op, "zero_init": True}
         for op in ("batch_norm", "layer_norm", "rms_norm", "instance_norm", "group_norm", "layer_mean_batch_norm")
@@ -135,6 +177,33 @@ def test_spectral_norm_has_the_numbers_of_torch() -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
         a.square().sum().backward(), b.square().sum().backward()
         torch.testing.assert_close(ours.weight.grad, theirs.parametrizations.weight.original.grad)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("op", "options", "parts"),
+    [
+        ("conv", {"channels": 6, "groups": 2}, ["conv"]),
+        ("depthwise_conv", {"multiplier": 2}, ["conv"]),
+        ("separable_conv", {"channels": 6}, ["depthwise", "conv"]),
+        ("transposed_conv", {"channels": 6, "kernel": 3, "groups": 2, "output_padding": 1, "dilation": 2}, ["conv"]),
+        ("pyramid_conv", {"channels": 8, "levels": 2}, ["level0", "level1"]),
+    ],
+)
+def test_every_convolution_with_spectral_norm_is_the_plain_one_with_torchs_weight(
+    op: str, options: dict[str, Any], parts: list[str]
+) -> None:
+    torch.manual_seed(0)
+    ours = network((4, 6, 7), {"id": "x", "op": op, **options, "spectral_norm": True})
+    plain = network((4, 6, 7), {"id": "x", "op": op, **options})
+    plain.load_state_dict({key: value for key, value in ours.state_dict().items() if key in plain.state_dict()})
+    for part in parts:
+        theirs, layer = plain.get_submodule(f"x.{part}"), ours.get_submodule(f"x.{part}")
+        norm: Any = parametrizations.spectral_norm(theirs).parametrizations.weight[0]  # type: ignore[union-attr, index]
+        norm._u.copy_(layer.left)
+        norm._v.copy_(layer.right)
+    x = torch.randn(3, 4, 6, 7)
+    for training in (True, True, False):  # the first two move the singular vectors
+        torch.testing.assert_close(ours.train(training)(x)["y"], plain.train(training)(x)["y"], rtol=1e-5, atol=1e-5)
 
 
 def test_spectral_norm_keeps_the_plain_keys_and_is_pickled() -> None:

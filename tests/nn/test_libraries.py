@@ -40,6 +40,16 @@ def test_timm_features_are_taken_by_level(tmp_path: Path) -> None:
     assert node.meta["shape"] == (256, 4, 4)
 
 
+def test_a_timm_network_without_its_pool_gives_the_last_maps(tmp_path: Path) -> None:
+    network = network_of(tmp_path, "id: net, timm: resnet18, pool: false").eval()
+    torch.manual_seed(0)
+    peer = timm.create_model("resnet18", num_classes=0).eval()
+    x = torch.randn(1, 3, 64, 64)
+    y = network(x)["out"]
+    assert y.shape == (1, 512, 2, 2)
+    assert torch.equal(y, peer.forward_features(x))
+
+
 def test_a_name_may_be_a_parameter(tmp_path: Path) -> None:
     """So that a search chooses the network."""
     path = tmp_path / "net.yaml"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.liveness import Storages, peak
-from benchmarks.network_speed import YAML, ByHand
+from benchmarks.network_speed import YAML, ByHand, operations
 from deepcv.nn.spec import build, load
 
 # Of each node the places of its sources among what came before, 0 for the input; one aten operation each.
@@ -81,3 +81,13 @@ def test_the_peak_is_that_of_the_network_written_by_hand(tmp_path: Path) -> None
     images = torch.randn(2, 3, 16, 16)
     for training in (False, True):
         assert peak(ours, images, training=training) <= 1.02 * peak(hand, images, training=training)
+
+
+def test_its_aten_operations_are_those_of_the_network_written_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "net.yaml"
+    path.write_text(YAML)
+    ours, hand = build(load(path, {"width": 4}), (3, 16, 16), 10), ByHand(4, 10)
+    images = torch.randn(2, 3, 16, 16)
+    seen = operations(ours, images)
+    assert len(seen) > 200  # forward and backward
+    assert seen == operations(hand, images)

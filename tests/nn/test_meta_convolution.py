@@ -89,6 +89,25 @@ def test_norm_and_activation_follow_as_in_conv() -> None:
     torch.testing.assert_close(net(x)["y"], expected, rtol=0, atol=1e-6)
 
 
+def test_it_takes_any_norm() -> None:
+    net = network(channels=8, norm="layer")
+    x = torch.randn(4, 6, 12, 10)
+    expected = F.layer_norm(net.get_submodule("x.conv")(x).movedim(1, 3), (8,)).movedim(3, 1).relu()
+    torch.testing.assert_close(net(x)["y"], expected, rtol=0, atol=1e-6)
+
+
+def test_they_may_stand_before_it_and_dropout_comes_last() -> None:
+    torch.manual_seed(0)
+    net = network(channels=8, pre_activation=True, dropout=0.3)
+    nn.init.normal_(net.get_parameter("x.conv.left.weight"))
+    x = torch.randn(4, 6, 12, 10)
+    torch.manual_seed(1)
+    y = net(x)["y"]
+    torch.manual_seed(1)
+    expected = F.dropout(net.get_submodule("x.conv")(F.relu(F.batch_norm(x, None, None, training=True))), 0.3)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-6)
+
+
 def test_export_with_any_batch_height_and_width() -> None:
     net = network(channels=8, stride=2, rank=2).eval()
     nn.init.normal_(net.get_parameter("x.conv.left.weight"))

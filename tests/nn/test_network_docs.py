@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from deepcv.nn.spec import build, load
+from deepcv.nn.spec import SpecError, build, load
 from deepcv.nn.spec.expand import ZOO
 from deepcv.nn.spec.source import read
 from deepcv.params.losses import LossParams
@@ -85,10 +85,38 @@ WRONG = [
     "inputs: {a: 8}\nnodes: [{id: b, op: identity}]\noutputs: {x: b}",
     "inputs: {a: [0, 8]}\nnodes: [{id: b, op: identity}]\noutputs: {x: b}",
     "templates: {t: {inputs: {a: null}, nodes: [{id: b, op: identity}]}}\nnodes: [{id: a, template: t}]\noutputs: {x: a}",
+    "defaults: {norm: bach}\nnodes: [{id: a, op: identity}]\noutputs: {x: a}",
+    "defaults: {dropout: 7}\nnodes: [{id: a, op: identity}]\noutputs: {x: a}",
+    "defaults: {bias: 1}\nnodes: [{id: a, op: identity}]\noutputs: {x: a}",
+    "nodes: [{id: a, op: identity}, {id: b, pick_from: [input, a], pick: a, repeat: 2}]\noutputs: {x: b}",
+    "nodes: [{id: a, op: identity}, {id: b, pick_from: [input, a], pick: a, checkpoint: true}]\noutputs: {x: b}",
+    "nodes: [{id: a, op: identity}, {id: b, share: a, repeat: 2}]\noutputs: {x: b}",
+    "nodes: [{id: a, choice: {b: {op: identity}}, pick: 3}]\noutputs: {x: a}",
+    "nodes: [{id: forward, op: identity}]\noutputs: {x: forward}",
     "nodez: []\nnodes: [{id: a, op: identity}]\noutputs: {x: a}",
 ]
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_the_schema_refuses_what_the_engine_refuses(text: str) -> None:
+def test_the_schema_refuses_what_the_engine_refuses(tmp_path: Path, text: str) -> None:
     assert not VALIDATOR.is_valid(yaml.safe_load(text))
+    path = tmp_path / "net.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SpecError):
+        load(path)
+
+
+GOOD = [
+    "defaults: {norm: rms, dropout: 0.1, bias: null}\nnodes: [{id: a, op: identity}]\noutputs: {x: a}",
+    "parameters: {p: 2}\ndefaults: {dropout: $p/4}\nnodes: [{id: a, op: identity}]\noutputs: {x: a}",
+    "nodes: [{id: a, choice: {b: {op: identity}, c: {op: identity}}, n: 2, repeat: 2}]\noutputs: {x: a}",
+    "nodes: [{id: forwards, op: identity}, {id: b, share: forwards, checkpoint: true}]\noutputs: {x: b}",
+]
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_the_schema_takes_what_the_engine_takes(tmp_path: Path, text: str) -> None:
+    VALIDATOR.validate(yaml.safe_load(text))
+    path = tmp_path / "net.yaml"
+    path.write_text(text, encoding="utf-8")
+    load(path)

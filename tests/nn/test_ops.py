@@ -78,27 +78,27 @@ CASES: dict[str, tuple[dict[str, object], tuple[str, ...], Callable[[nn.Module],
 }
 
 
-# Ops that take inputs of several shapes, or whose formula has several lines.
+# Ops that take inputs of several shapes, or whose formula has several lines, and the tests that hold their numbers.
 ELSEWHERE = {
-    "choice": "test_subgraphs.py",
-    "timm": "test_libraries.py",
-    "torchvision": "test_libraries.py",
-    "feature": "test_libraries.py",
-    "fuse": "test_hrnet.py",
-    "upsample_concat": "test_hrnet.py",
-    "forget_gate": "test_hcgnet.py",
-    "update_gate": "test_hcgnet.py",
-    "meta_conv": "test_meta_convolution.py",
-    "blur": "test_blur.py",
-    "squeeze_excite": "test_attention.py",
-    "eca": "test_attention.py",
-    "cbam": "test_attention.py",
-    "spatial_gate": "test_attention.py",
-    "attention_gate": "test_attention.py",
-    "attention": "test_tokens.py",
-    "patch_embed": "test_tokens.py",
-    "class_token": "test_tokens.py",
-    "positions": "test_tokens.py",
+    "choice": "test_subgraphs.py::test_two_may_be_picked",
+    "timm": "test_libraries.py::test_a_timm_network_is_what_timm_makes",
+    "torchvision": "test_libraries.py::test_torchvision_networks_and_their_inner_values",
+    "feature": "test_libraries.py::test_timm_features_are_taken_by_level",
+    "fuse": "test_hrnet.py::test_fuse_is_the_sum_written_by_hand",
+    "upsample_concat": "test_hrnet.py::test_upsample_concat",
+    "forget_gate": "test_hcgnet.py::test_the_ops_are_these_layers",
+    "update_gate": "test_hcgnet.py::test_the_ops_are_these_layers",
+    "meta_conv": "test_meta_convolution.py::test_norm_and_activation_follow_as_in_conv",
+    "blur": "test_blur.py::test_the_op_is_the_gaussian",
+    "squeeze_excite": "test_attention.py::test_squeeze_excite_is_timms",
+    "eca": "test_attention.py::test_eca_is_timms",
+    "cbam": "test_attention.py::test_cbam_is_timms",
+    "spatial_gate": "test_attention.py::test_spatial_gate_is_the_second_half_of_cbam",
+    "attention_gate": "test_attention.py::test_attention_gate_is_the_equation",
+    "attention": "test_tokens.py::test_attention_is_timms",
+    "patch_embed": "test_tokens.py::test_patch_embed_is_timms_and_tells_tokens_row_by_row",
+    "class_token": "test_tokens.py::test_class_token_and_positions",
+    "positions": "test_tokens.py::test_class_token_and_positions",
 }
 
 

@@ -114,6 +114,15 @@ def test_canonical_form_survives_json_and_yaml(spec: NetworkSpec) -> None:
     }
 
 
+@pytest.mark.parametrize(("later", "is_old"), [({}, True), ({"scale": 1}, True), ({"scale": 0.5}, False)])
+def test_a_key_that_an_op_got_later_changes_no_digest_from_before(later: dict[str, float], is_old: bool) -> None:
+    nodes = [{"id": "x", "op": "mean", "from": ["input", "input"], **later}]
+    spec = from_canonical({"format": 1, "nodes": nodes, "outputs": [["y", "x"]]})
+    before = "72abb976c78c6893aed452e1a51ab9351dac22599e2df444aeea275110c52f30"  # when mean had no key `scale`
+    assert (spec.sha256() == before) == is_old
+    assert from_canonical(spec.canonical()) == spec
+
+
 def test_canonical_form_knows_no_folder_line_or_comment(path: Path, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere"
     other.mkdir()

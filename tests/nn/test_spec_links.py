@@ -77,6 +77,19 @@ def test_the_order_and_the_dropout_are_inherited(tmp_path: Path, images: Tensor)
     torch.testing.assert_close(network(images)["y"], b.mean((2, 3)), rtol=0, atol=1e-6)
 
 
+CONVOLUTIONS = ["conv", "depthwise_conv", "separable_conv", "transposed_conv", "pyramid_conv", "meta_conv"]
+
+
+@pytest.mark.parametrize("op", CONVOLUTIONS)
+def test_every_convolution_inherits_the_same_defaults(tmp_path: Path, op: str) -> None:
+    channels = "" if op == "depthwise_conv" else ", channels: 4"
+    text = ORDER.partition("nodes:")[0] + f"nodes:\n  - {{id: a, op: {op}{channels}}}\noutputs: {{y: a}}\n"
+    network = build(load(written(tmp_path, text)), SHAPE, 10)
+    calls = [str(node.target) for node in network.graph.nodes if node.op == "call_module"]
+    assert (calls[0], calls[-1]) == ("a.norm", "a.dropout")
+    assert network.get_submodule("a.dropout").p == 0.2
+
+
 ADAPT = """\
 nodes:
   - {id: a, op: conv, channels: 4}

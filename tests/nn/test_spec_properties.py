@@ -1,6 +1,7 @@
 """Laws over random networks: the inferred shape is the shape at run time, and the canonical form loses nothing."""
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -98,3 +99,30 @@ def test_inferred_shapes_hold_and_canonical_round_trips(
     state = build(again, shape, 3).state_dict()
     assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in net.state_dict().items()}
     net.load_state_dict(state)
+
+
+def work(count: int) -> int:
+    """How many functions are called to build a chain of so many residual links and, among them, convolutions."""
+    nodes: list[dict[str, object]] = [{"id": "n0", "op": "identity", "from": ["input"]}]
+    for number in range(1, count):
+        conv = {"op": "conv", "channels": 2, "kernel": 1, "norm": "none", "from": [f"n{number - 1}"]}
+        link = {"op": "sum", "from": [f"n{number - 1}", f"n{max(number - 9, 0)}"]}
+        nodes.append({"id": f"n{number}", **(link if number % 8 else conv)})
+    spec = from_canonical({"format": 1, "nodes": nodes, "outputs": [["y", f"n{count - 1}"]]})
+    calls = 0
+
+    def counted(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(counted)
+    try:
+        build(spec, (2, 4, 4), 3)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_twice_as_many_nodes_are_about_twice_the_work() -> None:
+    """In calls, not in seconds, which a busy machine stretches."""
+    assert work(2000) < 3 * work(1000)

@@ -186,6 +186,32 @@ def test_two_may_be_picked(tmp_path: Path) -> None:
     torch.testing.assert_close(network(x)["logits"], expected)
 
 
+def test_a_choice_picks_several_and_repeats(tmp_path: Path) -> None:
+    opened = CHOICE.replace("pick: $pick}", "n: 2, repeat: 2}").replace("pick: wide", "w: 1")
+    spec = spec_of(tmp_path, opened)
+    assert open_choices(spec) == dict.fromkeys(("mix.0", "mix.1"), ("small", "wide", "skip"))
+    picks = {"mix.0": "small, skip", "mix.1": "small, wide"}
+    fixed, sampled = built(spec, choices=picks).eval(), built(spec, search="sampled").eval()
+    fixed.load_state_dict({key: sampled.state_dict()[key] for key in fixed.state_dict()})
+    for name, places in (("mix__0", (0, 2)), ("mix__1", (0, 1))):
+        layer = sampled.get_submodule(f"_subgraphs.{name}")
+        assert isinstance(layer, SampledChoice)
+        layer.active = places
+
+    def conv(x: Tensor, part: str) -> Tensor:
+        return fixed.get_submodule(f"{part}.norm")(fixed.get_submodule(f"{part}.conv")(x)).relu()  # type: ignore[no-any-return]
+
+    stem = conv(images(), "stem")
+    first = conv(stem, "mix.0.small") + stem
+    second = conv(first, "mix.1.small") + conv(conv(first, "mix.1.wide.a"), "mix.1.wide.b")
+    expected = fixed.get_submodule("head")(second.mean((2, 3)))
+    for network in (fixed, sampled):
+        torch.testing.assert_close(network(images())["logits"], expected, rtol=0, atol=1e-6)
+    text = CHOICE.replace("pick: $pick", "pick: $pick, repeat: 2")
+    parts = {key.split(".conv")[0] for key in built(spec_of(tmp_path, text, pick="small")).state_dict() if "mix" in key}
+    assert parts >= {"mix.0.small", "mix.1.small"}
+
+
 def test_pieces_between_outputs_compute_the_network(tmp_path: Path) -> None:
     network = built(spec_of(tmp_path, BLOCKS)).eval()
     x = images()

@@ -1,5 +1,7 @@
 """Layers on tokens against torch's and timm's, and a vision transformer of timm written as a network file."""
 
+import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from deepcv.nn.layers.tokens import SelfAttention
+from deepcv.nn.layers.tokens import CrossAttention, SelfAttention
 from deepcv.nn.spec import SpecError, build, from_canonical, load
 
 PATCHES: dict[str, object] = {"id": "tokens", "op": "patch_embed", "from": ["input"], "features": 24, "patch": 4}
@@ -52,15 +54,48 @@ def test_attention_is_torchs_and_so_are_its_gradients() -> None:
     torch.testing.assert_close(x.grad, twin.grad, rtol=1e-5, atol=1e-5)
 
 
+CROSS: tuple[dict[str, object], ...] = (
+    PATCHES,
+    {"id": "context", "op": "patch_embed", "from": ["input"], "features": 10, "patch": 2},
+    {"id": "x", "op": "attention", "from": ["tokens", "context"], "heads": 3},
+)
+
+
+def test_attention_of_two_inputs_is_torchs_and_so_are_its_gradients() -> None:
+    torch.manual_seed(0)
+    net, theirs = network(*CROSS), nn.MultiheadAttention(24, 3, kdim=10, vdim=10, batch_first=True)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    state = theirs.state_dict()
+    net.get_submodule("x").load_state_dict(
+        {
+            "q.weight": state["q_proj_weight"],
+            "q.bias": state["in_proj_bias"][:24],
+            "kv.weight": torch.cat([state["k_proj_weight"], state["v_proj_weight"]]),
+            "kv.bias": state["in_proj_bias"][24:],
+            "proj.weight": state["out_proj.weight"],
+            "proj.bias": state["out_proj.bias"],
+        }
+    )
+    outputs = net(torch.randn(3, 3, 8, 12))
+    values = [outputs["tokens"], outputs["context"]]
+    twins = [value.detach().clone().requires_grad_() for value in values]
+    expected = theirs(twins[0], twins[1], twins[1], need_weights=False)[0]
+    torch.testing.assert_close(outputs["x"], expected, rtol=0, atol=1e-6)
+    gradients = torch.autograd.grad(outputs["x"].square().sum(), values)
+    for ours, other in zip(gradients, torch.autograd.grad(expected.square().sum(), twins), strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-5)
+
+
 def test_dropout_acts_in_training_only() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 5, 8)
-    for dropout, out_dropout in ((0.5, 0.0), (0.0, 0.5)):
-        layer = SelfAttention(8, 2, True, dropout, out_dropout)
-        plain = SelfAttention(8, 2, True, 0.0, 0.0)
+    kinds = (partial(SelfAttention, 8), (x,)), (partial(CrossAttention, 8, 8), (x, x[:, :3]))
+    for (kind, values), rates in itertools.product(kinds, ((0.5, 0.0), (0.0, 0.5))):
+        layer, plain = kind(2, True, *rates), kind(2, True, 0.0, 0.0)
         plain.load_state_dict(layer.state_dict())
-        assert not torch.equal(layer(x), layer(x))
-        torch.testing.assert_close(layer.eval()(x), plain(x), rtol=0, atol=0)
+        assert not torch.equal(layer(*values), layer(*values))
+        torch.testing.assert_close(layer.eval()(*values), plain(*values), rtol=0, atol=0)
     assert 0.4 < (SelfAttention(8, 2, True, 0.0, 0.5)(torch.randn(99, 5, 8)) == 0).float().mean() < 0.6
 
 
@@ -94,10 +129,13 @@ def test_class_token_and_positions() -> None:
 def test_export_with_any_batch() -> None:
     chain = ("class_token", "positions", "attention")
     sources = ("tokens", *chain)
-    net = network(PATCHES, *({"id": op, "op": op, "from": [s]} for op, s in zip(chain, sources, strict=False))).eval()
+    nodes = [{"id": op, "op": op, "from": [source]} for op, source in zip(chain, sources, strict=False)]
+    cross = {"id": "cross", "op": "attention", "from": ["attention", "tokens"]}
+    net = network(PATCHES, *nodes, cross).eval()
     exported = torch.export.export(net, (torch.randn(2, 3, 8, 12),), dynamic_shapes=({0: torch.export.Dim("n")},))
     x = torch.randn(5, 3, 8, 12)
-    torch.testing.assert_close(exported.module()(x)["attention"], net(x)["attention"], rtol=0, atol=1e-6)
+    for name in ("attention", "cross"):
+        torch.testing.assert_close(exported.module()(x)[name], net(x)[name], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +144,8 @@ def test_export_with_any_batch() -> None:
         ({"op": "patch_embed", "features": 8, "patch": 5}, "multiples of patch: 5"),
         ({"op": "patch_embed", "features": 8, "patch": 4, "from": ["tokens"]}, "needs feature maps"),
         ({"op": "attention"}, r"needs tokens \(T, D\)"),
+        ({"op": "attention", "from": ["tokens", "input"]}, r"needs tokens \(T, D\)"),
+        ({"op": "attention", "from": ["tokens"] * 3}, "takes one or two inputs, got 3"),
         ({"op": "class_token"}, r"needs tokens \(T, D\)"),
         ({"op": "positions"}, r"needs tokens \(T, D\)"),
         ({"op": "attention", "heads": 5, "from": ["tokens"]}, "does not divide"),

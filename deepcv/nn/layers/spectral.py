@@ -4,7 +4,6 @@ The same numbers as `torch.nn.utils.parametrizations.spectral_norm`, whose layer
 keys differ from those of the plain layer; here `weight` is the plain layer's, so that weights move both ways.
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -14,16 +13,23 @@ from torch.nn import functional as F
 _FIRST = 15  # power iterations at the start; one per training step follows the slowly changing weight
 
 
-class _Spectral(nn.Module):
-    """The power iteration; to stand before a layer of torch that has a `weight` (out, …)."""
+class Spectral(nn.Module):
+    """The power iteration; to stand before a layer of torch that has a `weight` (out, …); (in, out, …) where it is `transposed`."""
+
+    transposed = False  # torch's convolutions say it themselves
 
     weight: Tensor
     left: Tensor
     right: Tensor
 
     def _add_vectors(self) -> None:
-        self.register_buffer("left", self.weight.new_empty(self.weight.shape[0]))
-        self.register_buffer("right", self.weight.new_empty(math.prod(self.weight.shape[1:])))
+        rows = self.weight.shape[int(self.transposed)]
+        self.register_buffer("left", self.weight.new_empty(rows))
+        self.register_buffer("right", self.weight.new_empty(self.weight.numel() // rows))
+
+    def matrix(self) -> Tensor:
+        """The weight as (out, all else)."""
+        return (self.weight.transpose(0, 1) if self.transposed else self.weight).flatten(1)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -34,7 +40,7 @@ class _Spectral(nn.Module):
 
     @torch.no_grad()
     def _iterate(self, times: int) -> None:
-        matrix = self.weight.flatten(1)
+        matrix = self.matrix()
         for _ in range(times):
             self.left.copy_(F.normalize(matrix @ self.right, dim=0))
             self.right.copy_(F.normalize(matrix.T @ self.left, dim=0))
@@ -44,19 +50,19 @@ class _Spectral(nn.Module):
         if self.training:
             self._iterate(1)
         left, right = self.left.clone(), self.right.clone()  # backward needs these, and a second call changes them
-        return self.weight / torch.dot(left, torch.mv(self.weight.flatten(1), right))
+        return self.weight / torch.dot(left, torch.mv(self.matrix(), right))
 
 
-class SpectralConv2d(_Spectral, nn.Conv2d):
+class SpectralConv2d(Spectral, nn.Conv2d):
     """A convolution with spectral norm; its weight seen as a matrix (out, in * height * width)."""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: tuple[int, int],
+        kernel_size: int | tuple[int, int],
         stride: int = 1,
-        padding: tuple[int, int] = (0, 0),
+        padding: int | tuple[int, int] = 0,
         dilation: int = 1,
         groups: int = 1,
         bias: bool = True,
@@ -73,7 +79,34 @@ class SpectralConv2d(_Spectral, nn.Conv2d):
         return output
 
 
-class SpectralLinear(_Spectral, nn.Linear):
+class SpectralConvTranspose2d(Spectral, nn.ConvTranspose2d):
+    """A transposed convolution with spectral norm; its weight seen as a matrix (out / groups, in * height * width)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        output_padding: int = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int = 1,
+    ) -> None:
+        nn.ConvTranspose2d.__init__(
+            self, in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation
+        )
+        self._add_vectors()
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: A002  torch's names
+        """(N, C, H, W) to (N, out, H', W')."""
+        del output_size  # `output_padding` says it
+        options = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        return F.conv_transpose2d(input, self.normalised(), self.bias, *options)  # type: ignore[arg-type]
+
+
+class SpectralLinear(Spectral, nn.Linear):
     """A fully connected layer with spectral norm."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:

@@ -2,11 +2,18 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def to_maps_like(tokens: Tensor, like: Tensor) -> Tensor:
     """Tokens (N, H * W, C), row by row, as maps (N, C, H, W) with the height and width of other maps."""
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], like.shape[2], like.shape[3])
+
+
+def fold_like(tokens: Tensor, like: Tensor, kernel: int, dilation: int, padding: int, stride: int) -> Tensor:
+    """Tokens (N, H' * W', C * kernel²), the windows of maps, added up to maps (N, C, H, W) of the size of other maps."""
+    size = (like.shape[2], like.shape[3])
+    return F.fold(tokens.transpose(1, 2), size, kernel, dilation, padding, stride)
 
 
 def add_coordinates(x: Tensor, radius: bool) -> Tensor:

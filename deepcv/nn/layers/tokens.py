@@ -34,6 +34,36 @@ class SelfAttention(nn.Module):
         return out
 
 
+class CrossAttention(nn.Module):
+    """The same of two values: the queries from the first, keys and values from the context, of `context` features.
+
+    The layer `q` and the layer `kv` stand where self-attention has `qkv`.
+    """
+
+    def __init__(
+        self, features: int, context: int, heads: int, qkv_bias: bool, dropout: float, out_dropout: float
+    ) -> None:
+        super().__init__()
+        self.q = nn.Linear(features, features, bias=qkv_bias)
+        self.kv = nn.Linear(context, 2 * features, bias=qkv_bias)
+        self.proj = nn.Linear(features, features)
+        self.out = nn.Dropout(out_dropout)
+        self.heads, self.dropout = heads, dropout
+
+    def extra_repr(self) -> str:
+        """What the weights do not show."""
+        return f"heads={self.heads}, dropout={self.dropout}"
+
+    def forward(self, tokens_ntd: Tensor, context_nse: Tensor) -> Tensor:
+        """(N, T, D) and (N, S, E) to (N, T, D)."""
+        query = self.q(tokens_ntd).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        key, value = self.kv(context_nse).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        out: Tensor = self.out(self.proj(mixed.transpose(1, 2).flatten(2)))
+        return out
+
+
 class PatchEmbedding(nn.Module):
     """Cuts maps into square patches and embeds each: (N, C, H, W) to (N, H / patch * W / patch, D), row by row."""
 

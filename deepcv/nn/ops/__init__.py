@@ -1,5 +1,8 @@
 """The ops of a network file, by name. A new op is a dataclass in a module here and a line in `OPS`.
 
+A key that an op gets later is a keyword-only field with a default: the canonical spec has it only where it is set, so that
+networks from before keep their digest.
+
 `emit` checks the shapes that reach it and writes the op into the graph.
 """
 
@@ -40,6 +43,7 @@ OPS: Mapping[str, type[Op]] = MappingProxyType(
         "whiten": convolution.Whiten,
         "meta_conv": meta_convolution.MetaConv,
         "linear": linear.Linear,
+        "bilinear": linear.Bilinear,
         "max_pool": pooling.MaxPool,
         "avg_pool": pooling.AvgPool,
         "lp_pool": pooling.LpPool,
@@ -54,6 +58,7 @@ OPS: Mapping[str, type[Op]] = MappingProxyType(
         "pixel_shuffle": resampling.PixelShuffle,
         "pixel_unshuffle": resampling.PixelUnshuffle,
         "activation": activation.ActivationOp,
+        "glu": activation.Glu,
         "batch_norm": norms.BatchNorm,
         "layer_norm": norms.LayerNorm,
         "rms_norm": norms.RMSNorm,
@@ -73,6 +78,8 @@ OPS: Mapping[str, type[Op]] = MappingProxyType(
         "class_token": tokens.ClassTokenOp,
         "positions": tokens.PositionsOp,
         "dropout2d": regularisation.ChannelDropout,
+        "alpha_dropout": regularisation.AlphaDropout,
+        "feature_alpha_dropout": regularisation.FeatureAlphaDropout,
         "drop_path": regularisation.DropPathOp,
         "layer_scale": regularisation.LayerScaleOp,
         "gaussian_noise": regularisation.GaussianNoiseOp,
@@ -98,6 +105,9 @@ OPS: Mapping[str, type[Op]] = MappingProxyType(
         "select": axes.Select,
         "slice": axes.Slice,
         "split": axes.Split,
+        "channel_shuffle": axes.ChannelShuffle,
+        "unfold": axes.Unfold,
+        "fold": axes.Fold,
         "coordinates": tensors.Coordinates,
         "pad": tensors.Pad,
         "crop": tensors.Crop,

@@ -1,9 +1,10 @@
-"""Attention: gates on feature maps, and self-attention of tokens."""
+"""Attention: gates on feature maps, and attention of tokens."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, ClassVar, Literal
 
 from deepcv.nn.emitter import Emitter, FitError, Value
+from deepcv.nn.init import Init
 from deepcv.nn.layers.feature_attention import (
     AttentionGate,
     Cbam,
@@ -12,9 +13,10 @@ from deepcv.nn.layers.feature_attention import (
     SqueezeExcite,
     eca_kernel,
 )
-from deepcv.nn.layers.tokens import SelfAttention
+from deepcv.nn.layers.tokens import CrossAttention, SelfAttention
 from deepcv.nn.ops.op import ACTIVATIONS, Count, Op, Range, Share, Side, maps
 from deepcv.nn.ops.tokens import sequence
+from deepcv.nn.ops.weights import Constant, begin_parts
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,17 @@ class SqueezeExciteOp(Op):
     divisor: Count = 8
     hidden: Count | None = None
     activation: Literal["relu", "gelu", "silu"] = "relu"
+    _: KW_ONLY
+    init: Init = "he"
+    init_value: Constant = 0.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W), kept."""
         (x,) = inputs
         channels, _, _ = maps(x)
         hidden = self.hidden or _rounded(channels / self.reduction, self.divisor)
-        return emitter.module(SqueezeExcite(channels, hidden, ACTIVATIONS[self.activation]), x, x.shape)
+        layer = SqueezeExcite(channels, hidden, ACTIVATIONS[self.activation])
+        return emitter.module(layer, x, x.shape, start=begin_parts(layer, self.init, self.init_value, "he"))
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,16 @@ class CbamOp(Op):
 
     reduction: Count = 16
     kernel: Side = 7
+    _: KW_ONLY
+    init: Init = "he"
+    init_value: Constant = 0.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W), kept."""
         (x,) = inputs
         channels, _, _ = maps(x)
-        return emitter.module(Cbam(channels, _rounded(channels / self.reduction, 1), _odd(self.kernel)), x, x.shape)
+        layer = Cbam(channels, _rounded(channels / self.reduction, 1), _odd(self.kernel))
+        return emitter.module(layer, x, x.shape, start=begin_parts(layer, self.init, self.init_value, "he"))
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,9 @@ class AttentionGateOp(Op):
 
     many: ClassVar[bool] = True
     hidden: Count | None = None
+    _: KW_ONLY
+    init: Init = "he"
+    init_value: Constant = 0.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) and (C', h, w) to (C, H, W)."""
@@ -97,30 +110,41 @@ class AttentionGateOp(Op):
         skip, gate = inputs
         (channels, _, _), (gate_channels, _, _) = maps(skip), maps(gate)
         hidden = self.hidden or max(channels // 2, 1)
-        return emitter.module(AttentionGate(channels, gate_channels, hidden), inputs, skip.shape)
+        layer = AttentionGate(channels, gate_channels, hidden)
+        return emitter.module(layer, inputs, skip.shape, start=begin_parts(layer, self.init, self.init_value, "he"))
 
 
 @dataclass(frozen=True)
 class Attention(Op):
-    """Multi-head self-attention with its linear layers (Vaswani 2017, arXiv 1706.03762).
+    """Multi-head attention with its linear layers (Vaswani 2017, arXiv 1706.03762); of two inputs the first asks the second.
 
+    `from: [queries, context]` is cross-attention: keys and values come from the context, whose tokens may be more or wider.
     `dropout` acts on the attention weights, `out_dropout` on the result. A transformer's block is a template of
     layer_norm, attention, linear and sum.
     """
 
+    most: ClassVar[int] = 2
     heads: Count = 8
     qkv_bias: bool = True
     dropout: Share = 0.0
     out_dropout: Share = 0.0
+    _: KW_ONLY
+    init: Init = "torch"
+    init_value: Constant = 0.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
-        """(T, D), kept."""
-        (x,) = inputs
+        """(T, D), kept; (T, D) and (S, E) to (T, D)."""
+        x, *context = inputs
         _, features = sequence(x)
         if features % self.heads:
             raise FitError(f"heads: {self.heads} does not divide the features of {x}")
-        layer = SelfAttention(features, self.heads, self.qkv_bias, self.dropout, self.out_dropout)
-        return emitter.module(layer, x, x.shape)
+        options = (self.heads, self.qkv_bias, self.dropout, self.out_dropout)
+        layer = (
+            CrossAttention(features, sequence(context[0])[1], *options)
+            if context
+            else SelfAttention(features, *options)
+        )
+        return emitter.module(layer, inputs, x.shape, start=begin_parts(layer, self.init, self.init_value, "torch"))
 
 
 def _rounded(count: float, divisor: int) -> int:

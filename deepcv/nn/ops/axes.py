@@ -9,10 +9,11 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from deepcv.nn.emitter import Emitter, FitError, Value
-from deepcv.nn.layers.tensors import to_maps_like
-from deepcv.nn.ops.op import Count, Op, Range, Side, maps
+from deepcv.nn.layers.tensors import fold_like, to_maps_like
+from deepcv.nn.ops.op import Count, Op, Padding, Range, Side, maps, slide
 
 Axis = Literal["channels", "height", "width", "tokens", "features"]
 Place = Annotated[int, Range(-65_536, 65_536)]
@@ -206,3 +207,65 @@ def _tokens(x: Value) -> tuple[int, int]:
     if len(x.shape) != 2:
         raise FitError(f"needs tokens (T, D), got {x}")
     return x.shape[0], x.shape[1]
+
+
+@dataclass(frozen=True)
+class ChannelShuffle(Op):
+    """Interleaves the channels of `groups` groups, so that grouped convolutions see each other's (ShuffleNet, Zhang 2018)."""
+
+    groups: Annotated[int, Range(2, 65_536)] = 2
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W), kept."""
+        (x,) = inputs
+        channels, _, _ = maps(x)
+        if channels % self.groups:
+            raise FitError(f"groups: {self.groups} does not divide the channels of {x}")
+        return emitter.function(F.channel_shuffle, (x, self.groups), x.shape)
+
+
+@dataclass(frozen=True)
+class Unfold(Op):
+    """Each window of maps as a token, row by row; what a token holds is C rows of kernel² pixels (torch's order)."""
+
+    kernel: Side = 3
+    stride: Side = 1
+    padding: Padding | None = None
+    dilation: Side = 1
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (H' * W', C * kernel²); the padding defaults to half the kernel."""
+        (x,) = inputs
+        channels, _, _ = maps(x)
+        window = _window(self.kernel, self.dilation, self.padding, self.stride)
+        rows, columns = slide(x, self.dilation * (self.kernel - 1) + 1, self.stride, window[2])
+        shape = (channels * self.kernel**2, rows * columns)
+        return emitter.function(torch.transpose, (emitter.function(F.unfold, (x, *window), shape), 1, 2), shape[::-1])
+
+
+@dataclass(frozen=True)
+class Fold(Op):
+    """The way back from `unfold`, `from: [tokens, maps]`: windows added up to maps of the height and width of the second."""
+
+    many: ClassVar[bool] = True
+    kernel: Side = 3
+    stride: Side = 1
+    padding: Padding | None = None
+    dilation: Side = 1
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(H' * W', C * kernel²) and (D, H, W) to (C, H, W)."""
+        if len(inputs) != 2:
+            raise FitError(f"takes two inputs, the tokens and the maps whose size they take, got {len(inputs)}")
+        x, like = inputs
+        window = _window(self.kernel, self.dilation, self.padding, self.stride)
+        rows, columns = slide(like, self.dilation * (self.kernel - 1) + 1, self.stride, window[2])
+        if len(x.shape) != 2 or x.shape[0] != rows * columns or x.shape[1] % self.kernel**2:
+            raise FitError(f"needs {rows * columns} tokens of a multiple of {self.kernel**2} features, got {x}")
+        shape = (x.shape[1] // self.kernel**2, *like.shape[1:])
+        return emitter.function(fold_like, (x, like, *window), shape)
+
+
+def _window(kernel: int, dilation: int, padding: int | None, stride: int) -> tuple[int, int, int, int]:
+    """As torch's unfold and fold take it: kernel, dilation, padding, stride."""
+    return kernel, dilation, (dilation * (kernel - 1) + 1) // 2 if padding is None else padding, stride

@@ -1,7 +1,7 @@
 """Convolutions, each followed by a norm and an activation."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
 from typing import Annotated, Literal
 
@@ -10,14 +10,14 @@ from torch import nn
 
 from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.init import Init
-from deepcv.nn.layers.spectral import SpectralConv2d
+from deepcv.nn.layers.spectral import SpectralConv2d, SpectralConvTranspose2d
 from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.ops.norms import Norm, normalise
 from deepcv.nn.ops.op import Activation, Count, Op, Padding, Range, Share, Side, activate, maps, mirrored, slide
+from deepcv.nn.ops.order import biased, surrounded
 from deepcv.nn.ops.weights import Constant, begin
 
-_INHERITS = MappingProxyType({key: key for key in ("norm", "activation", "bias", "dropout", "pre_activation")})
-_INHERITS_FEWER = MappingProxyType({key: key for key in ("norm", "activation", "bias")})
+INHERITS = MappingProxyType({key: key for key in ("norm", "activation", "bias", "dropout", "pre_activation")})
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 _PYRAMID_GROUPS = (1, 4, 8, 16)  # Duta 2020, table 1: of the kernels 3, 5, 7, 9
 
@@ -27,11 +27,13 @@ class Conv(Op):
     """Convolution, then batch norm and ReLU unless told otherwise; `pre_activation` puts norm and activation before it.
 
     The padding defaults to half the kernel: an odd kernel keeps the size at stride 1. The bias defaults to off before a
-    norm, on without one. `init: dirac` starts the first filters as the identity. `kernel_width` is for a kernel that is
-    not square, `norm_groups` for `norm: group`; `dropout` comes last; `zero_init` starts the norm's scale at 0.
+    norm with a shift of its own, else to on. `init: dirac` starts the first filters as the identity; `init_value` is the
+    number of `init: constant`, or the standard deviation of `truncated_normal`, there 0.02 by default. `kernel_width` is for
+    a kernel that is not square, `norm_groups` for `norm: group`; `dropout` comes last; `zero_init` starts the norm's scale
+    at 0.
     """
 
-    inherits = _INHERITS
+    inherits = INHERITS
     channels: Count
     kernel: Side = 3
     stride: Side = 1
@@ -63,27 +65,25 @@ class Conv(Op):
         padding = (extent[0] // 2, extent[1] // 2) if self.padding is None else (self.padding, self.padding)
         mirrored(x, max(padding), self.padding_mode)
         shape = (self.channels, *slide(x, extent, self.stride, padding))
-        bias = (self.norm == "none" or self.pre_activation) if self.bias is None else self.bias
+        bias = biased(self.bias, self.norm, self.pre_activation)
         kind = SpectralConv2d if self.spectral_norm else nn.Conv2d
         layer = kind(
             channels, self.channels, kernel, self.stride, padding, self.dilation, self.groups,
             bias=bias, padding_mode=self.padding_mode,
         )  # fmt: skip
-        if self.pre_activation:
-            x = normalise(emitter, x, self.norm, self.norm_groups, self.zero_init)
-            x = activate(emitter, x, self.activation)
-        x = emitter.module(layer, x, shape, "conv", begin(self.init, self.init_value, "he"))
-        if not self.pre_activation:
-            x = normalise(emitter, x, self.norm, self.norm_groups, self.zero_init)
-            x = activate(emitter, x, self.activation)
-        return emitter.module(nn.Dropout(self.dropout), x, x.shape, "dropout") if self.dropout else x
+        begun = begin(self.init, self.init_value, "he")
+        return surrounded(
+            emitter, x, lambda x: emitter.module(layer, x, shape, "conv", begun), self.norm, self.activation,
+            norm_groups=self.norm_groups, zero_init=self.zero_init, pre_activation=self.pre_activation,
+            dropout=self.dropout,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class DepthwiseConv(Op):
     """Convolution of each channel by itself, with `multiplier` filters each, then norm and activation as in `conv`."""
 
-    inherits = _INHERITS_FEWER
+    inherits = INHERITS
     multiplier: Count = 1
     kernel: Side = 3
     stride: Side = 1
@@ -95,6 +95,10 @@ class DepthwiseConv(Op):
     init: Init = "he"
     padding_mode: PaddingMode = "zeros"
     init_value: Constant = 0.0
+    _: KW_ONLY
+    pre_activation: bool = False
+    dropout: Share = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (C * multiplier, H', W')."""
@@ -103,6 +107,7 @@ class DepthwiseConv(Op):
         return Conv(
             channels * self.multiplier, self.kernel, self.stride, self.padding, self.dilation, channels, self.bias,
             self.norm, self.activation, self.init, padding_mode=self.padding_mode, init_value=self.init_value,
+            pre_activation=self.pre_activation, dropout=self.dropout, spectral_norm=self.spectral_norm,
         ).emit(emitter, x)  # fmt: skip
 
 
@@ -113,7 +118,7 @@ class SeparableConv(Op):
     `between` puts norm and activation after the depthwise convolution too, as MobileNet does (Howard 2017).
     """
 
-    inherits = MappingProxyType({key: key for key in ("norm", "activation")})
+    inherits = MappingProxyType({key: name for key, name in INHERITS.items() if key != "bias"})
     channels: Count
     kernel: Side = 3
     stride: Side = 1
@@ -124,6 +129,10 @@ class SeparableConv(Op):
     between: bool = False
     init: Init = "he"
     init_value: Constant = 0.0
+    _: KW_ONLY
+    pre_activation: bool = False
+    dropout: Share = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (channels, H', W')."""
@@ -137,20 +146,28 @@ class SeparableConv(Op):
         norm, activation = (self.norm, self.activation) if self.between else ("none", "none")
         begun = begin(self.init, self.init_value, "he")
         window = (self.kernel, self.stride, padding, self.dilation)
-        each = nn.Conv2d(channels, channels, *window, channels, bias=norm == "none" and self.norm == "none")
-        x = emitter.module(each, x, shape, "depthwise", begun)
-        x = activate(emitter, normalise(emitter, x, norm, part="depthwise_norm"), activation, "depthwise_activation")
+        kind = SpectralConv2d if self.spectral_norm else nn.Conv2d
+        each = kind(channels, channels, *window, channels, bias=self.norm == "none")
         mix = Conv(
-            self.channels, 1, norm=self.norm, activation=self.activation, init=self.init, init_value=self.init_value
+            self.channels, 1, bias=biased(None, self.norm, self.pre_activation), norm="none", activation="none",
+            init=self.init, init_value=self.init_value, spectral_norm=self.spectral_norm,
+        )  # fmt: skip
+
+        def both(x: Value) -> Value:
+            x = emitter.module(each, x, shape, "depthwise", begun)
+            x = normalise(emitter, x, norm, part="depthwise_norm")
+            return mix.emit(emitter, activate(emitter, x, activation, "depthwise_activation"))
+
+        return surrounded(
+            emitter, x, both, self.norm, self.activation, pre_activation=self.pre_activation, dropout=self.dropout
         )
-        return mix.emit(emitter, x)
 
 
 @dataclass(frozen=True)
 class TransposedConv(Op):
     """Transposed convolution, then norm and activation as in `conv`; the defaults double height and width."""
 
-    inherits = _INHERITS_FEWER
+    inherits = INHERITS
     channels: Count
     kernel: Side = 2
     stride: Side = 2
@@ -165,6 +182,10 @@ class TransposedConv(Op):
     norm_groups: Count | None = None
     zero_init: bool = False
     init_value: Constant = 0.0
+    _: KW_ONLY
+    pre_activation: bool = False
+    dropout: Share = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (channels, H', W'), H' = (H - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1."""
@@ -179,14 +200,18 @@ class TransposedConv(Op):
         high, wide = ((side - 1) * self.stride + more for side in sides)
         if min(high, wide) < 1:
             raise FitError(f"padding: {self.padding} leaves nothing of {x}")
-        bias = self.norm == "none" if self.bias is None else self.bias
-        layer = nn.ConvTranspose2d(
+        bias = biased(self.bias, self.norm, self.pre_activation)
+        kind = SpectralConvTranspose2d if self.spectral_norm else nn.ConvTranspose2d
+        layer = kind(
             channels, self.channels, self.kernel, self.stride, self.padding, self.output_padding, self.groups,
             bias, self.dilation,
         )  # fmt: skip
-        x = emitter.module(layer, x, (self.channels, high, wide), "conv", begin(self.init, self.init_value, "he"))
-        x = normalise(emitter, x, self.norm, self.norm_groups, self.zero_init)
-        return activate(emitter, x, self.activation)
+        begun = begin(self.init, self.init_value, "he")
+        return surrounded(
+            emitter, x, lambda x: emitter.module(layer, x, (self.channels, high, wide), "conv", begun), self.norm,
+            self.activation, norm_groups=self.norm_groups, zero_init=self.zero_init,
+            pre_activation=self.pre_activation, dropout=self.dropout,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -198,7 +223,7 @@ class PyramidConv(Op):
     the input channels and the level's. Then norm and activation over all channels as in `conv`.
     """
 
-    inherits = _INHERITS_FEWER
+    inherits = INHERITS
     channels: Count
     levels: Annotated[int, Range(1, 4)] = 4
     stride: Side = 1
@@ -209,6 +234,10 @@ class PyramidConv(Op):
     norm_groups: Count | None = None
     zero_init: bool = False
     init_value: Constant = 0.0
+    _: KW_ONLY
+    pre_activation: bool = False
+    dropout: Share = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (channels, H', W')."""
@@ -219,18 +248,24 @@ class PyramidConv(Op):
         share = self.channels // (1, 2, 4, 4)[self.levels - 1]
         if not share:
             raise FitError(f"channels: {self.channels} are fewer than one for each of levels: {self.levels}")
-        bias = self.norm == "none" if self.bias is None else self.bias
+        bias = biased(self.bias, self.norm, self.pre_activation)
         sides = slide(x, 3, self.stride, 1)
-        parts = []
-        for level in range(self.levels):
-            count = share if level < self.levels - 1 else self.channels - share * level
-            groups = math.gcd(_PYRAMID_GROUPS[level], channels, count)
-            layer = nn.Conv2d(channels, count, 2 * level + 3, self.stride, level + 1, 1, groups, bias)
-            begun = begin(self.init, self.init_value, "he")
-            parts.append(emitter.module(layer, x, (count, *sides), f"level{level}", begun))
-        x = emitter.function(torch.cat, (parts, 1), (self.channels, *sides)) if len(parts) > 1 else parts[0]
-        x = normalise(emitter, x, self.norm, self.norm_groups, self.zero_init)
-        return activate(emitter, x, self.activation)
+        begun = begin(self.init, self.init_value, "he")
+        kind = SpectralConv2d if self.spectral_norm else nn.Conv2d
+
+        def levels(x: Value) -> Value:
+            parts = []
+            for level in range(self.levels):
+                count = share if level < self.levels - 1 else self.channels - share * level
+                groups = math.gcd(_PYRAMID_GROUPS[level], channels, count)
+                layer = kind(channels, count, 2 * level + 3, self.stride, level + 1, 1, groups, bias)
+                parts.append(emitter.module(layer, x, (count, *sides), f"level{level}", begun))
+            return emitter.function(torch.cat, (parts, 1), (self.channels, *sides)) if len(parts) > 1 else parts[0]
+
+        return surrounded(
+            emitter, x, levels, self.norm, self.activation, norm_groups=self.norm_groups, zero_init=self.zero_init,
+            pre_activation=self.pre_activation, dropout=self.dropout,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
 """Links between parallel streams of different resolution, after HRNet (Wang 2020, arXiv 1908.07919)."""
 
 import operator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
 
-from deepcv.nn.emitter import Emitter, FitError, Value
+from deepcv.nn.emitter import Emitter, FitError, Start, Value
+from deepcv.nn.init import Init
 from deepcv.nn.layers.resize import Mode, ResizeLike
 from deepcv.nn.ops.op import Op, Range, activate, maps
+from deepcv.nn.ops.weights import Constant, begin
 
 Place = Annotated[int, Range(0, 63)]
 
@@ -26,9 +28,14 @@ class Fuse(Op):
 
     many: ClassVar[bool] = True
     to: Place
+    _: KW_ONLY
+    init: Init = "he"
+    init_value: Constant = 0.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C0, H, W), (C1, H / 2, W / 2) … to the shape of number `to`."""
+        if self.init == "dirac":
+            raise FitError("init: dirac needs one kernel")
         target = _target(inputs, self.to)
         total, *others = (self._brought(emitter, x, target, number) for number, x in enumerate(inputs))
         for x in others:
@@ -38,9 +45,10 @@ class Fuse(Op):
     def _brought(self, emitter: Emitter, x: Value, target: Value, number: int) -> Value:
         if number == self.to:
             return x
+        begun = begin(self.init, self.init_value, "he")
         if number > self.to:
-            return _project(emitter, x, target, f"from{number}")
-        return _halve(emitter, x, target, self.to - number, f"from{number}")
+            return _project(emitter, x, target, f"from{number}", begun)
+        return _halve(emitter, x, target, self.to - number, f"from{number}", begun)
 
 
 @dataclass(frozen=True)
@@ -69,12 +77,12 @@ def _target(streams: tuple[Value, ...], to: int) -> Value:
     return streams[to]
 
 
-def _project(emitter: Emitter, x: Value, target: Value, part: str) -> Value:
+def _project(emitter: Emitter, x: Value, target: Value, part: str, start: Start) -> Value:
     channels, height, width = maps(target)
     if x.shape[1] > height or x.shape[2] > width:
         raise FitError(f"needs its inputs from the highest resolution to the lowest, but {x} comes after {target}")
     shape = (channels, *x.shape[1:])
-    x = emitter.module(nn.Conv2d(x.shape[0], channels, 1, bias=False), x, shape, f"{part}.conv")
+    x = emitter.module(nn.Conv2d(x.shape[0], channels, 1, bias=False), x, shape, f"{part}.conv", start)
     x = emitter.module(nn.BatchNorm2d(channels), x, shape, f"{part}.norm")
     return _resize(emitter, x, target, "nearest", part)
 
@@ -83,14 +91,14 @@ def _resize(emitter: Emitter, x: Value, target: Value, mode: Mode, part: str) ->
     return emitter.module(ResizeLike(mode), (x, target), (x.shape[0], *target.shape[1:]), f"{part}.resize")
 
 
-def _halve(emitter: Emitter, x: Value, target: Value, steps: int, part: str) -> Value:
+def _halve(emitter: Emitter, x: Value, target: Value, steps: int, part: str, start: Start) -> Value:
     source = x
     for step in range(steps):
         channels, height, width = maps(x)
         last = step == steps - 1
         shape = (target.shape[0] if last else channels, (height + 1) // 2, (width + 1) // 2)
         layer = nn.Conv2d(channels, shape[0], 3, 2, 1, bias=False)
-        x = emitter.module(layer, x, shape, f"{part}.{step}.conv")
+        x = emitter.module(layer, x, shape, f"{part}.{step}.conv", start)
         x = emitter.module(nn.BatchNorm2d(shape[0]), x, shape, f"{part}.{step}.norm")
         x = x if last else activate(emitter, x, "relu")
     if x.shape != target.shape:

@@ -1,7 +1,7 @@
 """Links: several values become one."""
 
 import operator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -9,6 +9,8 @@ import torch
 from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.ops.adapters import Adapt, adapted
 from deepcv.nn.ops.op import Activation, Op, Range, activate
+
+Weight = Annotated[float, Range(-1e6, 1e6)]
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Sum(Op):
 
     many: ClassVar[bool] = True
     activation: Activation = "none"
-    scale: Annotated[float, Range(-1e6, 1e6)] = 1.0
+    scale: Weight = 1.0
     adapt: Adapt = "error"
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
@@ -30,15 +32,17 @@ class Sum(Op):
 
 @dataclass(frozen=True)
 class Mean(Op):
-    """Mean of its inputs, then the activation if there is one; `adapt` as of `sum`."""
+    """Mean of its inputs, then the activation if there is one; `scale` and `adapt` as of `sum`."""
 
     many: ClassVar[bool] = True
     activation: Activation = "none"
     adapt: Adapt = "error"
+    _: KW_ONLY
+    scale: Weight = 1.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """Equal shapes, kept."""
-        total = added(emitter, adapted(emitter, inputs, self.adapt))
+        total = added(emitter, adapted(emitter, inputs, self.adapt), self.scale)
         mean = emitter.function(operator.truediv, (total, len(inputs)), total.shape)
         return activate(emitter, mean, self.activation)
 
@@ -66,10 +70,15 @@ class Multiply(Op):
 
 @dataclass(frozen=True)
 class Concat(Op):
-    """Dense link: puts its inputs one behind the other along the channels, or tokens along their features."""
+    """Dense link: puts its inputs one behind the other along the channels, or tokens along their features.
+
+    `scale` multiplies all inputs but the first.
+    """
 
     many: ClassVar[bool] = True
     adapt: Literal["error", "resize"] = "error"
+    _: KW_ONLY
+    scale: Weight = 1.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C1, H, W), (C2, H, W) … to (C1 + C2 + …, H, W); likewise flat features, and (T, D1), (T, D2) to (T, D1 + D2)."""
@@ -79,6 +88,9 @@ class Concat(Op):
                 raise FitError(f"needs equally many tokens, got {inputs[0]} and {x}")
             if len(x.shape) != len(inputs[0].shape) or (len(x.shape) == 3 and x.shape[1:] != inputs[0].shape[1:]):
                 raise FitError(f"needs equal height and width, got {inputs[0]} and {x}")
+        if self.scale != 1:
+            scaled = (emitter.function(operator.mul, (x, self.scale), x.shape) for x in inputs[1:])
+            inputs = (inputs[0], *scaled)
         if len(inputs[0].shape) == 2:
             return emitter.function(torch.cat, (list(inputs), 2), (inputs[0].shape[0], sum(x.shape[1] for x in inputs)))
         shape = (sum(x.shape[0] for x in inputs), *inputs[0].shape[1:])

@@ -20,7 +20,7 @@ class Timm(Op):
     """A network of timm by its name, `{id: net, timm: resnet18, classes: $classes}`.
 
     With `classes: 0`, the default, it gives its pooled features; with `features: true` its feature maps, from fine to coarse, of
-    which `op: feature` takes one. `pool: none` gives the last feature maps or tokens as they are.
+    which `op: feature` takes one. `pool: false` gives the last feature maps or tokens as they are.
     """
 
     name: str

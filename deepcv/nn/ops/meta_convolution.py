@@ -1,14 +1,15 @@
 """Meta-convolution."""
 
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Literal
-
-from torch import nn
+from dataclasses import KW_ONLY, dataclass
 
 from deepcv.nn.emitter import Emitter, Value
+from deepcv.nn.init import Init
 from deepcv.nn.layers.meta_convolution import MetaConv2d
-from deepcv.nn.ops.op import Activation, Count, Op, Padding, Side, activate, maps, slide
+from deepcv.nn.ops.convolution import INHERITS
+from deepcv.nn.ops.norms import Norm
+from deepcv.nn.ops.op import Activation, Count, Op, Padding, Share, Side, maps, slide
+from deepcv.nn.ops.order import biased, surrounded
+from deepcv.nn.ops.weights import Constant, begin_parts
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,10 @@ class MetaConv(Op):
     """Convolution whose kernel changes with the input by a matrix of `rank`; then batch norm and ReLU, as in `conv`.
 
     A net of one hidden layer, of the input channels / `reduction` and at least 8, infers the change from the mean over
-    positions.
+    positions. `init` is that of the kernel.
     """
 
-    inherits = MappingProxyType({key: key for key in ("norm", "activation", "bias")})
+    inherits = INHERITS
     channels: Count
     kernel: Side = 3
     stride: Side = 1
@@ -27,8 +28,13 @@ class MetaConv(Op):
     rank: Count = 1
     reduction: Count = 4
     bias: bool | None = None
-    norm: Literal["batch", "none"] = "batch"
+    norm: Norm = "batch"
     activation: Activation = "relu"
+    _: KW_ONLY
+    pre_activation: bool = False
+    dropout: Share = 0.0
+    init: Init = "he"
+    init_value: Constant = 0.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (channels, H', W')."""
@@ -36,10 +42,11 @@ class MetaConv(Op):
         channels, _, _ = maps(x)
         padding = self.kernel // 2 if self.padding is None else self.padding
         shape = (self.channels, *slide(x, self.kernel, self.stride, padding))
-        bias = self.norm == "none" if self.bias is None else self.bias
+        bias = biased(self.bias, self.norm, self.pre_activation)
         hidden = max(channels // self.reduction, 8)
         layer = MetaConv2d(channels, self.channels, self.kernel, self.stride, padding, self.rank, hidden, bias)
-        x = emitter.module(layer, x, shape, "conv")
-        if self.norm == "batch":
-            x = emitter.module(nn.BatchNorm2d(self.channels), x, shape, "norm")
-        return activate(emitter, x, self.activation)
+        begun = begin_parts(layer.static, self.init, self.init_value, "he")
+        return surrounded(
+            emitter, x, lambda x: emitter.module(layer, x, shape, "conv", begun), self.norm, self.activation,
+            pre_activation=self.pre_activation, dropout=self.dropout,
+        )  # fmt: skip

@@ -1,7 +1,9 @@
 """Norms, by themselves and as the `norm` of another op."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from torch import nn
@@ -11,7 +13,8 @@ from deepcv.nn.init import zero_scale
 from deepcv.nn.layers.norms import ChannelLayerNorm, ChannelRMSNorm, LayerMeanBatchNorm
 from deepcv.nn.ops.op import Count, Op, Range, features, maps
 
-Norm = Literal["batch", "layer", "instance", "group", "none"]
+Norm = Literal["batch", "layer", "instance", "group", "rms", "layer_mean_batch", "local_response", "none"]
+WITHOUT_SHIFT = ("none", "rms", "local_response")  # a layer before one of these keeps its bias
 Epsilon = Annotated[float, Range(1e-12, 1)]
 Momentum = Annotated[float, Range(0, 1)]
 _GROUPS = 32  # Wu and He 2018
@@ -30,8 +33,9 @@ def normalise(
         if zero_init:
             raise FitError("zero_init is for a norm's scale, and there is no norm")
         return x
-    module = {"batch": batch_norm, "layer": layer_norm, "instance": instance_norm}.get(kind)
-    layer = module(x) if module else group_norm(x, groups)
+    if kind == "local_response" and zero_init:
+        raise FitError("zero_init is for a norm's scale, and local response norm has none")
+    layer = group_norm(x, groups) if kind == "group" else _NORMS[kind](x)
     return emitter.module(layer, x, x.shape, part, zero_scale if zero_init else None)
 
 
@@ -63,6 +67,35 @@ def group_norm(x: Value, groups: int | None, eps: float = 1e-5) -> nn.Module:
     if channels % (groups or 1):
         raise FitError(f"group norm: {groups} groups do not divide the channels of {x}")
     return nn.GroupNorm(groups or math.gcd(_GROUPS, channels), channels, eps=eps)
+
+
+def rms_norm(x: Value, eps: float = 1e-6) -> nn.Module:
+    """Root-mean-square norm over the same axis as layer norm."""
+    kind = ChannelRMSNorm if len(x.shape) == 3 else nn.RMSNorm
+    return kind(features(x)[0], eps=eps)
+
+
+def layer_mean_batch_norm(x: Value, eps: float = 1e-5, momentum: float = 0.1) -> nn.Module:
+    """Layer norm, then mean-only batch norm."""
+    return LayerMeanBatchNorm(features(x)[0], eps, momentum)
+
+
+def local_response_norm(x: Value, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> nn.Module:
+    """Local response norm of maps over neighbouring channels."""
+    maps(x)
+    return nn.LocalResponseNorm(size, alpha, beta, k)
+
+
+_NORMS: Mapping[str, Callable[[Value], nn.Module]] = MappingProxyType(
+    {
+        "batch": batch_norm,
+        "layer": layer_norm,
+        "instance": instance_norm,
+        "rms": rms_norm,
+        "layer_mean_batch": layer_mean_batch_norm,
+        "local_response": local_response_norm,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -103,9 +136,7 @@ class RMSNorm(Op):
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """Any shape, kept."""
         (x,) = inputs
-        kind = ChannelRMSNorm if len(x.shape) == 3 else nn.RMSNorm
-        layer = kind(features(x)[0], eps=self.eps)
-        return emitter.module(layer, x, x.shape, start=zero_scale if self.zero_init else None)
+        return emitter.module(rms_norm(x, self.eps), x, x.shape, start=zero_scale if self.zero_init else None)
 
 
 @dataclass(frozen=True)
@@ -147,7 +178,7 @@ class LayerMeanBatch(Op):
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """Any shape, kept."""
         (x,) = inputs
-        layer = LayerMeanBatchNorm(features(x)[0], self.eps, self.momentum)
+        layer = layer_mean_batch_norm(x, self.eps, self.momentum)
         return emitter.module(layer, x, x.shape, start=zero_scale if self.zero_init else None)
 
 
@@ -163,5 +194,4 @@ class LocalResponseNorm(Op):
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W), kept."""
         (x,) = inputs
-        maps(x)
-        return emitter.module(nn.LocalResponseNorm(self.size, self.alpha, self.beta, self.k), x, x.shape)
+        return emitter.module(local_response_norm(x, self.size, self.alpha, self.beta, self.k), x, x.shape)

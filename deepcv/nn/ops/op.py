@@ -27,7 +27,8 @@ Padding = Annotated[int, Range(0, 1_024)]
 Share = Annotated[float, Range(0, 1)]
 Activation = Literal[
     "relu", "leaky_relu", "prelu", "relu6", "elu", "selu", "softplus", "gelu", "silu", "mish", "hardswish",
-    "sigmoid", "hardsigmoid", "tanh", "none",
+    "sigmoid", "hardsigmoid", "tanh", "celu", "hardtanh", "softsign", "log_sigmoid", "hardshrink", "softshrink",
+    "tanhshrink", "none",
 ]  # fmt: skip
 ACTIVATIONS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
     {
@@ -44,6 +45,13 @@ ACTIVATIONS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
         "sigmoid": torch.sigmoid,
         "hardsigmoid": F.hardsigmoid,
         "tanh": torch.tanh,
+        "celu": F.celu,
+        "hardtanh": F.hardtanh,
+        "softsign": F.softsign,
+        "log_sigmoid": F.logsigmoid,
+        "hardshrink": F.hardshrink,
+        "softshrink": F.softshrink,
+        "tanhshrink": F.tanhshrink,
     }
 )
 
@@ -53,6 +61,7 @@ class Op(ABC):
     """One kind of node."""
 
     many: ClassVar[bool] = False  # takes two or more inputs
+    most: ClassVar[int] = 1  # how many it takes where it is not `many`
     inherits: ClassVar[Mapping[str, str]] = MappingProxyType({})  # key -> the key of `defaults` that it is taken from
 
     @abstractmethod

@@ -37,6 +37,31 @@ class ChannelDropout(Op):
 
 
 @dataclass(frozen=True)
+class AlphaDropout(Op):
+    """Dropout for `selu`: a share `p` of the values saturates while training, mean and variance stay (Klambauer 2017)."""
+
+    p: Share = 0.5
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """Any shape, kept."""
+        (x,) = inputs
+        return emitter.module(nn.AlphaDropout(self.p), x, x.shape)
+
+
+@dataclass(frozen=True)
+class FeatureAlphaDropout(Op):
+    """Alpha dropout of whole channels."""
+
+    p: Share = 0.5
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W), kept."""
+        (x,) = inputs
+        maps(x)
+        return emitter.module(nn.FeatureAlphaDropout(self.p), x, x.shape)
+
+
+@dataclass(frozen=True)
 class DropPathOp(Op):
     """Stochastic depth: while training, zeroes a share `p` of the samples; the end of a residual branch, before its sum."""
 

@@ -1,10 +1,12 @@
 """From feature maps to tokens, for transformers (Dosovitskiy 2021, arXiv 2010.11929)."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from deepcv.nn.emitter import Emitter, FitError, Value
+from deepcv.nn.init import Init
 from deepcv.nn.layers.tokens import ClassToken, PatchEmbedding, Positions
 from deepcv.nn.ops.op import Count, Op, Side, maps
+from deepcv.nn.ops.weights import Constant, begin_parts
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,9 @@ class PatchEmbed(Op):
 
     features: Count
     patch: Side = 16
+    _: KW_ONLY
+    init: Init = "he"
+    init_value: Constant = 0.0
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (H / patch * W / patch, features)."""
@@ -21,7 +26,8 @@ class PatchEmbed(Op):
         if height % self.patch or width % self.patch:
             raise FitError(f"needs height and width that are multiples of patch: {self.patch}, got {x}")
         shape = ((height // self.patch) * (width // self.patch), self.features)
-        return emitter.module(PatchEmbedding(channels, self.features, self.patch), x, shape)
+        layer = PatchEmbedding(channels, self.features, self.patch)
+        return emitter.module(layer, x, shape, start=begin_parts(layer, self.init, self.init_value, "he"))
 
 
 @dataclass(frozen=True)

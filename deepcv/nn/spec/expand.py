@@ -8,14 +8,14 @@ from typing import Any
 from deepcv.nn.ops import OPS
 from deepcv.nn.spec.document import INDEX, USE_KEYS, Document, Template, open_document, typed
 from deepcv.nn.spec.errors import Where, closest
-from deepcv.nn.spec.formula import Formula
+from deepcv.nn.spec.formula import Formula, Value
 from deepcv.nn.spec.model import MAX_NODES, NODE_KEYS, NetworkSpec, NodeSpec, make_node
 from deepcv.nn.spec.scope import KINDS, Names, Scope
 from deepcv.nn.spec.source import Block, Items, shown
 from deepcv.nn.spec.use import Place, Use, checkpointed, deeper, shared, taken, times
 
 ZOO = Path(__file__).parents[1] / "zoo"
-_CHOICE_KEYS = ("id", "choice", "from", "pick", "checkpoint")
+_CHOICE_KEYS = ("id", "choice", "from", "pick", "n", "repeat", "checkpoint")
 _PICK_KEYS = ("id", "pick_from", "pick", "n")
 _SPEC_KEYS = ("id", "spec", "from", "parameters", "repeat", "checkpoint")
 
@@ -113,9 +113,7 @@ class _Expander:
             if not isinstance(given, list):
                 raise use.error(f"pick_from must be a list of nodes, got {shown(given)}", "pick_from")
             sources = tuple(i for one in given for i in use.scope.found(use.name, one, known, "pick_from"))
-            return self._append(
-                use, "choice", sources, {key: use.value(key) for key in ("pick", "n") if key in use.block}
-            )
+            return self._append(use, "choice", sources, _picks(use))
         op = next(kind for kind in KINDS if kind in use.block)
         given = {key: use.value(key) for key in use.block if key not in (*NODE_KEYS, op)}
         if op != "op":  # `timm: NAME`
@@ -208,8 +206,7 @@ class _Expander:
             if len(made) != 1:
                 raise scope.error(name, f"a candidate of a choice has one output, got {len(made)}")
             ends += made
-        pick = {"pick": use.value("pick")} if "pick" in use.block else {}
-        return self._append(use, "choice", tuple(ends), pick)
+        return self._append(use, "choice", tuple(ends), _picks(use))
 
 
 def _ends(template: Template, names: Names) -> tuple[str, ...]:
@@ -221,6 +218,11 @@ def _ends(template: Template, names: Names) -> tuple[str, ...]:
             where: Where = template.body.at(key)
             raise where.error(f"template {template.name!r}: {key}: no node {name!r}; {closest(name, names)}")
     return tuple(node for name in template.outputs for node in names[name])
+
+
+def _picks(use: Use) -> dict[str, Value]:
+    """What a choice picks, and how many, where its node says so."""
+    return {key: use.value(key) for key in ("pick", "n") if key in use.block}
 
 
 def _named(name: str, body: Block) -> Block:

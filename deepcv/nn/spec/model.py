@@ -89,7 +89,10 @@ class NetworkSpec:
         return {name: shapes[name] for name in self.inputs}
 
     def canonical(self) -> dict[str, Any]:
-        """The spec as plain data for YAML or JSON: no path, no line, no default left out; equal for equal networks."""
+        """The spec as plain data for YAML or JSON: no path, no line; equal for equal networks.
+
+        No default is left out but those of keys that an op got later: a network without them keeps its digest.
+        """
         inputs: dict[str, Any] = {} if self.inputs == (INPUT,) else {"inputs": list(self.inputs)}
         inputs |= {"sizes": {name: list(size) for name, size in self.sizes}} if self.sizes else {}
         return {
@@ -107,11 +110,13 @@ class NetworkSpec:
 
 
 def _canonical_node(node: NodeSpec) -> dict[str, Any]:
+    later = options.later(OPS[node.op])
+    given = {key: value for key, value in node.options if key not in later or value != later[key]}
     links = {"share": node.share, "checkpoint": node.checkpoint}
     return (
         {"id": node.id, "op": node.op, "from": list(node.sources)}
         | {key: value for key, value in links.items() if value}
-        | {key: value.text if isinstance(value, Formula) else value for key, value in node.options}
+        | {key: value.text if isinstance(value, Formula) else value for key, value in given.items()}
     )
 
 
@@ -168,8 +173,9 @@ def make_node(
         raise error(f"unknown op {op!r}; {closest(op, OPS)}", "op")
     if OPS[op].many and len(sources) < 2:
         raise error(f"{op} needs two or more inputs, e.g. from: [a, b]", "from")
-    if not OPS[op].many and len(sources) != 1:
-        raise error(f"{op} takes one input, got {len(sources)}; join them with sum or concat", "from")
+    if not OPS[op].many and not 1 <= len(sources) <= OPS[op].most:
+        count = "one input" if OPS[op].most == 1 else "one or two inputs"
+        raise error(f"{op} takes {count}, got {len(sources)}; join them with sum or concat", "from")
     try:
         values = {k: evaluate(v, CLASSES) if isinstance(v, str) and "$" in v else v for k, v in given.items()}
         return NodeSpec(node_id, op, sources, options.complete(op, values, NODE_KEYS), where)

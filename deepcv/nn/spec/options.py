@@ -28,6 +28,12 @@ def fields(kind: type[Op]) -> dict[str, tuple[Any, Any]]:
     return {field.name: (hints[field.name], field.default) for field in dataclasses.fields(kind)}
 
 
+@cache
+def later(kind: type[Op]) -> dict[str, Value]:
+    """The keyword-only keys of an op with their defaults: those that came after networks had been saved without them."""
+    return {field.name: fields(kind)[field.name][1] for field in dataclasses.fields(kind) if field.kw_only}
+
+
 def complete(op: str, given: Mapping[str, Value], also: tuple[str, ...] = ()) -> tuple[tuple[str, Value], ...]:
     """Every option of an op, checked, defaults filled in. `also` are the node's own keys, for the closest name."""
     known = fields(OPS[op])
