@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from deepcv.evaluation.metrics import ClassScores
 from deepcv.task import LIKELY
@@ -22,7 +22,7 @@ class LabelScores(ClassScores):
 
 def per_label(probabilities: NDArray[Any], labels: NDArray[Any], names: Sequence[str]) -> list[LabelScores]:
     """Scores of each label, from probabilities and labels (n, k)."""
-    there, said = labels >= 0.5, probabilities >= LIKELY
+    there, said = labels >= LIKELY, probabilities >= LIKELY
     hits, support = (there & said).sum(axis=0), there.sum(axis=0)
     precision, recall = hits / np.maximum(1, said.sum(axis=0)), hits / np.maximum(1, support)
     f1 = 2 * hits / np.maximum(1, said.sum(axis=0) + support)
@@ -33,6 +33,18 @@ def per_label(probabilities: NDArray[Any], labels: NDArray[Any], names: Sequence
         )
         for i, name in enumerate(names)
     ]  # fmt: skip
+
+
+def curves(
+    probabilities: NDArray[Any], labels: NDArray[Any], names: Sequence[str]
+) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    """Precision and recall of each label that an image has, at all thresholds."""
+    found = {}
+    for place, name in enumerate(names):
+        if (there := labels[:, place] >= LIKELY).any():
+            precision, recall, _ = precision_recall_curve(there, probabilities[:, place])
+            found[name] = (precision, recall)
+    return found
 
 
 def mean_average_precision(scores: Sequence[LabelScores]) -> float:

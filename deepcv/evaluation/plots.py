@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepcv.task import LIKELY
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -112,21 +110,16 @@ def draw_embedding(
     _save(figure, path)
 
 
-def draw_precision_recall(probabilities: NDArray[Any], labels: NDArray[Any], names: Sequence[str], path: Path) -> None:
-    """Draw each label's precision over its recall, from probabilities and labels (n, k)."""
-    from sklearn.metrics import precision_recall_curve
-
+def draw_precision_recall(curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], path: Path) -> None:
+    """Draw precision over recall of each label, from its (precision, recall)."""
     figure = _figure(6.5, 5)
     axes = figure.add_subplot()
-    for place, name in enumerate(names):
-        if (labels[:, place] >= LIKELY).any():
-            precision, recall, _ = precision_recall_curve(labels[:, place] >= LIKELY, probabilities[:, place])
-            axes.plot(
-                recall, precision, drawstyle="steps-post", label=name if len(names) <= _MAX_WRITTEN_CLASSES else None
-            )
+    few = len(curves) <= _MAX_WRITTEN_CLASSES
+    for name, (precision, recall) in curves.items():
+        axes.plot(recall, precision, drawstyle="steps-post", label=name if few else None)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
-    if len(names) <= _MAX_WRITTEN_CLASSES:
+    if few and curves:
         for text in axes.legend(loc="center left", bbox_to_anchor=(1, 0.5)).get_texts():
             text.set_parse_math(False)
     _save(figure, path)

@@ -81,7 +81,9 @@ def report_labels(folder: Path, shards: Dataset, logits: NDArray[np.float32], wo
     losses = metrics.losses(shards.task, logits, shards.test.labels)
     write_table(folder / "per_label.csv", asdict(scores[0]), (asdict(one).values() for one in scores))
     write_table(folder / "predictions.csv", ["actual", "predicted"], told_pairs(shards, probabilities))
-    plots.draw_precision_recall(probabilities, labels, shards.classes, folder / "precision_recall.png")
+    plots.draw_precision_recall(
+        label_metrics.curves(probabilities, labels, shards.classes), folder / "precision_recall.png"
+    )
     draw_worst(folder / "mistakes.png", shards, probabilities, losses, worst)
     return {
         "mean_average_precision": label_metrics.mean_average_precision(scores),

@@ -18,7 +18,7 @@ CURVE = [
     for e in (1.0, 2.0, 3.0)
 ]
 
-SCORES = np.random.default_rng(0).random((30, 3)) * (1, 1, 0.5)  # of the third label no image has enough
+SCORES = np.random.default_rng(0).random((30, 3)) * (1, 1, 0.5)
 
 DRAW = {
     "confusion": lambda path: plots.draw_confusion(MATRIX, ("a", "b", "c"), path),
@@ -36,7 +36,7 @@ DRAW = {
     "embedding": lambda path: draw_points(3, path),
     "embedding of many classes": lambda path: draw_points(25, path),
     "precision and recall": lambda path: plots.draw_precision_recall(
-        SCORES, SCORES > 0.6, ("a$b$", "\\d{$", "c"), path
+        {"a$b$": tuple(SCORES.T[:2]), "\\d{$": tuple(SCORES.T[1:])}, path
     ),
     "numbers": lambda path: plots.draw_scatter(SCORES, SCORES[::-1], ("a$b$", "\\d{$", "c"), path),
     "numbers that do not differ": lambda path: plots.draw_scatter(SCORES, np.zeros_like(SCORES), ("a", "b", "c"), path),

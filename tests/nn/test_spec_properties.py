@@ -107,7 +107,7 @@ def work(count: int) -> int:
     for number in range(1, count):
         conv = {"op": "conv", "channels": 2, "kernel": 1, "norm": "none", "from": [f"n{number - 1}"]}
         link = {"op": "sum", "from": [f"n{number - 1}", f"n{max(number - 9, 0)}"]}
-        nodes.append({"id": f"n{number}", **(link if number % 8 else conv)})
+        nodes.append({"id": f"n{number}", **(link if number % 4 else conv)})
     spec = from_canonical({"format": 1, "nodes": nodes, "outputs": [["y", f"n{count - 1}"]]})
     calls = 0
 
@@ -125,4 +125,5 @@ def work(count: int) -> int:
 
 def test_twice_as_many_nodes_are_about_twice_the_work() -> None:
     """In calls, not in seconds, which a busy machine stretches."""
-    assert work(2000) < 3 * work(1000)
+    work(10)  # what is done once in a process
+    assert work(2000) < 2.02 * work(1000)  # a loop over the modules at each module gives 2.05

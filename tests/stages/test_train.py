@@ -117,8 +117,8 @@ def test_without_matplotlib_there_is_one_picture_less(tmp_path: Path, monkeypatc
     loader = set_up(toys.network(tmp_path), shards, toys.CONFIG).loader
     drawn.mkdir()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    train.draw_preview(loader, toys.CONFIG, shards.classes, drawn)
+    train.draw_preview(loader, toys.CONFIG, shards, drawn)
     assert [path.name for path in drawn.iterdir()] == ["batch.png"]
     monkeypatch.undo()
-    train.draw_preview(loader, toys.CONFIG, shards.classes, drawn)
+    train.draw_preview(loader, toys.CONFIG, shards, drawn)
     assert sorted(path.name for path in drawn.iterdir()) == ["batch.png", "schedules.png"]
