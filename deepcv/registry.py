@@ -133,8 +133,9 @@ def challenge(
         return CHAMPION, f"already the champion, {metric} {score:.4f}"
     else:
         caveat = ""
-        if champion.tags.get(_TEST_TAG) == candidate.test_digest:
-            to_beat = float(champion.tags[f"deepcv.metric.{metric}"])
+        known = champion.tags.get(f"deepcv.metric.{metric}")
+        if champion.tags.get(_TEST_TAG) == candidate.test_digest and known is not None:
+            to_beat = float(known)
         else:
             to_beat = float(rescore(f"models:/{name}/{champion.version}")[metric])
             caveat = "; it was judged on others before and may have been trained on some of these"

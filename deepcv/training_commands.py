@@ -129,7 +129,7 @@ def _set_up() -> "tuple[TrainParams, Dataset, TrainConfig, Setup]":
 
 
 def _preview(options: argparse.Namespace) -> None:
-    from deepcv.evaluation.plots import draw_schedules
+    from deepcv.evaluation.figures import draw_schedules
     from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
     from deepcv.training.preview import curves, draw_batch
 

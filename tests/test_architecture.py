@@ -35,7 +35,7 @@ IMPORTERS = {
     "dvc": "flows",
     "onnxruntime": {"deepcv.serving.predictor", "deepcv.serving.features"},
     "onnx": {"deepcv.serving.onnx_export", "deepcv.serving.features"},
-    "matplotlib": {"deepcv.evaluation.plots", "deepcv.monitoring.picture"},
+    "matplotlib": {"deepcv.evaluation.figures", "deepcv.evaluation.plots", "deepcv.monitoring.picture"},
     "fvcore": {"deepcv.profiling.cross_check"},
     "torchinfo": {"deepcv.profiling.cross_check"},
     "tensorboardX": {"deepcv.stages.tensorboard"},

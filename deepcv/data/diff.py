@@ -161,6 +161,8 @@ def judged(found: Report) -> list[str]:
     lines = []
     if found.before["test_digest"] != found.after["test_digest"]:
         lines.append("The test images or their labels differ: test scores of before and after do not compare.")
+    elif found.diff.reannotated is not None and (found.diff.reannotated["split_after"] == "test").any():
+        lines.append("Annotations of test images differ: test scores of what is learned from them do not compare.")
     if found.diff.reannotated is None:
         lines.append(
             "Annotations are not compared: a manifest is of an older DeepCV and has none; `dvc repro ingest` writes a new one."

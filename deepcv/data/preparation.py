@@ -166,6 +166,8 @@ def _batches(raw: Path, columns: list[str], leave_out: frozenset[str]) -> Iterat
     path = raw / "manifest.parquet"
     try:
         with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+            if missing := sorted(set(columns) - set(file.schema_arrow.names)):
+                raise DataError(f"{path}: of an older DeepCV, without {', '.join(missing)}; run `dvc repro ingest`")
             for rows in file.iter_batches(_BATCH, columns=columns, use_threads=False):
                 kept = [image_id not in leave_out for image_id in rows["id"].to_pylist()]
                 yield rows if all(kept) else rows.filter(pa.array(kept, pa.bool_()))

@@ -52,4 +52,5 @@ def digest_of_kept_test_images(raw: Path, quarantined: frozenset[str], task: Tas
         return info.test_digest
     learned = kept["label" if task.kind == "classification" else "annotations"]
     names, labels = np.unique(learned.to_numpy(str), return_inverse=True)
-    return manifest.digest_of_test_split(bytes.fromhex("".join(kept["sha256"])), labels, names.tolist())
+    told = names.tolist() if task.kind == "classification" else [f"{task.of} of {name}" for name in names.tolist()]
+    return manifest.digest_of_test_split(bytes.fromhex("".join(kept["sha256"])), labels, told)

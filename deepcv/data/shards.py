@@ -1,8 +1,8 @@
 """Shards: the prepared images of each split as plain .npy files, memory-mapped when they are read.
 
-`data/shards/` holds `<split>_images.npy` (uint8, images × height × width × channels), `<split>_labels.npy` (int64) and
-`dataset.json` (class names, image recipe, mean and std of the train split per channel in 0–1, sha256 of each file).
-Where the train split was stored encoded, the folder `train/` stands in for its two files: see `packed`.
+`data/shards/` holds `<split>_images.npy` (uint8, images × height × width × channels), `<split>_labels.npy` (see `Split`) and
+`dataset.json` (class names, image recipe, mean and std of the train split per channel in 0–1, sha256 of each file, what is
+learned where it is not a class). Where the train split was stored encoded, the folder `train/` stands in for its images: see `packed`.
 numpy reads all of them without this project.
 """
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepcv.data.samples import DataError
 from deepcv.task import Task
 
 _SHOWN = 5
+_FINE = 0.01  # largest step between two numbers of float32, as a share of the standard deviation
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,12 @@ def find(task: Task, classes: tuple[str, ...], annotations: Callable[[], Iterabl
     names = sorted({name for _, text in annotations() for name in _labels(kind, column, text)})
     if not names:
         raise DataError(f"preprocess.target: no image has {_what(kind, column)}; {_there(annotations())}")
-    return Targets(
-        task, tuple(names), lambda _label, text: [float(name in _labels(kind, column, text)) for name in names]
-    )
+
+    def of(_label: str, text: str) -> list[float]:
+        there = _labels(kind, column, text)
+        return [float(name in there) for name in names]
+
+    return Targets(task, tuple(names), of)
 
 
 def _numbers(task: Task, column: str, annotations: Callable[[], Iterable[tuple[str, str]]]) -> Targets:
@@ -75,7 +80,24 @@ def _numbers(task: Task, column: str, annotations: Callable[[], Iterable[tuple[s
         found = _content(text)["numbers"]
         return [float(found[name]) for name in names]
 
+    if taken := sorted({"file", "error"} & set(names)):  # columns of `deepcv predict`
+        raise DataError(f"preprocess.target: a number cannot be called {' or '.join(taken)}; rename the column")
+    _check_float32(names, np.array([of("", text) for _, text in annotations()]))
+
     return Targets(task, names, of)
+
+
+def _check_float32(names: tuple[str, ...], numbers: NDArray[np.float64]) -> None:
+    """Raise DataError where numbers (n, k) are not told apart as float32, in which a network computes."""
+    largest, spread = np.abs(numbers).max(axis=0), numbers.std(axis=0)
+    for name, top, deviation in zip(names, largest.tolist(), spread.tolist(), strict=True):
+        with np.errstate(over="ignore"):
+            step = float(np.spacing(np.float32(top)))
+        if not step <= _FINE * deviation and deviation > 0:  # also true for NaN: of what float32 does not hold
+            raise DataError(
+                f"preprocess.target: {name} goes up to {top:g} with a standard deviation of {deviation:g}, which float32 does "
+                "not tell apart; subtract an offset in the table, or take another unit"
+            )
 
 
 def _labels(kind: str, column: str, text: str) -> set[str]:

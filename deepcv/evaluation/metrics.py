@@ -121,8 +121,9 @@ def per_class(matrix: NDArray[np.int64], class_names: tuple[str, ...]) -> list[C
 
 
 def macro_f1(scores: Sequence[ClassScores]) -> float:
-    """Mean F1 of the classes or labels that have test images."""
-    return float(np.mean([score.f1 for score in scores if score.support]))
+    """Mean F1 of the classes or labels that have test images; 0 where none has."""
+    found = [score.f1 for score in scores if score.support]
+    return float(np.mean(found)) if found else 0.0
 
 
 def confident_mistakes(logits: Logits, labels: Labels) -> Labels:

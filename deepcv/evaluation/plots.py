@@ -5,13 +5,12 @@ matplotlib is imported where it draws: training machines that only compute metri
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from deepcv.evaluation.figures import new_figure, save
 
 _MAX_WRITTEN_CLASSES = 20  # above, numbers inside the confusion matrix would not be readable
 
@@ -20,7 +19,7 @@ def draw_confusion(matrix: NDArray[np.int64], class_names: tuple[str, ...], path
     """Draw the confusion matrix, rows normalised to the actual class."""
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     side = max(4.0, 0.5 * len(class_names) + 2)
-    figure = _figure(side, side)
+    figure = new_figure(side, side)
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(class_names)), class_names, rotation=90, parse_math=False)
@@ -32,12 +31,12 @@ def draw_confusion(matrix: NDArray[np.int64], class_names: tuple[str, ...], path
             if count:
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draw loss and accuracy (of numbers R²) of train and val over the epochs, and the learning rate."""
-    figure = _figure(12, 3.5)
+    figure = new_figure(12, 3.5)
     epochs = [record["epoch"] for record in history]
     score = "accuracy" if "val_accuracy" in history[0] else "r2"
     panels = (
@@ -52,34 +51,18 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.legend()
-    _save(figure, path)
-
-
-def draw_schedules(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:
-    """Draw how each hyperparameter changes, from points (epoch, value)."""
-    columns = min(3, len(curves))
-    rows = -(-len(curves) // columns)
-    figure = _figure(4 * columns, 2.8 * rows)
-    for place, (name, points) in enumerate(curves.items(), start=1):
-        axes = figure.add_subplot(rows, columns, place)
-        epochs, values = zip(*points, strict=True)
-        axes.plot(epochs, values, drawstyle="steps-post")
-        axes.set_title(name, parse_math=False)
-        axes.set_xlabel("epoch")
-        if min(values) < max(values) / 2:
-            axes.set_ylim(bottom=0)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_reliability(bins: Sequence[tuple[float, float, int]], path: Path) -> None:
     """Draw accuracy over confidence; on the diagonal a model is as sure as it is right."""
-    figure = _figure(4, 4)
+    figure = new_figure(4, 4)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], linestyle="--", color="grey")
     axes.plot([confidence for confidence, _, _ in bins], [accuracy for _, accuracy, _ in bins], marker="o")
     axes.set_xlabel("confidence")
     axes.set_ylabel("accuracy")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_embedding(
@@ -92,7 +75,7 @@ def draw_embedding(
     """Draw points (n, 2) in the colours of their classes; crosses are images that were taken for another class."""
     from matplotlib import colormaps
 
-    figure = _figure(7.5, 6)
+    figure = new_figure(7.5, 6)
     axes = figure.add_subplot()
     few = len(class_names) <= _MAX_WRITTEN_CLASSES
     colours = colormaps["tab10" if len(class_names) <= 10 else "tab20" if few else "gist_rainbow"]
@@ -107,12 +90,12 @@ def draw_embedding(
         legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         for text in legend.get_texts():
             text.set_parse_math(False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_precision_recall(curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], path: Path) -> None:
     """Draw precision over recall of each label, from its (precision, recall)."""
-    figure = _figure(6.5, 5)
+    figure = new_figure(6.5, 5)
     axes = figure.add_subplot()
     few = len(curves) <= _MAX_WRITTEN_CLASSES
     for name, (precision, recall) in curves.items():
@@ -122,14 +105,14 @@ def draw_precision_recall(curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]
     if few and curves:
         for text in axes.legend(loc="center left", bbox_to_anchor=(1, 0.5)).get_texts():
             text.set_parse_math(False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_scatter(answers: NDArray[Any], labels: NDArray[Any], names: Sequence[str], path: Path) -> None:
     """Draw what each image was taken for over what it is, a panel per number (n, k); on the diagonal both are equal."""
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    figure = _figure(4.5 * columns, 4 * rows)
+    figure = new_figure(4.5 * columns, 4 * rows)
     for place, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.scatter(labels[:, place], answers[:, place], s=8, alpha=0.5)
@@ -137,7 +120,7 @@ def draw_scatter(answers: NDArray[Any], labels: NDArray[Any], names: Sequence[st
         axes.set_title(name, parse_math=False)
         axes.set_xlabel("actual")
         axes.set_ylabel("predicted")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_range(
@@ -152,7 +135,7 @@ def draw_range(
     The last of `losses` sets the height. A grid is its mean val loss by value, infinite where the run diverged, and the
     suggested value.
     """
-    figure = _figure(6 + 3.5 * len(grids), 4)
+    figure = new_figure(6 + 3.5 * len(grids), 4)
     panels = figure.subplots(1, 1 + len(grids), squeeze=False, width_ratios=[6, *(3.5 for _ in grids)])[0]
     for name, values in losses.items():
         panels[0].plot(rates, values, label=name, linewidth=1)
@@ -171,14 +154,4 @@ def draw_range(
         axes.set_xlabel(name, parse_math=False)
         axes.set_ylabel("val loss")
         axes.legend()
-    _save(figure, path)
-
-
-def _figure(width_inch: float, height_inch: float) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width_inch, height_inch), dpi=100, layout="constrained")
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    figure.savefig(path, format="png", metadata={"Software": None})
+    save(figure, path)

@@ -17,7 +17,8 @@ from deepcv.nn.spec import NetworkSpec, from_canonical
 from deepcv.task import CLASSIFICATION, Task
 
 _FORMAT = 3
-_READABLE = (1, 2, 3)  # 1 knew no views, 2 a `test_time_flip` that was true or false
+_FORMAT_OF_TASKS = 4
+_READABLE = (1, 2, 3, 4)  # 1 knew no views, 2 a `test_time_flip` that was true or false
 
 TestTimeViews = Literal["one", "flip", "flip_shift"]
 
@@ -176,7 +177,9 @@ def save(path: Path, classifier: Classifier, canonical_spec: Mapping[str, Any], 
     """Write a model file; equal content gives equal bytes."""
     state = {key: value.detach().cpu().contiguous() for key, value in classifier.network.state_dict().items()}
     values = {key: value for key, value in asdict(info).items() if key != "task"} | info.task.stored()
-    content = {"format": _FORMAT, "spec": dict(canonical_spec), "info": values, "state_dict": state}
+    # An older DeepCV must not take numbers for classes, nor need classes a newer one.
+    form = _FORMAT if info.task == CLASSIFICATION else _FORMAT_OF_TASKS
+    content = {"format": form, "spec": dict(canonical_spec), "info": values, "state_dict": state}
     with atomic(path) as aside, aside.open("wb") as file:
         torch.save(content, file)
 

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from deepcv.params.base import Group, MisfitError
+from deepcv.task import Kind
 
 # The options of each loss; what they mean and must be is deepcv.training.losses', and a test holds the two together.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
@@ -24,6 +25,14 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "huber": ("delta",),
     "none": (),
 }
+# The tasks of each loss; `deepcv.training.losses` has them by kinds of targets.
+_EVERY: tuple[Kind, ...] = ("classification", "multi_label", "regression")
+_OTHERS: Mapping[str, tuple[Kind, ...]] = {
+    "bce": ("multi_label",), "sigmoid_focal": ("multi_label",),
+    "mse": ("regression",), "l1": ("regression",), "smooth_l1": ("regression",), "huber": ("regression",),
+    "nt_xent": _EVERY, "none": _EVERY,
+}  # fmt: skip
+TASKS: Mapping[str, tuple[Kind, ...]] = {name: _OTHERS.get(name, ("classification",)) for name in OPTIONS}
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, le=1e6)]
 

@@ -9,6 +9,7 @@ from deepcv.params.document import parse, read, report
 from deepcv.params.evaluate import EvaluateParams
 from deepcv.params.export import ExportParams
 from deepcv.params.ingest import IngestParams
+from deepcv.params.losses import TASKS
 from deepcv.params.preprocess import PreprocessParams
 from deepcv.params.register import METRICS, RegisterParams
 from deepcv.params.search import SearchParams
@@ -63,18 +64,31 @@ def loads(text: str, origin: str = str(FILE)) -> Params:
             problems += found
     if not problems:
         params = Params(**loaded)
-        if not (misfit := _misfit(params)):
+        if not (misfits := _misfits(params)):
             return params
-        problems.append((root.content["register"].line if "register" in root.content else 1, "register.metric", misfit))
+        for where, text in misfits.items():
+            section, _, key = where.partition(".")
+            node = root.content.get(section, root)
+            problems.append((node.content.get(key, node).line, where, text))
     raise ParamsError(report(problems, origin))
 
 
-def _misfit(params: Params) -> str:
-    """Say what does not fit where the metric is none of what the target is judged by."""
-    metrics = METRICS[Task(params.preprocess.target).kind]
-    if params.register.metric in metrics:
-        return ""
-    return f"{params.register.metric} is no metric of preprocess.target {params.preprocess.target}; expected {' or '.join(metrics)}"
+def _misfits(params: Params) -> dict[str, str]:
+    """Say, by key, what does not fit the target."""
+    target = params.preprocess.target
+    kind, found = Task(target).kind, {}
+    if params.register.metric not in METRICS[kind]:
+        found["register.metric"] = (
+            f"{params.register.metric} is no metric of preprocess.target {target}; expected {' or '.join(METRICS[kind])}"
+        )
+    if params.train.balance and kind != "classification":
+        found["train.balance"] = f"is for classes, and preprocess.target is {target}; expected 0"
+    if wrong := [term.loss for term in params.train.losses if kind not in TASKS[term.loss]]:
+        fitting = (name for name, kinds in TASKS.items() if kind in kinds)
+        found["train.losses"] = (
+            f"{' and '.join(wrong)} cannot learn preprocess.target {target}; expected {', '.join(fitting)}"
+        )
+    return found
 
 
 def _unknown_section(name: str) -> str:

@@ -88,7 +88,7 @@ def write_csv(path: Path, predictions: Sequence[Prediction]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file", *columns, "error"])
         for p in predictions:
-            writer.writerow([p.path, *(_written(p.answer.get(column, "")) for column in columns), p.error])
+            writer.writerow([p.path, *(_written(column, p.answer.get(column, "")) for column in columns), p.error])
 
 
 def write_sheet(path: Path, predictions: Sequence[Prediction]) -> None:
@@ -112,8 +112,8 @@ def _answer(row: Mapping[Hashable, Any]) -> dict[str, str | float]:
     return {str(name): value for name, value in row.items() if not isinstance(value, list)}
 
 
-def _written(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:.6f}"
+def _written(column: str, value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:.6f}" if column == "probability" else f"{value:.9g}"
 
 
 def _read(batch: Iterable[Path]) -> tuple[dict[Path, str], dict[Path, bytes]]:

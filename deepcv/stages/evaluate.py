@@ -99,7 +99,9 @@ def report_numbers(folder: Path, shards: Dataset, logits: NDArray[np.float32], w
     labels = np.array(shards.test.labels)
     scores = metrics.per_number(logits, labels, shards.classes)
     write_table(folder / "per_number.csv", asdict(scores[0]), (asdict(one).values() for one in scores))
-    write_table(folder / "predictions.csv", ["actual", "predicted"], told_pairs(shards, logits))
+    header = [f"{side} {name}" for side in ("actual", "predicted") for name in shards.classes]
+    rows = ((f"{number:.9g}" for number in row) for row in np.concatenate([labels, logits], axis=1))
+    write_table(folder / "predictions.csv", header, rows)
     plots.draw_scatter(logits, labels, shards.classes, folder / "predictions.png")
     draw_worst(folder / "mistakes.png", shards, logits, metrics.losses(shards.task, logits, labels), worst)
     errors = {"mae": scores[0].mae, "rmse": scores[0].rmse} if len(scores) == 1 else {}

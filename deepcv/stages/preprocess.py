@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from deepcv.data import manifest, packed, preparation, quarantine, shards
@@ -46,6 +47,10 @@ def main() -> Callable[[], None]:
                     RAW, work, recipe, targets, left_out,
                     encoded_train=encoded, processes=len(os.sched_getaffinity(0)), done=lambda n: bar.update(n),
                 )  # fmt: skip
+            if targets.task.kind == "multi_label":
+                there = np.load(work / "train_labels.npy", mmap_mode="r").any(axis=0)
+                if unseen := [name for name, found in zip(targets.names, there, strict=True) if not found]:
+                    print(f"warning: no train image has {', '.join(unseen)}", file=sys.stderr)
             with atomic_folder(SHARDS) as folder:
                 if encoded:
                     files = preparation.encoded_images(RAW, "train", info.classes, left_out)

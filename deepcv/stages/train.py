@@ -20,7 +20,7 @@ from deepcv.data import crops  # noqa: F401 - `fit` imports it late, and a train
 from deepcv.data.loaders import TrainLoader
 from deepcv.data.shards import Dataset, open_shards
 from deepcv.errors import DeepcvError
-from deepcv.evaluation.plots import draw_schedules
+from deepcv.evaluation.figures import draw_schedules
 from deepcv.files import sha256, write_text
 from deepcv.lifetime import Grace
 from deepcv.nn import classifier, spec

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcv.data.loaders import Batch
+from deepcv.errors import DeepcvError
 from deepcv.task import CLASSIFICATION, Task
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import Objective
@@ -35,6 +36,8 @@ def create_objective(
     kinds: dict[str, Kind] = {"classification": "soft" if mixes else "class", "multi_label": "multi_label"}
     target = Target(kinds.get(task.kind, "number"), size)
     check(terms, outputs, {"label": target}, config.views.count, left_out=left_out)
+    if task.kind != "classification" and any(term.loss == "jensen_shannon" for term in terms):
+        raise DeepcvError(f"train.losses: jensen_shannon compares class probabilities; preprocess.target is {task.of}")
     if not config.losses and task.kind == "classification":
         return lambda outputs, batch: nn.functional.cross_entropy(
             batch.first_view(outputs["logits"]), batch.targets, label_smoothing=settings.label_smoothing

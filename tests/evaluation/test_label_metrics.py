@@ -35,3 +35,4 @@ def test_scores_are_scikit_learns(seed: int, count: int, labels: int) -> None:
 def test_no_label_at_all_scores_nothing() -> None:
     found = label_metrics.per_label(np.zeros((2, 1)), np.zeros((2, 1)), ("a",))
     assert label_metrics.mean_average_precision(found) == 0
+    assert metrics.macro_f1(found) == 0

@@ -7,7 +7,7 @@ import torch
 import toys
 from torch import nn
 
-from deepcv.evaluation import plots
+from deepcv.evaluation import figures, plots
 from deepcv.evaluation.history import read_history
 from deepcv.evaluation.inference import logits_of
 from deepcv.images import decode
@@ -25,7 +25,7 @@ DRAW = {
     "many classes": lambda path: plots.draw_confusion(np.eye(25, dtype=np.int64), tuple(map(str, range(25))), path),
     "classes that look like TeX": lambda path: plots.draw_confusion(MATRIX, ("a$b$", "$\\d{$", "$5"), path),
     "curves": lambda path: plots.draw_curves(CURVE, path),
-    "schedules": lambda path: plots.draw_schedules(
+    "schedules": lambda path: figures.draw_schedules(
         {name: [(e / 2, 0.1 * e) for e in range(9)] for name in ("lr", "a$b$", "augmentation.mixup.probability", "d")},
         path,
     ),
@@ -57,7 +57,7 @@ def test_points_have_the_colour_of_their_class_and_mistakes_are_crosses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[Any] = []
-    monkeypatch.setattr(plots, "_save", lambda figure, _path: figures.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, _path: figures.append(figure))
     points = np.arange(10, dtype=np.float32).reshape(5, 2)
     wrong = np.array([False, False, True, False, False])
     plots.draw_embedding(points, np.array([0, 1, 1, 0, 1]), wrong, ("a", "b"), tmp_path / "x.png")
@@ -83,7 +83,7 @@ def test_equal_numbers_give_equal_bytes(name: str, tmp_path: Path) -> None:
 
 def test_the_confusion_matrix_has_a_row_per_actual_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Any] = []
-    monkeypatch.setattr(plots, "_save", lambda figure, _path: figures.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, _path: figures.append(figure))
     plots.draw_confusion(MATRIX, ("a", "b", "c"), tmp_path / "x.png")
     (axes,) = figures[0].axes
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("actual", "predicted")

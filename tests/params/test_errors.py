@@ -194,6 +194,16 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ),
     ("lr: 0.01", "lr: 0.01\n  keep_best: 3", [(23, "train.keep_best", "are removed", "set archive: true")]),
     ("lr: 0.01", "lr: 0.01\n  optimizer: adam", [(23, "train.optimizer", "got the text 'adam'")]),
+    (
+        "resize: stretch\ntrain:\n",
+        "resize: stretch\n  target: numbers\ntrain:\n  balance: 0.5\n  losses: [{loss: focal}]\n",
+        [
+            (19, "train.balance", "is for classes, and preprocess.target is numbers; expected 0"),
+            (20, "train.losses", "focal cannot learn preprocess.target numbers; expected nt_xent, mse, l1"),
+            (32, "register.metric", "accuracy is no metric of preprocess.target numbers; expected r2"),
+        ],
+    ),
+    ("resize: stretch", "resize: stretch\n  target: tag", [(17, "preprocess.target", "boxes", "got the text 'tag'")]),
     ("lr: 0.01", "lr: 0.01\n  unfreeze: {stem: 0}", [(23, "train.unfreeze.stem", ">= 1", "got 0")]),
     # ranges and choices
     ("lr: 0.01", "lr: 0", [(22, "train.lr", "must be a number > 0 and <= 100", "got 0")]),

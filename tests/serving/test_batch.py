@@ -118,7 +118,7 @@ def test_numbers_and_lists_of_probabilities_in_the_csv(tmp_path: Path) -> None:
     batch.write_csv(tmp_path / "p.csv", found)
     lines = (tmp_path / "p.csv").read_text().splitlines()
     assert lines == [
-        "file,age,labels,error", f"{tmp_path}/0.png,,,the file is empty", f"{tmp_path}/1.png,1.500000,a;b,"
+        "file,age,labels,error", f"{tmp_path}/0.png,,,the file is empty", f"{tmp_path}/1.png,1.5,a;b,"
     ]  # fmt: skip
 
 

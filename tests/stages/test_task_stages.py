@@ -56,6 +56,9 @@ def test_the_report_of_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert table[0] == "number,mae,rmse,r2"
     assert float(table[1].split(",")[1]) == pytest.approx((15 * 3 + 2003) / 16, rel=1e-4)
     assert decode((tmp_path / "predictions.png").read_bytes()).std() > 1
+    first, row = (tmp_path / "predictions.csv").read_text().splitlines()[:2]
+    assert first == "actual left,actual right,predicted left,predicted right"
+    assert [float(cell) for cell in row.split(",")] == [*shards.test.labels[0], *answers[0]]
 
 
 def annotated(number: int) -> Sample:
@@ -139,4 +142,6 @@ def test_the_digest_of_the_test_images_covers_what_is_learned(task: Task) -> Non
     rows.to_parquet(register.RAW / "manifest.parquet")
     after = digests()
     assert after[0] != before[0]
+    other = Task("tags.dark" if task == LABELS else "numbers.left")
+    assert quarantine.digest_of_kept_test_images(register.RAW, frozenset(), other) != after[0]
     assert after[1] == before[1]  # of its class alone

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deepcv.errors import DeepcvError
-from deepcv.params.losses import OPTIONS, LossParams
+from deepcv.params.losses import OPTIONS, TASKS, LossParams
 from deepcv.training.losses import (
     LOSSES,
     Target,
@@ -158,6 +158,13 @@ def test_class_weights_are_used_where_a_term_wants_them(name: str) -> None:
     assert torch.equal(balanced, loss(outputs["logits"], targets["label"], class_weights=weights))
     with pytest.raises(DeepcvError, match="wants balanced class weights"):
         total([Term(name, options=options)], outputs, targets)
+
+
+def test_params_know_which_tasks_a_loss_is_of() -> None:
+    kinds = {"classification": "class", "multi_label": "multi_label", "regression": "number"}
+    for name, loss in LOSSES.items():
+        fits = {task for task, kind in kinds.items() if kind in loss.targets} or set(kinds)
+        assert set(TASKS[name]) == (fits if name != "jensen_shannon" else {"classification"})  # it takes a softmax
 
 
 def test_params_know_every_loss_and_its_options() -> None:

@@ -35,7 +35,8 @@ class ActivationOp(Op):
         (x,) = inputs
         x = emitter.value(x.node, x.shape)
         for key, kinds in _KEYS:
-            if getattr(self, key) not in (None, False) and self.kind not in kinds:
+            value = getattr(self, key)
+            if value is not None and value is not False and self.kind not in kinds:  # 0.0 == False
                 raise FitError(f"{key} is for kind: {' and '.join(kinds)}, got kind: {self.kind}")
         if self.kind in _SOFT:
             return emitter.function(_SOFT[self.kind], (x, features(x)[1]), x.shape)
