@@ -155,9 +155,7 @@ def build_network(spec: NetworkSpec, input_shape: tuple[int, int, int], classes:
         raise spec.nodes[-1].error(f"no output is called logits; there are {', '.join(outputs)}")
     if (shape := outputs["logits"].meta["shape"]) != (classes,):
         node = next((node for node in spec.nodes if ("logits", node.id) in spec.outputs), spec.nodes[0])
-        raise node.error(
-            f"the output logits must be ({classes}), one number per class (or label or number of preprocess.target), got {shape}"
-        )
+        raise node.error(f"the output logits must be ({classes}), one number per class, got {shape}")
     return network
 
 

@@ -19,6 +19,7 @@ from deepcv.errors import DeepcvError
 from deepcv.nn.layers.blur import Blur
 from deepcv.nn.layers.regularisation import DropPath
 from deepcv.params.train import TrainParams
+from deepcv.task import CLASSIFICATION
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import DivergedError, Pieces, RunningMetrics, check_weights, create_trainer
 from deepcv.training.hyperparameters import Hyperparameters, Settings, initial, scheduled
@@ -251,7 +252,7 @@ def test_the_label_smoothing_of_a_loss_follows_its_schedule() -> None:
     assert initial(config, "losses.1.label_smoothing") == 0.0
     settings = Settings.of(config)
     assert settings.smoothings == {}
-    objective = create_objective(config, settings, {"logits": (2,)}, torch.tensor([14, 14]))
+    objective = create_objective(config, settings, {"logits": (2,)}, CLASSIFICATION, 2, torch.tensor([14, 14]))
     (course,) = (one for one in scheduled(config, 21) if one.name != "lr")
     hyperparameters = Hyperparameters(
         [course], config=config, settings=settings, model=Net(), optimizer=create_optimizer(Net(), config),
