@@ -101,10 +101,13 @@ def end_by_signal() -> NoReturn:
     raise AssertionError("SIGINT did not end the process")
 
 
-def die_with_parent(number: signal.Signals) -> None:
-    """Have the kernel send this process a signal when the one that started it ends, however that ended (Linux)."""
+def die_with_parent(number: signal.Signals, parent: int | None = None) -> None:
+    """Have the kernel send this process a signal when the one that started it ends, however that ended (Linux).
+
+    Who knows the id of that `parent` gives it: it may have ended before this is called, while this process began.
+    """
     if sys.platform == "linux":
-        parent = os.getppid()
+        parent = os.getppid() if parent is None else parent
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
         if os.getppid() != parent:  # it ended before the request took effect
             signal.raise_signal(number)

@@ -1,5 +1,6 @@
 """Work on every core, with results in the order in which the work came."""
 
+import os
 import signal
 import time
 from collections import deque
@@ -39,7 +40,7 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], processes: i
     try:
         for item in items:
             if pool is None and processes > 1 and time.monotonic() - begun > _ALONE_S:
-                pool = ProcessPoolExecutor(processes - 1, get_context("spawn"), _begin)
+                pool = ProcessPoolExecutor(processes - 1, get_context("spawn"), _begin, (os.getpid(),))
             busy = sum(not future.done() for _, future in waiting)
             helped = pool is not None and busy < _QUEUED * (processes - 1)
             waiting.append((item, pool.submit(work, item) if pool and helped else _done(work, item)))
@@ -66,7 +67,7 @@ def meanwhile(work: Callable[[], Result], processes: int) -> Iterator[Callable[[
     if processes == 1:
         yield work
         return
-    with ProcessPoolExecutor(1, get_context("spawn"), _begin) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), _begin, (os.getpid(),)) as pool:
         future = pool.submit(work)
 
         def result() -> Result:
@@ -78,11 +79,11 @@ def meanwhile(work: Callable[[], Result], processes: int) -> Iterator[Callable[[
         yield result
 
 
-def _begin() -> None:
+def _begin(parent: int) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches every process of the terminal; the first one cleans up
-    lifetime.die_with_parent(signal.SIGKILL)
+    lifetime.die_with_parent(signal.SIGKILL, parent)
 
 
 def _done(work: Callable[[Item], Result], item: Item) -> Future[Result]:

@@ -120,6 +120,21 @@ def test_a_process_dies_with_the_one_that_started_it() -> None:
     assert output == ""
 
 
+def test_a_process_whose_parent_died_before_it_could_ask_ends_too() -> None:
+    """As a helper does that is still importing when its stage is killed."""
+    child = (
+        "import os, signal, sys, time\nfrom deepcv.lifetime import die_with_parent\n"
+        "while os.getppid() == int(sys.argv[1]):\n    time.sleep(0.01)\n"
+        "die_with_parent(signal.SIGKILL, int(sys.argv[1]))\nprint('left behind', flush=True)\ntime.sleep(60)"
+    )
+    parent = start(
+        "import os, subprocess, sys\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}, str(os.getpid())])\nprint('ready', flush=True)"
+    )
+    output, _ = parent.communicate(timeout=20)
+    assert output == ""
+
+
 def test_the_handler_that_acts_may_change_itself() -> None:
     """As a stage's does: its end must not bring back what would raise once more in the middle of the exit."""
     code = (
