@@ -35,6 +35,7 @@ from deepcv.nn.classifier import Classifier, ModelInfo
 from deepcv.nn.spec.expand import ZOO
 from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
+from deepcv.task import CLASSIFICATION
 from deepcv.training import checkpoints
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import RunningMetrics, create_trainer
@@ -130,7 +131,9 @@ class Loop:
             scheduled(config, _LONG * len(self.loader)), config=config, settings=settings, model=self.model,
             optimizer=self.optimizer, loader=self.loader,
         )  # fmt: skip
-        objective = create_objective(config, settings, {"logits": (10,)}, class_counts(self.loader.targets, 10))
+        objective = create_objective(
+            config, settings, {"logits": (10,)}, CLASSIFICATION, 10, class_counts(self.loader.targets, 10)
+        )
         self.trainer = create_trainer(
             self.model, self.optimizer, objective, hyperparameters, settings, self.metrics,
             autocast=self.hardware.autocast(),
