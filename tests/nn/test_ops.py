@@ -155,3 +155,17 @@ def test_convolutions_start_with_he() -> None:
     assert weight.mean().abs() < 1e-3
     assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.01)
     assert net.get_parameter("x.conv.bias").count_nonzero() == 0
+
+
+@pytest.mark.parametrize("op", ["global_max_pool", "cbam"])
+def test_the_largest_values_pass_gradients_on_where_bfloat16_is_compiled(op: str) -> None:
+    """torch.amax looks for the places of its values in values that the compiled code rounds otherwise: 0 / 0."""
+    conv = {"id": "c", "op": "conv", "channels": 8, "activation": "gelu", "from": ["input"]}
+    nodes = [conv, {"id": "x", "op": op, "from": ["c"]}]
+    torch.manual_seed(0)
+    net = build(from_canonical({"format": 1, "nodes": nodes, "outputs": [["y", "x"]]}), (3, 8, 8), 10)
+    torch.compiler.reset()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = torch.compile(net)(torch.randn(16, 3, 8, 8))["y"]
+    y.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())

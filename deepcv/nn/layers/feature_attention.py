@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepcv.nn.layers.tensors import largest
+
 
 class SqueezeExcite(nn.Module):
     """Gate per channel from the mean over positions, through a bottleneck (Hu 2018, arXiv 1709.01507, eq. 2-4)."""
@@ -56,7 +58,7 @@ class ChannelGate(nn.Module):
 
     def forward(self, maps_nchw: Tensor) -> Tensor:
         """(N, C, H, W), kept."""
-        mean, most = maps_nchw.mean((2, 3), keepdim=True), maps_nchw.amax((2, 3), keepdim=True)
+        mean, most = maps_nchw.mean((2, 3), keepdim=True), largest(maps_nchw, (2, 3), keep=True)
         score: Tensor = self.fc2(F.relu(self.fc1(mean))) + self.fc2(F.relu(self.fc1(most)))
         return maps_nchw * score.sigmoid()
 
@@ -71,7 +73,7 @@ class SpatialGate(nn.Module):
 
     def forward(self, maps_nchw: Tensor) -> Tensor:
         """(N, C, H, W), kept."""
-        both = torch.cat([maps_nchw.mean(1, keepdim=True), maps_nchw.amax(1, keepdim=True)], 1)
+        both = torch.cat([maps_nchw.mean(1, keepdim=True), largest(maps_nchw, (1,), keep=True)], 1)
         gate: Tensor = self.norm(self.conv(both)).sigmoid()
         return maps_nchw * gate
 

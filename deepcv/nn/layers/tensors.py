@@ -1,8 +1,28 @@
-"""Functions of tensors that follow a run-time size."""
+"""Functions of tensors that torch has not, or not so."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def largest(x: Tensor, axes: Sequence[int], keep: bool = False) -> Tensor:
+    """The largest values over axes, which go or, with `keep`, have size 1; the gradient goes to one place of each.
+
+    torch.amax finds these places anew by comparing values: where a compiled network in bfloat16 computes them again, but not
+    rounded, it finds none, and the gradient is 0 / 0.
+    """
+    for axis in sorted(axes, reverse=True):
+        x = x.max(axis, keep).values
+    return x
+
+
+def smallest(x: Tensor, axes: Sequence[int], keep: bool = False) -> Tensor:
+    """The smallest values over axes, as `largest`."""
+    for axis in sorted(axes, reverse=True):
+        x = x.min(axis, keep).values
+    return x
 
 
 def to_maps_like(tokens: Tensor, like: Tensor) -> Tensor:

@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepcv.nn.emitter import Emitter, FitError, Value
-from deepcv.nn.layers.tensors import fold_like, to_maps_like
+from deepcv.nn.layers.tensors import fold_like, largest, smallest, to_maps_like
 from deepcv.nn.ops.op import Count, Op, Padding, Range, Side, maps, slide
 
 Axis = Literal["channels", "height", "width", "tokens", "features"]
 Place = Annotated[int, Range(-65_536, 65_536)]
 _AXES = {1: ("features",), 2: ("tokens", "features"), 3: ("channels", "height", "width")}
 REDUCTIONS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
-    {"mean": torch.mean, "sum": torch.sum, "max": torch.amax, "min": torch.amin}
+    {"mean": torch.mean, "sum": torch.sum, "max": largest, "min": smallest}
 )
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.layers.pooling import BlurPool2d, GeneralisedMean
+from deepcv.nn.layers.tensors import largest
 from deepcv.nn.ops.op import Op, Padding, Range, Side, maps, mirrored, slide
 
 
@@ -147,7 +148,7 @@ class GlobalMaxPool(Op):
         (x,) = inputs
         channels, _, _ = maps(x)
         # Not adaptive_max_pool2d: its backward adds atomically on GPUs, so that runs would not repeat bit for bit.
-        return emitter.function(torch.amax, (x, (2, 3)), (channels,))
+        return emitter.function(largest, (x, (2, 3)), (channels,))
 
 
 @dataclass(frozen=True)
