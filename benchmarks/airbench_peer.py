@@ -1,9 +1,9 @@
 """Run a script of Jordan's airbench, as it is, on prepared images: its accuracies and the seconds that it counts itself.
 
-    python -m benchmarks.airbench_peer SCRIPT SHARDS RUNS      (a step of benchmarks.cifar_gpu, in a process of its own)
+    python -m benchmarks.airbench_peer SCRIPT SHARDS RUNS [--wait]     (a step of benchmarks.cifar_gpu, in a process of its own)
 
 The script is airbench94_muon.py or airbench96_faster.py of github.com/KellerJordan/cifar10-airbench (MIT). Its first run, which
-compiles, does not count.
+compiles, does not count; with `--wait` the others begin when a line comes in.
 """
 
 import contextlib
@@ -73,7 +73,8 @@ def training(module: ModuleType) -> Callable[[object], Any]:
 def main() -> None:
     """Run and print one line of JSON."""
     script, shards, runs = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), int(sys.argv[3])
-    module = imported(script)
+    wait = "--wait" in sys.argv
+    module = imported(script)  # which changes the arguments
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -85,6 +86,8 @@ def main() -> None:
                 accuracy = float(train("warmup" if run < 0 else run))
             if run < 0:
                 print(f"{script.name}: warm after {time.monotonic() - began_s:.0f} s", file=sys.stderr, flush=True)
+                if wait:
+                    sys.stdin.readline()
                 continue
             accuracies.append(accuracy)
             seconds.append(float(re.findall(r"\d+\.\d+", printed.getvalue())[-1]))

@@ -6,8 +6,9 @@ peers, and the tests of what a GPU must not change.
 SHARDS is a folder of shards (benchmarks.shards makes one of the tar); docs/results.md tells how to carry all of it to a machine that
 has torch, OpenCV and no DVC. Each row is left out where it is not asked for. Both sides train on the train split and are judged on the
 test split with the same six views; each compiles in a run that does not count, and in front of the clock; airbench96, of which the
-accuracy alone counts, does not. airbench's clock holds its whitening, its steps and its last evaluation; DeepCV's holds these and its
-judgement of every epoch on val, with every epoch going to MLflow (SQLite). Without checkpoints: a training of seconds needs none.
+accuracy alone counts, does not. While airbench94 compiles, which takes minutes, the rows of which no time counts are measured; when
+the clock starts nothing else runs. airbench's clock holds its whitening, its steps and its last evaluation; DeepCV's holds these and
+its judgement of every epoch on val, with every epoch going to MLflow (SQLite). Without checkpoints: a training of seconds needs none.
 """
 
 import argparse
@@ -19,9 +20,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -86,19 +88,37 @@ def ours(example: str, shards: Dataset, runs: int, timed: bool) -> dict[str, lis
     return {"accuracies": [one[0] for one in found], "seconds": [one[1] + extra_s for one in found]}
 
 
-def theirs(script: Path, shards: Path, runs: int, timed: bool) -> dict[str, list[float]]:
-    """Accuracies and seconds of a script of airbench, in a process of its own; compiled, which takes minutes, where it is `timed`."""
-    environment = os.environ if timed else {**os.environ, "TORCHDYNAMO_DISABLE": "1"}
-    return printed("benchmarks.airbench_peer", str(script.resolve()), str(shards.resolve()), str(runs), env=environment)
+class Module:
+    """A module that runs in a process of its own and prints a line of JSON; it ends with the block."""
+
+    def __init__(self, *arguments: str, env: Mapping[str, str] = os.environ) -> None:
+        command = [sys.executable, "-W", "ignore", "-m", *arguments]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, env=env)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def printed(self) -> dict[str, Any]:
+        """The line, after one went to its input."""
+        text, _ = self._process.communicate("\n")
+        if self._process.returncode:
+            raise SystemExit(f"{self._process.args!r} failed with {self._process.returncode}")
+        found: dict[str, Any] = json.loads(text.splitlines()[-1])
+        print(found, file=sys.stderr, flush=True)
+        return found
 
 
-def printed(*arguments: str, env: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """The last line that a module prints, run in a process of its own."""
-    command = [sys.executable, "-W", "ignore", "-m", *arguments]
-    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=env)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(found, file=sys.stderr, flush=True)
-    return found
+def airbench(script: Path, shards: Path, runs: int, timed: bool) -> Module:
+    """A script of airbench; where it is `timed` it is compiled, and its runs wait until its line is asked for."""
+    arguments = ["benchmarks.airbench_peer", str(script.resolve()), str(shards.resolve()), str(runs)]
+    if timed:
+        return Module(*arguments, "--wait")
+    return Module(*arguments, env={**os.environ, "TORCHDYNAMO_DISABLE": "1"})
 
 
 def tests() -> str:
@@ -110,9 +130,9 @@ def tests() -> str:
     return f"exit {done.returncode}: {done.stdout.splitlines()[-1]}"
 
 
-def compared(example: str, script: Path, path: Path, runs: int, timed: bool) -> dict[str, Any]:
+def compared(example: str, peer: Module, path: Path, runs: int, timed: bool) -> dict[str, Any]:
     """Both sides of a row: means over the runs, and the ratio of the median times where both are `timed`."""
-    sides = {"airbench": theirs(script, path, runs, timed), "deepcv": ours(example, open_shards(path), runs, timed)}
+    sides = {"airbench": peer.printed(), "deepcv": ours(example, open_shards(path), runs, timed)}
     row: dict[str, Any] = {
         f"{side}_{key}": round(value, 4)
         for side, found in sides.items()
@@ -142,18 +162,21 @@ def main() -> None:
     parser.add_argument("--accurate-runs", type=int, default=2, help="of the accurate recipe, each side")
     options = parser.parse_args()
     rows: dict[str, Any] = {}
-    if options.tests:
-        rows["tests"] = tests()
-    if options.networks:
-        rows["networks"] = printed("benchmarks.network_gpu", "--units", "6")
-    with tempfile.TemporaryDirectory() as state:
+    with tempfile.TemporaryDirectory() as state, ExitStack() as processes:
         os.environ["DEEPCV_HOME"] = state
         if options.airbench94:
-            rows["fast"] = compared("cifar10-jpeg-gpu", options.airbench94, options.path, options.runs, timed=True)
+            fast_peer = processes.enter_context(airbench(options.airbench94, options.path, options.runs, timed=True))
         if options.airbench96:
-            rows["accurate"] = compared(
-                "cifar10-jpeg-accurate", options.airbench96, options.path, options.accurate_runs, timed=False
-            )
+            runs = options.accurate_runs
+            with airbench(options.airbench96, options.path, runs, timed=False) as peer:
+                rows["accurate"] = compared("cifar10-jpeg-accurate", peer, options.path, runs, timed=False)
+        if options.tests:
+            rows["tests"] = tests()
+        if options.airbench94:
+            rows["fast"] = compared("cifar10-jpeg-gpu", fast_peer, options.path, options.runs, timed=True)
+        if options.networks:
+            with Module("benchmarks.network_gpu", "--units", "6") as peer:
+                rows["networks"] = peer.printed()
     fast, accurate = rows.get("fast"), rows.get("accurate")
     holds = (
         rows.get("tests", "exit 0").startswith("exit 0")

@@ -66,6 +66,9 @@ class TrainParams(Section):
         0.0, ge=0, lt=1, description="share of its past that a running mean of the weights keeps; 0: none"
     )
     layer_decay: float = Field(1.0, gt=0, le=1, description="rate of each layer, times that of the one after it")
+    hold_norms: bool = Field(
+        False, description="muon keeps the norm of every kernel: for networks with a norm behind each convolution"
+    )
     losses: list[LossParams] = Field(
         default_factory=list, description="what is minimised, instead of the cross entropy of `logits`"
     )

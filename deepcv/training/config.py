@@ -60,6 +60,7 @@ class TrainConfig:
     clip_norm: float = 0.0
     ema: float = 0.0
     layer_decay: float = 1.0
+    hold_norms: bool = False
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     losses: tuple[Term, ...] = ()
     views: Views = field(default_factory=Views)

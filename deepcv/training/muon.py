@@ -8,6 +8,8 @@ from torch import Tensor
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 3
+_SIZE = 0.2  # root mean square of AdamW's updates in practice, over its rate
+_HELD_SIZE = 0.05  # root mean square of a kernel whose norm is held: a step of rate 0.06 moves it by 0.24 of its norm, as airbench94's
 
 
 class Muon(torch.optim.AdamW):
@@ -15,12 +17,20 @@ class Muon(torch.optim.AdamW):
 
     A kernel (out, in, h, w) is the matrix (out, in·h·w). Its update has the size that AdamW's would have, so that one `lr` and
     one decoupled `weight_decay` serve both (Liu et al. 2025, arXiv 2502.16982, equation 4). `betas[0]` is the momentum.
+    With `hold_norms` each kernel has the same root mean square in front of every step, instead of a decay: for networks with a norm
+    behind each convolution, which do not see the scale of a kernel, so that all steps turn it alike (Jordan 2024, airbench94).
     """
 
     def __init__(
-        self, params: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], weight_decay: float = 0.0
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float = 0.0,
+        hold_norms: bool = False,
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay)
+        self._hold_norms = hold_norms
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -44,8 +54,11 @@ class Muon(torch.optim.AdamW):
         state["step"] += 1
         average = state["exp_avg"].lerp_(gradient, 1 - beta)
         update = orthogonalise(gradient.lerp(average, beta).flatten(1))  # Nesterov's look ahead
-        size = 0.2 * max(update.shape) ** 0.5
-        kernel.mul_(1 - group["lr"] * group["weight_decay"])
+        size = _SIZE * max(update.shape) ** 0.5
+        if self._hold_norms:  # a kernel that starts at 0 gets its norm from its first step
+            kernel.mul_(_HELD_SIZE * kernel.numel() ** 0.5 / kernel.norm().clamp(min=1e-12))
+        else:
+            kernel.mul_(1 - group["lr"] * group["weight_decay"])
         kernel.add_(update.reshape(kernel.shape), alpha=-group["lr"] * size)
 
 

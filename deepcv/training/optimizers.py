@@ -26,9 +26,10 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
     match library, name:
         case "", "sgd":
             return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
-        case "", "adamw" | "muon":
-            kind = Muon if name == "muon" else torch.optim.AdamW
-            return kind(groups, lr=config.lr, betas=(config.momentum, 0.99))
+        case "", "adamw":
+            return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.99))
+        case "", "muon":
+            return Muon(groups, lr=config.lr, betas=(config.momentum, 0.99), hold_norms=config.hold_norms)
         case "torch", _ if isinstance(found := getattr(torch.optim, name, None), type) and name != "LBFGS":
             return _created(found, groups, config.lr)
         case "timm", _:

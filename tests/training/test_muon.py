@@ -17,13 +17,13 @@ def network(memory_format: torch.memory_format = torch.contiguous_format, filter
     return layers.to(memory_format=memory_format)
 
 
-def muon(model: nn.Module, lr: float = 0.02) -> Muon:
+def muon(model: nn.Module, lr: float = 0.02, hold_norms: bool = False) -> Muon:
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.1},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return Muon(groups, lr=lr, betas=(0.9, 0.99))
+    return Muon(groups, lr=lr, betas=(0.9, 0.99), hold_norms=hold_norms)
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
@@ -57,6 +57,33 @@ def test_a_kernel_moves_by_the_size_that_adamw_would_give_it(filters: int) -> No
     assert values.max() < 1.3
     assert values.max() > 0.6
     assert 0.05 < moved.square().mean().sqrt() < 0.3  # AdamW: at most 1, in practice 0.2 to 0.4
+
+
+def test_held_kernels_turn_by_four_times_the_rate_whatever_their_scale() -> None:
+    models = [network(), network()]
+    with torch.no_grad():
+        models[1][0].weight.mul_(7)
+        models[1][0].bias.mul_(7)
+    for model in models:
+        step(model, muon(model, hold_norms=True), seed=1)
+    kernels = [model[0].weight.detach() for model in models]
+    assert torch.allclose(*kernels, rtol=1e-4, atol=1e-6)  # but for the norm's eps
+    held = 0.05 * kernels[0].numel() ** 0.5
+    before = network()[0].weight.detach()
+    moved = kernels[0] - before * (held / before.norm())
+    values = torch.linalg.svdvals(moved.flatten(1)) / (4 * 0.02 * held / 6**0.5)  # of 6 directions, of equal length
+    assert values.max() < 1.3
+    assert values.max() > 0.6
+
+
+def test_a_kernel_of_zeros_gets_its_norm_from_its_first_step() -> None:
+    model = network()
+    torch.nn.init.zeros_(model[0].weight)
+    optimizer = muon(model, hold_norms=True)
+    for seed in range(2):
+        step(model, optimizer, seed)
+    assert model[0].weight.isfinite().all()
+    assert model[0].weight.norm().item() == pytest.approx(0.05 * model[0].weight.numel() ** 0.5, rel=0.2)
 
 
 def test_all_but_kernels_are_adamws() -> None:
