@@ -16,7 +16,7 @@ from deepcv.nn.layers.feature_attention import (
 from deepcv.nn.layers.tokens import CrossAttention, SelfAttention
 from deepcv.nn.ops.op import ACTIVATIONS, Count, Op, Range, Share, Side, maps
 from deepcv.nn.ops.tokens import sequence
-from deepcv.nn.ops.weights import Constant, begin_parts
+from deepcv.nn.ops.weights import Constant, begin
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class SqueezeExciteOp(Op):
     _: KW_ONLY
     init: Init = "he"
     init_value: Constant = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W), kept."""
@@ -40,7 +41,8 @@ class SqueezeExciteOp(Op):
         channels, _, _ = maps(x)
         hidden = self.hidden or _rounded(channels / self.reduction, self.divisor)
         layer = SqueezeExcite(channels, hidden, ACTIVATIONS[self.activation])
-        return emitter.module(layer, x, x.shape, start=begin_parts(layer, self.init, self.init_value, "he"))
+        begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
+        return emitter.module(layer, x, x.shape, start=begun)
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,19 @@ class Eca(Op):
     gamma: Annotated[float, Range(0.1, 100)] = 2.0
     b: Annotated[float, Range(-100, 100)] = 1.0
     kernel: Side | None = None
+    _: KW_ONLY
+    init: Init = "torch"
+    init_value: Constant = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W), kept."""
         (x,) = inputs
         channels, _, _ = maps(x)
         kernel = self.kernel or eca_kernel(channels, self.gamma, self.b)
-        return emitter.module(EfficientChannelAttention(_odd(kernel)), x, x.shape)
+        layer = EfficientChannelAttention(_odd(kernel))
+        begun = begin(layer.conv, self.init, self.init_value, "torch", self.spectral_norm)
+        return emitter.module(layer, x, x.shape, start=begun)
 
 
 @dataclass(frozen=True)
@@ -68,13 +76,15 @@ class CbamOp(Op):
     _: KW_ONLY
     init: Init = "he"
     init_value: Constant = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W), kept."""
         (x,) = inputs
         channels, _, _ = maps(x)
         layer = Cbam(channels, _rounded(channels / self.reduction, 1), _odd(self.kernel))
-        return emitter.module(layer, x, x.shape, start=begin_parts(layer, self.init, self.init_value, "he"))
+        begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
+        return emitter.module(layer, x, x.shape, start=begun)
 
 
 @dataclass(frozen=True)
@@ -82,12 +92,18 @@ class SpatialGateOp(Op):
     """Gate per position from the mean and the largest value over the channels: CBAM's second half."""
 
     kernel: Side = 7
+    _: KW_ONLY
+    init: Init = "he"
+    init_value: Constant = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W), kept."""
         (x,) = inputs
         maps(x)
-        return emitter.module(SpatialGate(_odd(self.kernel)), x, x.shape)
+        layer = SpatialGate(_odd(self.kernel))
+        begun = begin(layer.conv, self.init, self.init_value, "he", self.spectral_norm)
+        return emitter.module(layer, x, x.shape, start=begun)
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,7 @@ class AttentionGateOp(Op):
     _: KW_ONLY
     init: Init = "he"
     init_value: Constant = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) and (C', h, w) to (C, H, W)."""
@@ -111,7 +128,8 @@ class AttentionGateOp(Op):
         (channels, _, _), (gate_channels, _, _) = maps(skip), maps(gate)
         hidden = self.hidden or max(channels // 2, 1)
         layer = AttentionGate(channels, gate_channels, hidden)
-        return emitter.module(layer, inputs, skip.shape, start=begin_parts(layer, self.init, self.init_value, "he"))
+        begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
+        return emitter.module(layer, inputs, skip.shape, start=begun)
 
 
 @dataclass(frozen=True)
@@ -131,6 +149,7 @@ class Attention(Op):
     _: KW_ONLY
     init: Init = "torch"
     init_value: Constant = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(T, D), kept; (T, D) and (S, E) to (T, D)."""
@@ -144,7 +163,8 @@ class Attention(Op):
             if context
             else SelfAttention(features, *options)
         )
-        return emitter.module(layer, inputs, x.shape, start=begin_parts(layer, self.init, self.init_value, "torch"))
+        begun = begin(layer, self.init, self.init_value, "torch", self.spectral_norm)
+        return emitter.module(layer, inputs, x.shape, start=begun)
 
 
 def _rounded(count: float, divisor: int) -> int:

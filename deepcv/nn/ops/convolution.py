@@ -10,7 +10,6 @@ from torch import nn
 
 from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.init import Init
-from deepcv.nn.layers.spectral import SpectralConv2d, SpectralConvTranspose2d
 from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.ops.norms import Norm, normalise
 from deepcv.nn.ops.op import Activation, Count, Op, Padding, Range, Share, Side, activate, maps, mirrored, slide
@@ -59,19 +58,16 @@ class Conv(Op):
         channels, _, _ = maps(x)
         _grouped(x, self.channels, self.groups)
         kernel = (self.kernel, self.kernel_width or self.kernel)
-        if self.init == "dirac" and (self.groups > 1 or kernel[0] % 2 == 0 or kernel[1] % 2 == 0):
-            raise FitError("init: dirac needs an odd kernel and groups: 1")
         extent = (self.dilation * (kernel[0] - 1) + 1, self.dilation * (kernel[1] - 1) + 1)
         padding = (extent[0] // 2, extent[1] // 2) if self.padding is None else (self.padding, self.padding)
         mirrored(x, max(padding), self.padding_mode)
         shape = (self.channels, *slide(x, extent, self.stride, padding))
         bias = biased(self.bias, self.norm, self.pre_activation)
-        kind = SpectralConv2d if self.spectral_norm else nn.Conv2d
-        layer = kind(
+        layer = nn.Conv2d(
             channels, self.channels, kernel, self.stride, padding, self.dilation, self.groups,
             bias=bias, padding_mode=self.padding_mode,
         )  # fmt: skip
-        begun = begin(self.init, self.init_value, "he")
+        begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
         return surrounded(
             emitter, x, lambda x: emitter.module(layer, x, shape, "conv", begun), self.norm, self.activation,
             norm_groups=self.norm_groups, zero_init=self.zero_init, pre_activation=self.pre_activation,
@@ -138,16 +134,13 @@ class SeparableConv(Op):
         """(C, H, W) to (channels, H', W')."""
         (x,) = inputs
         channels, _, _ = maps(x)
-        if self.init == "dirac":
-            raise FitError("init: dirac needs an odd kernel and groups: 1")
         extent = self.dilation * (self.kernel - 1) + 1
         padding = extent // 2 if self.padding is None else self.padding
         shape = (channels, *slide(x, extent, self.stride, padding))
         norm, activation = (self.norm, self.activation) if self.between else ("none", "none")
-        begun = begin(self.init, self.init_value, "he")
         window = (self.kernel, self.stride, padding, self.dilation)
-        kind = SpectralConv2d if self.spectral_norm else nn.Conv2d
-        each = kind(channels, channels, *window, channels, bias=self.norm == "none")
+        each = nn.Conv2d(channels, channels, *window, channels, bias=self.norm == "none")
+        begun = begin(each, self.init, self.init_value, "he", self.spectral_norm)
         mix = Conv(
             self.channels, 1, bias=biased(None, self.norm, self.pre_activation), norm="none", activation="none",
             init=self.init, init_value=self.init_value, spectral_norm=self.spectral_norm,
@@ -201,12 +194,11 @@ class TransposedConv(Op):
         if min(high, wide) < 1:
             raise FitError(f"padding: {self.padding} leaves nothing of {x}")
         bias = biased(self.bias, self.norm, self.pre_activation)
-        kind = SpectralConvTranspose2d if self.spectral_norm else nn.ConvTranspose2d
-        layer = kind(
+        layer = nn.ConvTranspose2d(
             channels, self.channels, self.kernel, self.stride, self.padding, self.output_padding, self.groups,
             bias, self.dilation,
         )  # fmt: skip
-        begun = begin(self.init, self.init_value, "he")
+        begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
         return surrounded(
             emitter, x, lambda x: emitter.module(layer, x, (self.channels, high, wide), "conv", begun), self.norm,
             self.activation, norm_groups=self.norm_groups, zero_init=self.zero_init,
@@ -250,15 +242,14 @@ class PyramidConv(Op):
             raise FitError(f"channels: {self.channels} are fewer than one for each of levels: {self.levels}")
         bias = biased(self.bias, self.norm, self.pre_activation)
         sides = slide(x, 3, self.stride, 1)
-        begun = begin(self.init, self.init_value, "he")
-        kind = SpectralConv2d if self.spectral_norm else nn.Conv2d
 
         def levels(x: Value) -> Value:
             parts = []
             for level in range(self.levels):
                 count = share if level < self.levels - 1 else self.channels - share * level
                 groups = math.gcd(_PYRAMID_GROUPS[level], channels, count)
-                layer = kind(channels, count, 2 * level + 3, self.stride, level + 1, 1, groups, bias)
+                layer = nn.Conv2d(channels, count, 2 * level + 3, self.stride, level + 1, 1, groups, bias)
+                begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
                 parts.append(emitter.module(layer, x, (count, *sides), f"level{level}", begun))
             return emitter.function(torch.cat, (parts, 1), (self.channels, *sides)) if len(parts) > 1 else parts[0]
 
