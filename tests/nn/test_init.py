@@ -211,8 +211,9 @@ def test_inits_with_fixed_numbers(layer: str) -> None:
     ]
     + [
         {"op": op, "channels": 8, "activation": "none", "zero_init": True}
-        for op in ("transposed_conv", "pyramid_conv")
+        for op in ("transposed_conv", "pyramid_conv", "separable_conv", "meta_conv")
     ]
+    + [{"op": "depthwise_conv", "activation": "none", "zero_init": True}]
     + [
         {"op": op, "zero_init": True}
         for op in ("batch_norm", "layer_norm", "rms_norm", "instance_norm", "group_norm", "layer_mean_batch_norm")
@@ -226,6 +227,16 @@ def test_zero_init_silences_a_branch_until_it_learns(node: dict[str, Any]) -> No
     scale = next(p for name, p in net.named_parameters() if name in ("x.weight", "x.norm.weight"))
     assert scale.grad is not None
     assert scale.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "start"), [({}, 0.25), ({"slope": 0.1}, 0.1), ({"slope": 0, "per_channel": True}, 0)]
+)
+def test_prelu_starts_from_its_slope(options: dict[str, Any], start: float) -> None:
+    net = network((8, 6, 6), {"id": "x", "op": "activation", "kind": "prelu", **options})
+    x = torch.randn(2, 8, 6, 6)
+    torch.testing.assert_close(net(x)["y"], torch.where(x > 0, x, start * x))
+    assert net.get_parameter("x.weight").numel() == (8 if options.get("per_channel") else 1)
 
 
 def spectral_network() -> fx.GraphModule:

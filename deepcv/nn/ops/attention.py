@@ -24,6 +24,7 @@ class SqueezeExciteOp(Op):
     """Gate per channel from the mean over positions (Hu 2018, arXiv 1709.01507).
 
     The bottleneck has `hidden` features; by default the channels / `reduction`, rounded to a multiple of `divisor`.
+    MobileNetV3 has `gate: hardsigmoid`.
     """
 
     reduction: Count = 16
@@ -34,13 +35,15 @@ class SqueezeExciteOp(Op):
     init: Init = "he"
     init_value: Constant = 0.0
     spectral_norm: bool = False
+    bias: bool = True
+    gate: Literal["sigmoid", "hardsigmoid"] = "sigmoid"
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W), kept."""
         (x,) = inputs
         channels, _, _ = maps(x)
         hidden = self.hidden or _rounded(channels / self.reduction, self.divisor)
-        layer = SqueezeExcite(channels, hidden, ACTIVATIONS[self.activation])
+        layer = SqueezeExcite(channels, hidden, ACTIVATIONS[self.activation], ACTIVATIONS[self.gate], self.bias)
         begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
         return emitter.module(layer, x, x.shape, start=begun)
 
@@ -137,8 +140,9 @@ class Attention(Op):
     """Multi-head attention with its linear layers (Vaswani 2017, arXiv 1706.03762); of two inputs the first asks the second.
 
     `from: [queries, context]` is cross-attention: keys and values come from the context, whose tokens may be more or wider.
-    `dropout` acts on the attention weights, `out_dropout` on the result. A transformer's block is a template of
-    layer_norm, attention, linear and sum.
+    `dropout` acts on the attention weights, `out_dropout` on the result; `qk_norm` puts a layer norm on the queries and the
+    keys of each head (Dehghani 2023, arXiv 2302.05442). A transformer's block is a template of layer_norm, attention, linear
+    and sum.
     """
 
     most: ClassVar[int] = 2
@@ -150,6 +154,8 @@ class Attention(Op):
     init: Init = "torch"
     init_value: Constant = 0.0
     spectral_norm: bool = False
+    proj_bias: bool = True
+    qk_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(T, D), kept; (T, D) and (S, E) to (T, D)."""
@@ -157,7 +163,7 @@ class Attention(Op):
         _, features = sequence(x)
         if features % self.heads:
             raise FitError(f"heads: {self.heads} does not divide the features of {x}")
-        options = (self.heads, self.qkv_bias, self.dropout, self.out_dropout)
+        options = (self.heads, self.qkv_bias, self.dropout, self.out_dropout, self.proj_bias, self.qk_norm)
         layer = (
             CrossAttention(features, sequence(context[0])[1], *options)
             if context

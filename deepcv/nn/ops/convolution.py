@@ -95,6 +95,8 @@ class DepthwiseConv(Op):
     pre_activation: bool = False
     dropout: Share = 0.0
     spectral_norm: bool = False
+    norm_groups: Count | None = None
+    zero_init: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (C * multiplier, H', W')."""
@@ -103,7 +105,8 @@ class DepthwiseConv(Op):
         return Conv(
             channels * self.multiplier, self.kernel, self.stride, self.padding, self.dilation, channels, self.bias,
             self.norm, self.activation, self.init, padding_mode=self.padding_mode, init_value=self.init_value,
-            pre_activation=self.pre_activation, dropout=self.dropout, spectral_norm=self.spectral_norm,
+            pre_activation=self.pre_activation, norm_groups=self.norm_groups, zero_init=self.zero_init,
+            spectral_norm=self.spectral_norm, dropout=self.dropout,
         ).emit(emitter, x)  # fmt: skip
 
 
@@ -111,10 +114,11 @@ class DepthwiseConv(Op):
 class SeparableConv(Op):
     """Depthwise convolution (`id.depthwise`), then one of 1 x 1 (`id.conv`), norm and activation (Chollet 2017).
 
-    `between` puts norm and activation after the depthwise convolution too, as MobileNet does (Howard 2017).
+    `between` puts norm and activation after the depthwise convolution too, as MobileNet does (Howard 2017). `bias` is that of
+    both; by default each has one where no norm with a shift of its own follows at once.
     """
 
-    inherits = MappingProxyType({key: name for key, name in INHERITS.items() if key != "bias"})
+    inherits = INHERITS
     channels: Count
     kernel: Side = 3
     stride: Side = 1
@@ -129,6 +133,9 @@ class SeparableConv(Op):
     pre_activation: bool = False
     dropout: Share = 0.0
     spectral_norm: bool = False
+    bias: bool | None = None
+    norm_groups: Count | None = None
+    zero_init: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (channels, H', W')."""
@@ -139,21 +146,23 @@ class SeparableConv(Op):
         shape = (channels, *slide(x, extent, self.stride, padding))
         norm, activation = (self.norm, self.activation) if self.between else ("none", "none")
         window = (self.kernel, self.stride, padding, self.dilation)
-        each = nn.Conv2d(channels, channels, *window, channels, bias=self.norm == "none")
+        bias = self.norm == "none" if self.bias is None else self.bias
+        each = nn.Conv2d(channels, channels, *window, channels, bias=bias)
         begun = begin(each, self.init, self.init_value, "he", self.spectral_norm)
         mix = Conv(
-            self.channels, 1, bias=biased(None, self.norm, self.pre_activation), norm="none", activation="none",
+            self.channels, 1, bias=biased(self.bias, self.norm, self.pre_activation), norm="none", activation="none",
             init=self.init, init_value=self.init_value, spectral_norm=self.spectral_norm,
         )  # fmt: skip
 
         def both(x: Value) -> Value:
             x = emitter.module(each, x, shape, "depthwise", begun)
-            x = normalise(emitter, x, norm, part="depthwise_norm")
+            x = normalise(emitter, x, norm, self.norm_groups, part="depthwise_norm")
             return mix.emit(emitter, activate(emitter, x, activation, "depthwise_activation"))
 
         return surrounded(
-            emitter, x, both, self.norm, self.activation, pre_activation=self.pre_activation, dropout=self.dropout
-        )
+            emitter, x, both, self.norm, self.activation, norm_groups=self.norm_groups, zero_init=self.zero_init,
+            pre_activation=self.pre_activation, dropout=self.dropout,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

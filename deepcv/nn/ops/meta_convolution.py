@@ -37,6 +37,8 @@ class MetaConv(Op):
     init: Init = "he"
     init_value: Constant = 0.0
     spectral_norm: bool = False
+    norm_groups: Count | None = None
+    zero_init: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (channels, H', W')."""
@@ -50,5 +52,5 @@ class MetaConv(Op):
         begun = begin(layer.static, self.init, self.init_value, "he", self.spectral_norm)
         return surrounded(
             emitter, x, lambda x: emitter.module(layer, x, shape, "conv", begun), self.norm, self.activation,
-            pre_activation=self.pre_activation, dropout=self.dropout,
+            norm_groups=self.norm_groups, zero_init=self.zero_init, pre_activation=self.pre_activation, dropout=self.dropout,
         )  # fmt: skip

@@ -19,6 +19,7 @@ class PatchEmbed(Op):
     init: Init = "he"
     init_value: Constant = 0.0
     spectral_norm: bool = False
+    bias: bool = True
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (H / patch * W / patch, features)."""
@@ -27,7 +28,7 @@ class PatchEmbed(Op):
         if height % self.patch or width % self.patch:
             raise FitError(f"needs height and width that are multiples of patch: {self.patch}, got {x}")
         shape = ((height // self.patch) * (width // self.patch), self.features)
-        layer = PatchEmbedding(channels, self.features, self.patch)
+        layer = PatchEmbedding(channels, self.features, self.patch, self.bias)
         return emitter.module(layer, x, shape, start=begin(layer, self.init, self.init_value, "he", self.spectral_norm))
 
 
