@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from deepcv.nn.ops import OPS
 from deepcv.nn.spec import SpecError, build, from_canonical
+from deepcv.nn.spec.options import fields
 
 # What may stand before the op under test, by the name that its sources use.
 BEFORE: dict[str, list[dict[str, Any]]] = {
@@ -203,6 +204,16 @@ def test_gradients_reach_every_parameter(op: str, sources: str, options: dict[st
     if y.requires_grad:
         (y * weights).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in own.values())
+
+
+@pytest.mark.parametrize(("op", "sources", "options", "size"), ALL)
+def test_an_op_whose_kernel_learns_takes_init_and_spectral_norm(
+    op: str, sources: str, options: dict[str, Any], size: str
+) -> None:
+    del size
+    learned = [p for name, p in network(op, sources, options, FIRST).named_parameters() if name.startswith("x.")]
+    if any(p.requires_grad and p.dim() > 1 for p in learned):
+        assert {"init", "init_value", "spectral_norm"} <= fields(OPS[op]).keys()
 
 
 CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options, a part of the message
