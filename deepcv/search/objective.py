@@ -57,8 +57,7 @@ def _train(params: TrainParams, snapshot: Path, channel: Channel, run_id: str) -
 
     def report(record: EpochRecord) -> None:
         channel.report_intermediate(len(records), record.val_accuracy)
-        values = {key: value for key, value in record.named(shards.task).items() if key != "epoch"}
-        tracking.log_metrics(run_id, values, step=record.epoch)
+        tracking.log_metrics(run_id, record.metrics(shards.task), step=record.epoch)
         records.append(record)
 
     shards = open_shards(SHARDS)

@@ -61,8 +61,8 @@ class TensorBoard:
             # Not a SummaryWriter: its thread fails where nobody sees it. The suffix keeps files of one second apart and in order.
             self._file = EventsWriter(str(self._folder / "events"), f".{time.time_ns()}")
             self._file.write_event(Event(wall_time=now_s, step=1, session_log=SessionLog(status=SessionLog.START)))
-        named = record.named(self._task).items()
-        values = [Summary.Value(tag=key, simple_value=value) for key, value in named if key != "epoch"]
+        metrics = record.metrics(self._task).items()
+        values = [Summary.Value(tag=key, simple_value=value) for key, value in metrics]
         self._file.write_event(Event(wall_time=now_s, step=record.epoch, summary=Summary(value=values)))
         if now_s - self._flushed_s > _FLUSH_S:
             self._flushed_s = now_s

@@ -109,8 +109,7 @@ class TrainingLog:
         if self._last_step is None:
             self._last_step = tracking.last_step(self._run_id, "val_loss")
         if record.epoch > self._last_step:
-            values = {key: value for key, value in record.named(self._task).items() if key != "epoch"}
-            tracking.log_metrics(self._run_id, values, step=record.epoch, at_s=at_s)
+            tracking.log_metrics(self._run_id, record.metrics(self._task), step=record.epoch, at_s=at_s)
             self._last_step = record.epoch
 
     def _log_pictures(self, folder: Path) -> None:

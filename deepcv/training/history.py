@@ -34,6 +34,12 @@ class EpochRecord:
         values = asdict(self)
         return {key.replace("accuracy", task.score_name): value for key, value in values.items()}
 
+    def metrics(self, task: Task) -> dict[str, float]:
+        """The same without the number of the epoch, which is where a curve has them."""
+        values = self.named(task)
+        del values["epoch"]
+        return values
+
 
 @dataclass
 class History:

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +54,17 @@ def test_squeeze_excite_as_in_efficientnet() -> None:
     reference = SEModule(96, rd_channels=4, act_layer=nn.SiLU)
     net = one("squeeze_excite", 96, hidden=4, activation="silu")
     agree(net, reference, 96, {key: key for key in reference.state_dict()})
+
+
+@pytest.mark.parametrize(
+    ("options", "theirs"),
+    [({"bias": False}, {"bias": False}), ({"gate": "hardsigmoid"}, {"gate_layer": "hard_sigmoid"})],
+)
+def test_squeeze_excite_as_in_mobilenet(options: dict[str, object], theirs: dict[str, Any]) -> None:
+    reference = SEModule(72, rd_ratio=1 / 4, **theirs)
+    agree(
+        one("squeeze_excite", 72, reduction=4, **options), reference, 72, {key: key for key in reference.state_dict()}
+    )
 
 
 def test_squeeze_excite_with_another_reduction_and_divisor() -> None:

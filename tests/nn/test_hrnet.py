@@ -31,8 +31,8 @@ def network(*nodes: dict[str, object], shape: tuple[int, int, int] = (3, 7, 10),
     return build(from_canonical(spec), shape, 10)
 
 
-def fuse(to: int, sources: tuple[str, ...] = ("a", "b", "c")) -> dict[str, object]:
-    return {"id": "y", "op": "fuse", "from": list(sources), "to": to}
+def fuse(to: int, sources: tuple[str, ...] = ("a", "b", "c"), **options: object) -> dict[str, object]:
+    return {"id": "y", "op": "fuse", "from": list(sources), "to": to, **options}
 
 
 class Exchange(nn.Module):
@@ -76,6 +76,22 @@ def test_fuse_is_the_sum_written_by_hand(to: int) -> None:
     ours = torch.autograd.grad((out["y"] * weights).sum(), mine, retain_graph=True)
     by_hand = torch.autograd.grad((expected * weights).sum(), theirs)
     torch.testing.assert_close(ours, by_hand, rtol=1e-5, atol=1e-5)
+
+
+def test_fuse_with_another_norm_and_activation() -> None:
+    torch.manual_seed(0)
+    net = network(fuse(2, norm="none", activation="silu"))
+    x = torch.randn(4, 3, 7, 10)
+    out = net(x)
+
+    def halved(x: Tensor, part: str) -> Tensor:
+        return F.conv2d(x, net.get_parameter(f"y.{part}.conv.weight"), net.get_parameter(f"y.{part}.conv.bias"), 2, 1)
+
+    total = halved(F.silu(halved(out["a"], "from0.0")), "from0.1") + halved(out["b"], "from1.0") + out["c"]
+    torch.testing.assert_close(out["y"], F.silu(total), rtol=0, atol=1e-6)
+    named = network(fuse(0, norm="group", activation="prelu")).state_dict()
+    assert {"y.from1.conv.weight", "y.from1.norm.weight", "y.activation.weight"} <= set(named)
+    assert not {"y.from1.conv.bias", "y.from1.norm.running_mean"} & set(named)
 
 
 @pytest.mark.parametrize("to", [0, 1])

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from deepcv.nn.ops import OPS
 from deepcv.nn.spec import SpecError, build, from_canonical
+from deepcv.nn.spec.options import fields
 
 # What may stand before the op under test, by the name that its sources use.
 BEFORE: dict[str, list[dict[str, Any]]] = {
@@ -91,11 +92,19 @@ SAMPLES: dict[str, list[Sample]] = {
     "drop_path": [("input", {}, ANY_SIZE), ("tokens", {}, ANY_SIZE), ("gate", {}, ANY_SIZE)],
     "layer_scale": [("input", {}, ANY_SIZE), ("tokens", {}, ANY_SIZE), ("gate", {}, ANY_SIZE)],
     "gaussian_noise": [("input", {}, ANY_SIZE)],
-    "sum": [("maps other", {"scale": 0.1}, ANY_SIZE), ("maps other maps", {"activation": "relu"}, ANY_SIZE)],
+    "sum": [
+        ("maps other", {"scale": 0.1}, ANY_SIZE),
+        ("maps other maps", {"activation": "relu"}, ANY_SIZE),
+        ("maps input", {"adapt": "project", "spectral_norm": True}, ANY_SIZE),
+        ("gate flat", {"adapt": "project", "spectral_norm": True}, FIXED),
+    ],
     "mean": [("maps other maps", {}, ANY_SIZE)],
     "multiply": [("maps gate", {}, ANY_SIZE), ("maps other gate", {}, ANY_SIZE)],
     "concat": [("maps other", {}, ANY_SIZE), ("tokens tokens", {}, ANY_SIZE), ("flat gate", {}, FIXED)],
-    "bilinear": [("flat gate", {"features": 5}, FIXED), ("tokens tokens", {"features": 5, "bias": False}, ANY_SIZE)],
+    "bilinear": [
+        ("flat gate", {"features": 5}, FIXED),
+        ("tokens tokens", {"features": 5, "spectral_norm": True}, ANY_SIZE),
+    ],
     "glu": [("input", {}, ANY_SIZE), ("tokens", {}, ANY_SIZE), ("gate", {}, ANY_SIZE)],
     "alpha_dropout": [("input", {}, ANY_SIZE)],
     "feature_alpha_dropout": [("input", {}, ANY_SIZE)],
@@ -205,6 +214,16 @@ def test_gradients_reach_every_parameter(op: str, sources: str, options: dict[st
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in own.values())
 
 
+@pytest.mark.parametrize(("op", "sources", "options", "size"), ALL)
+def test_an_op_whose_kernel_learns_takes_init_and_spectral_norm(
+    op: str, sources: str, options: dict[str, Any], size: str
+) -> None:
+    del size
+    learned = [p for name, p in network(op, sources, options, FIRST).named_parameters() if name.startswith("x.")]
+    if any(p.requires_grad and p.dim() > 1 for p in learned):
+        assert {"init", "init_value", "spectral_norm"} <= fields(OPS[op]).keys()
+
+
 CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options, a part of the message
     ("conv", "flat", {"channels": 4}, "needs feature maps"),
     ("conv", "maps", {"channels": 6, "groups": 4}, "groups: 4 does not divide channels: 6"),
@@ -214,8 +233,12 @@ CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options,
     ("conv", "maps", {"channels": 6, "norm": "group", "norm_groups": 4}, "4 groups do not divide"),
     ("conv", "maps", {"channels": 6, "norm": "none", "zero_init": True}, "there is no norm"),
     ("conv", "maps", {"channels": 6, "norm": "local_response", "zero_init": True}, "local response norm has none"),
+    ("conv", "maps", {"channels": 6, "init": "zeros", "spectral_norm": True}, "which is 0 after init: zeros"),
+    ("conv", "maps", {"channels": 6, "init": "constant", "spectral_norm": True}, "which is 0 after init: constant"),
+    ("separable_conv", "maps", {"channels": 6, "norm": "group", "norm_groups": 4}, "4 groups do not divide"),
     ("depthwise_conv", "tokens", {}, "needs feature maps"),
     ("depthwise_conv", "input", {"init": "dirac"}, "groups: 1"),
+    ("separable_conv", "maps", {"channels": 4, "init": "dirac"}, "groups: 1"),
     ("separable_conv", "flat", {"channels": 4}, "needs feature maps"),
     ("transposed_conv", "gate", {"channels": 4}, "needs feature maps"),
     ("transposed_conv", "maps", {"channels": 6, "groups": 4}, "does not divide channels: 6"),
@@ -242,7 +265,7 @@ CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options,
     ("resize_like", "maps other input", {}, "takes two inputs"),
     ("pixel_shuffle", "input", {"factor": 3}, "a multiple of 9"),
     ("pixel_unshuffle", "input", {"factor": 4}, "multiples of 4"),
-    ("activation", "input", {"kind": "relu", "slope": 0.1}, "slope is for kind: leaky_relu, got kind: relu"),
+    ("activation", "input", {"kind": "relu", "slope": 0.1}, "slope is for kind: leaky_relu and prelu, got kind: relu"),
     ("activation", "input", {"kind": "relu", "alpha": 0.1}, "alpha is for kind: elu and celu"),
     ("activation", "input", {"kind": "relu", "per_channel": True}, "per_channel is for kind: prelu"),
     ("activation", "tokens", {"kind": "prelu", "per_channel": True}, "is for feature maps (C, H, W) and flat features"),
@@ -252,6 +275,13 @@ CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options,
     ("local_response_norm", "flat", {}, "needs feature maps"),
     ("dropout2d", "flat", {}, "needs feature maps"),
     ("sum", "maps input", {}, "needs equal shapes"),
+    (
+        "sum",
+        "maps other",
+        {"init": "he"},
+        "init, init_value and spectral_norm are for adapt: project, got adapt: error",
+    ),
+    ("mean", "maps other", {"spectral_norm": True, "adapt": "resize"}, "are for adapt: project, got adapt: resize"),
     ("mean", "maps input", {}, "needs equal shapes"),
     ("multiply", "maps input", {}, "needs shapes equal to"),
     ("multiply", "input gate", {}, "a number per channel"),

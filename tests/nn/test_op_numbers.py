@@ -224,6 +224,31 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
     ),
     ("separable_conv", "maps", {"channels": 6, "between": True}, lambda p, x: separable(p, x, True)),
     (
+        "separable_conv",
+        "maps",
+        {"channels": 6, "bias": True, "norm": "group", "norm_groups": 2},
+        lambda p, x: F.group_norm(
+            F.conv2d(
+                F.conv2d(x, p("depthwise.weight"), p("depthwise.bias"), 1, 1, 1, 8), p("conv.weight"), p("conv.bias")
+            ),
+            2, p("norm.weight"), p("norm.bias"),
+        ).relu(),
+    ),
+    (
+        "separable_conv",
+        "maps",
+        {"channels": 6, "bias": False, "norm": "none"},
+        lambda p, x: F.conv2d(F.conv2d(x, p("depthwise.weight"), None, 1, 1, 1, 8), p("conv.weight")).relu(),
+    ),
+    (
+        "depthwise_conv",
+        "maps",
+        {"norm": "group", "norm_groups": 4},
+        lambda p, x: F.group_norm(
+            F.conv2d(x, p("conv.weight"), None, 1, 1, 1, 8), 4, p("norm.weight"), p("norm.bias")
+        ).relu(),
+    ),
+    (
         "transposed_conv",
         "maps",
         {"channels": 6, "kernel": 3, "padding": 1, "output_padding": 1, "groups": 2, "activation": "silu"},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from timm.layers import Attention, PatchEmbed
+from timm.layers import Attention, LayerNorm, PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -21,12 +21,13 @@ def network(*nodes: dict[str, object], shape: tuple[int, int, int] = (3, 8, 12))
     return build(from_canonical({"format": 1, "nodes": list(nodes), "outputs": outputs}), shape, 10)
 
 
-@pytest.mark.parametrize("qkv_bias", [True, False])
-def test_attention_is_timms(qkv_bias: bool) -> None:
+@pytest.mark.parametrize("options", [{"qkv_bias": True}, {"qkv_bias": False}, {"proj_bias": False}, {"qk_norm": True}])
+def test_attention_is_timms(options: dict[str, bool]) -> None:
     torch.manual_seed(0)
-    options = {"heads": 4, "qkv_bias": qkv_bias}
-    net = network(PATCHES, {"id": "x", "op": "attention", "from": ["tokens"], **options})
-    reference = Attention(24, 4, qkv_bias=qkv_bias)
+    net = network(PATCHES, {"id": "x", "op": "attention", "from": ["tokens"], "heads": 4, **options})
+    reference = Attention(24, 4, **{"qkv_bias": True, **options}, norm_layer=LayerNorm)
+    for parameter in reference.parameters():
+        nn.init.normal_(parameter, std=0.5)
     net.get_submodule("x").load_state_dict(reference.state_dict())
     outputs = net(torch.randn(3, 3, 8, 12))
     torch.testing.assert_close(outputs["x"], reference(outputs["tokens"]), rtol=0, atol=1e-6)
@@ -87,6 +88,23 @@ def test_attention_of_two_inputs_is_torchs_and_so_are_its_gradients() -> None:
         torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-5)
 
 
+def test_attention_of_two_inputs_norms_queries_and_keys_as_of_one() -> None:
+    torch.manual_seed(0)
+    ours, cross = (
+        SelfAttention(24, 6, True, 0.0, 0.0, False, True),
+        CrossAttention(24, 24, 6, True, 0.0, 0.0, False, True),
+    )
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter)
+    state = ours.state_dict()
+    for kind in ("weight", "bias"):
+        both = state.pop(f"qkv.{kind}")
+        state |= {f"q.{kind}": both[:24], f"kv.{kind}": both[24:]}
+    cross.load_state_dict(state)
+    x = torch.randn(3, 7, 24)
+    torch.testing.assert_close(cross(x, x), ours(x), rtol=0, atol=1e-5)
+
+
 def test_dropout_acts_in_training_only() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 5, 8)
@@ -97,6 +115,13 @@ def test_dropout_acts_in_training_only() -> None:
         assert not torch.equal(layer(*values), layer(*values))
         torch.testing.assert_close(layer.eval()(*values), plain(*values), rtol=0, atol=0)
     assert 0.4 < (SelfAttention(8, 2, True, 0.0, 0.5)(torch.randn(99, 5, 8)) == 0).float().mean() < 0.6
+
+
+def test_patch_embed_without_bias_is_timms() -> None:
+    net, reference = network(PATCHES | {"bias": False}), PatchEmbed((8, 12), 4, 3, 24, bias=False)
+    net.get_submodule("tokens").load_state_dict(reference.state_dict())
+    x = torch.randn(2, 3, 8, 12)
+    torch.testing.assert_close(net(x)["tokens"], reference(x), rtol=0, atol=1e-6)
 
 
 def test_patch_embed_is_timms_and_tells_tokens_row_by_row() -> None:

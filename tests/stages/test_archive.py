@@ -11,7 +11,6 @@ from pathlib import Path
 import kill_points
 import pytest
 import torch
-import toys
 from kill_points import FILES, FORMER, NAME, artifacts, new_run, read, write
 from mlflow import MlflowClient
 from test_cli import message
@@ -105,16 +104,11 @@ def test_a_damaged_copy_is_not_fetched(store: Path) -> None:
 
 
 @pytest.fixture
-def project(store: Path, tmp_path: Path) -> Path:
-    """A project whose stage `train` takes a moment: its folder of state."""
-    toys.write_shards(train.SHARDS)
-    toys.network(tmp_path)
-    toys.no_weights(tmp_path)
-    Path("versions.yaml").write_text('torch: "1"\n')
-    Path("params.yaml").write_text(
-        "train: {network: network.yaml, epochs: 4, batch_size: 8, keep_best: 2, archive: true, device: cpu}\n"
-    )
-    return store
+def project(project: Path) -> Path:
+    """The same with an epoch more, whose best epochs and checkpoints go to the run."""
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("epochs: 3", "epochs: 4, keep_best: 2, archive: true"))
+    return project
 
 
 def train_until(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,19 +26,6 @@ from deepcv.training.fit import set_up
 from deepcv.training.history import EpochRecord
 
 
-@pytest.fixture
-def project(store: Path, tmp_path: Path) -> Path:
-    """A project whose stage `train` takes a moment: its folder of state."""
-    toys.write_shards(train.SHARDS)
-    toys.network(tmp_path)
-    toys.no_weights(tmp_path)
-    Path("versions.yaml").write_text('torch: "1"\n')
-    Path("params.yaml").write_text(
-        "train: {network: network.yaml, epochs: 3, batch_size: 8, device: cpu, precision: fp32}\n"
-    )
-    return store
-
-
 def runs() -> list[Run]:
     return list(MlflowClient().search_runs([tracking.open_experiment("deepcv-toy")]))
 

@@ -23,6 +23,7 @@ from deepcv.serving.predictor import ExportInfo, Predictor
 from deepcv.task import Task
 from deepcv.training.engine import RunningMetrics
 from deepcv.training.fit import Fitted, fit, set_up
+from deepcv.training.history import EpochRecord
 from deepcv.training.losses import Term
 
 NETWORK = """\
@@ -149,3 +150,13 @@ def test_a_resumed_training_ends_with_the_same_bits(shards: Dataset, fitted: Fit
     with pytest.raises(KeyboardInterrupt):
         fit(network, shards, CONFIG, checkpoints=tmp_path / "c", on_epoch=stop)
     assert toys.same(fit(network, shards, CONFIG, checkpoints=tmp_path / "c"), fitted)
+
+
+@pytest.mark.parametrize(
+    ("task", "score"), [(Task(), "accuracy"), (TASKS["labels"], "accuracy"), (TASKS["numbers"], "r2")]
+)
+def test_an_epochs_metrics_are_its_values_without_its_number(task: Task, score: str) -> None:
+    record = EpochRecord(7, 0.5, 0.75, 0.625, 0.25, 0.1)
+    metrics = {"train_loss": 0.5, f"train_{score}": 0.75, "val_loss": 0.625, f"val_{score}": 0.25, "lr": 0.1}
+    assert record.metrics(task) == metrics
+    assert record.named(task) == {"epoch": 7, **metrics}

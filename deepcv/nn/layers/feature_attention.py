@@ -13,20 +13,28 @@ from deepcv.nn.layers.tensors import largest
 class SqueezeExcite(nn.Module):
     """Gate per channel from the mean over positions, through a bottleneck (Hu 2018, arXiv 1709.01507, eq. 2-4)."""
 
-    def __init__(self, channels: int, hidden: int, activation: Callable[[Tensor], Tensor] = F.relu) -> None:
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        activation: Callable[[Tensor], Tensor] = F.relu,
+        gate: Callable[[Tensor], Tensor] = torch.sigmoid,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, hidden, 1)  # linear layers; as convolutions they take timm's weights
-        self.fc2 = nn.Conv2d(hidden, channels, 1)
-        self.activation = activation
+        self.fc1 = nn.Conv2d(channels, hidden, 1, bias=bias)  # linear layers; as convolutions they take timm's weights
+        self.fc2 = nn.Conv2d(hidden, channels, 1, bias=bias)
+        self.activation, self.gate = activation, gate
 
     def extra_repr(self) -> str:
-        """The activation of the bottleneck."""
-        return f"activation={getattr(self.activation, '__name__', self.activation)}"
+        """The activation of the bottleneck and the gate."""
+        names = (getattr(function, "__name__", function) for function in (self.activation, self.gate))
+        return "activation={}, gate={}".format(*names)
 
     def forward(self, maps_nchw: Tensor) -> Tensor:
         """(N, C, H, W), kept."""
-        gate: Tensor = self.fc2(self.activation(self.fc1(maps_nchw.mean((2, 3), keepdim=True)))).sigmoid()
-        return maps_nchw * gate
+        score = self.fc2(self.activation(self.fc1(maps_nchw.mean((2, 3), keepdim=True))))
+        return maps_nchw * self.gate(score)
 
 
 class EfficientChannelAttention(nn.Module):

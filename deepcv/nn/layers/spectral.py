@@ -4,7 +4,8 @@ The same numbers as `torch.nn.utils.parametrizations.spectral_norm`, whose layer
 keys differ from those of the plain layer; here `weight` is the plain layer's, so that weights move both ways.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,10 @@ _FIRST = 15  # power iterations at the start; one per training step follows the 
 
 
 class Spectral(nn.Module):
-    """The power iteration; to stand before a layer of torch that has a `weight` (out, …); (in, out, …) where it is `transposed`."""
+    """The power iteration, before a layer of torch that has a `weight` (out, …), or (in, out, …) where it is `transposed`.
+
+    `make_spectral` makes such a layer of a plain one.
+    """
 
     transposed = False  # torch's convolutions say it themselves
 
@@ -22,7 +26,8 @@ class Spectral(nn.Module):
     left: Tensor
     right: Tensor
 
-    def _add_vectors(self) -> None:
+    def add_vectors(self) -> None:
+        """The singular vectors, without values until `settle`."""
         rows = self.weight.shape[int(self.transposed)]
         self.register_buffer("left", self.weight.new_empty(rows))
         self.register_buffer("right", self.weight.new_empty(self.weight.numel() // rows))
@@ -53,25 +58,17 @@ class Spectral(nn.Module):
         return self.weight / torch.dot(left, torch.mv(self.matrix(), right))
 
 
+class SpectralConv1d(Spectral, nn.Conv1d):
+    """A convolution of sequences with spectral norm; its weight seen as a matrix (out, in * length)."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
+        """(N, C, L) to (N, out, L')."""
+        output: Tensor = self._conv_forward(input, self.normalised(), self.bias)
+        return output
+
+
 class SpectralConv2d(Spectral, nn.Conv2d):
     """A convolution with spectral norm; its weight seen as a matrix (out, in * height * width)."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
-    ) -> None:
-        nn.Conv2d.__init__(
-            self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode
-        )
-        self._add_vectors()
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         """(N, C, H, W) to (N, out, H', W')."""
@@ -81,23 +78,6 @@ class SpectralConv2d(Spectral, nn.Conv2d):
 
 class SpectralConvTranspose2d(Spectral, nn.ConvTranspose2d):
     """A transposed convolution with spectral norm; its weight seen as a matrix (out / groups, in * height * width)."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        output_padding: int = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: int = 1,
-    ) -> None:
-        nn.ConvTranspose2d.__init__(
-            self, in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation
-        )
-        self._add_vectors()
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: A002  torch's names
         """(N, C, H, W) to (N, out, H', W')."""
@@ -109,10 +89,32 @@ class SpectralConvTranspose2d(Spectral, nn.ConvTranspose2d):
 class SpectralLinear(Spectral, nn.Linear):
     """A fully connected layer with spectral norm."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        nn.Linear.__init__(self, in_features, out_features, bias)
-        self._add_vectors()
-
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         """(N, …, F) to (N, …, out)."""
         return F.linear(input, self.normalised(), self.bias)
+
+
+class SpectralBilinear(Spectral, nn.Bilinear):
+    """A bilinear layer with spectral norm; its weight seen as a matrix (out, in1 * in2)."""
+
+    def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
+        """(N, …, F1) and (N, …, F2) to (N, …, out)."""
+        return F.bilinear(input1, input2, self.normalised(), self.bias)
+
+
+_KINDS: Mapping[type[nn.Module], type[Spectral]] = MappingProxyType(
+    {
+        nn.Conv1d: SpectralConv1d,
+        nn.Conv2d: SpectralConv2d,
+        nn.ConvTranspose2d: SpectralConvTranspose2d,
+        nn.Linear: SpectralLinear,
+        nn.Bilinear: SpectralBilinear,
+    }
+)
+
+
+def make_spectral(layer: nn.Module) -> None:
+    """Give a layer spectral norm. Its class changes, as torch's parametrizations do it; nothing is drawn."""
+    layer.__class__ = _KINDS[type(layer)]
+    assert isinstance(layer, Spectral)  # noqa: S101  for mypy
+    layer.add_vectors()

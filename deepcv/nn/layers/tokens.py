@@ -10,13 +10,24 @@ _STD = 0.02  # of learned tokens and positions at the start
 class SelfAttention(nn.Module):
     """Multi-head self-attention: softmax(q kᵀ / sqrt(D / heads)) v per head, then a linear layer (Vaswani 2017, 1706.03762).
 
-    `dropout` acts on the attention weights, `out_dropout` on what comes out.
+    `dropout` acts on the attention weights, `out_dropout` on what comes out. `qk_norm` is a layer norm of the queries and one
+    of the keys, of each head (Dehghani 2023, arXiv 2302.05442).
     """
 
-    def __init__(self, features: int, heads: int, qkv_bias: bool, dropout: float, out_dropout: float) -> None:
+    def __init__(
+        self,
+        features: int,
+        heads: int,
+        qkv_bias: bool,
+        dropout: float,
+        out_dropout: float,
+        proj_bias: bool = True,
+        qk_norm: bool = False,
+    ) -> None:
         super().__init__()
         self.qkv = nn.Linear(features, 3 * features, bias=qkv_bias)
-        self.proj = nn.Linear(features, features)
+        self.q_norm, self.k_norm = _head_norms(features // heads, qk_norm)
+        self.proj = nn.Linear(features, features, bias=proj_bias)
         self.out = nn.Dropout(out_dropout)
         self.heads, self.dropout = heads, dropout
 
@@ -29,7 +40,7 @@ class SelfAttention(nn.Module):
         qkv: Tensor = self.qkv(tokens_ntd).unflatten(2, (3, self.heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        mixed = F.scaled_dot_product_attention(self.q_norm(query), self.k_norm(key), value, dropout_p=dropout)
         out: Tensor = self.out(self.proj(mixed.transpose(1, 2).flatten(2)))
         return out
 
@@ -41,12 +52,21 @@ class CrossAttention(nn.Module):
     """
 
     def __init__(
-        self, features: int, context: int, heads: int, qkv_bias: bool, dropout: float, out_dropout: float
+        self,
+        features: int,
+        context: int,
+        heads: int,
+        qkv_bias: bool,
+        dropout: float,
+        out_dropout: float,
+        proj_bias: bool = True,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         self.q = nn.Linear(features, features, bias=qkv_bias)
         self.kv = nn.Linear(context, 2 * features, bias=qkv_bias)
-        self.proj = nn.Linear(features, features)
+        self.q_norm, self.k_norm = _head_norms(features // heads, qk_norm)
+        self.proj = nn.Linear(features, features, bias=proj_bias)
         self.out = nn.Dropout(out_dropout)
         self.heads, self.dropout = heads, dropout
 
@@ -59,17 +79,24 @@ class CrossAttention(nn.Module):
         query = self.q(tokens_ntd).unflatten(2, (self.heads, -1)).transpose(1, 2)
         key, value = self.kv(context_nse).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        mixed = F.scaled_dot_product_attention(self.q_norm(query), self.k_norm(key), value, dropout_p=dropout)
         out: Tensor = self.out(self.proj(mixed.transpose(1, 2).flatten(2)))
         return out
+
+
+def _head_norms(features: int, wanted: bool) -> tuple[nn.Module, nn.Module]:
+    """Of the queries and the keys; timm's names and epsilon, so that its weights fit."""
+    if not wanted:
+        return nn.Identity(), nn.Identity()
+    return nn.LayerNorm(features, eps=1e-6), nn.LayerNorm(features, eps=1e-6)
 
 
 class PatchEmbedding(nn.Module):
     """Cuts maps into square patches and embeds each: (N, C, H, W) to (N, H / patch * W / patch, D), row by row."""
 
-    def __init__(self, channels: int, features: int, patch: int) -> None:
+    def __init__(self, channels: int, features: int, patch: int, bias: bool = True) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(channels, features, patch, patch)
+        self.proj = nn.Conv2d(channels, features, patch, patch, bias=bias)
 
     def forward(self, maps_nchw: Tensor) -> Tensor:
         """The patches as tokens."""

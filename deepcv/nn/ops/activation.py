@@ -12,15 +12,15 @@ from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.ops.op import ACTIVATIONS, Activation, Op, Range, activate, features
 
 _SOFT = MappingProxyType({"softmax": torch.softmax, "log_softmax": torch.log_softmax})
-_KEYS = (("slope", ("leaky_relu",)), ("alpha", ("elu", "celu")), ("per_channel", ("prelu",)))
+_KEYS = (("slope", ("leaky_relu", "prelu")), ("alpha", ("elu", "celu")), ("per_channel", ("prelu",)))
 
 
 @dataclass(frozen=True)
 class ActivationOp(Op):
     """A non-linearity by itself; `softmax` and `log_softmax` are over the channels of maps, over the features of all else.
 
-    `slope` is that of `leaky_relu` below zero (0.01), `alpha` that of `elu` and `celu` (1); `per_channel` gives `prelu` a
-    weight for each channel instead of one.
+    `slope` is that of `leaky_relu` below zero (0.01), and that from which `prelu` starts (0.25); `alpha` is that of `elu` and
+    `celu` (1). `per_channel` gives `prelu` a weight for each channel instead of one.
     """
 
     inherits = MappingProxyType({"kind": "activation"})
@@ -40,14 +40,18 @@ class ActivationOp(Op):
                 raise FitError(f"{key} is for kind: {' and '.join(kinds)}, got kind: {self.kind}")
         if self.kind in _SOFT:
             return emitter.function(_SOFT[self.kind], (x, features(x)[1]), x.shape)
+        if self.kind == "prelu":
+            return self._learned(emitter, x)
         if self.slope is not None or self.alpha is not None:
             parameter = self.alpha if self.slope is None else self.slope
             return emitter.function(ACTIVATIONS[self.kind], (x, parameter), x.shape)
-        if self.per_channel:
-            if len(x.shape) == 2:
-                raise FitError(f"per_channel is for feature maps (C, H, W) and flat features (F,), got {x}")
-            return emitter.module(nn.PReLU(x.shape[0]), x, x.shape)
-        return activate(emitter, x, self.kind, part="")
+        return activate(emitter, x, self.kind)
+
+    def _learned(self, emitter: Emitter, x: Value) -> Value:
+        if self.per_channel and len(x.shape) == 2:
+            raise FitError(f"per_channel is for feature maps (C, H, W) and flat features (F,), got {x}")
+        layer = nn.PReLU(x.shape[0] if self.per_channel else 1, 0.25 if self.slope is None else self.slope)
+        return emitter.module(layer, x, x.shape)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from deepcv.nn.layers.feature_attention import (
 from deepcv.nn.layers.tokens import CrossAttention, SelfAttention
 from deepcv.nn.ops.op import ACTIVATIONS, Count, Op, Range, Share, Side, maps
 from deepcv.nn.ops.tokens import sequence
-from deepcv.nn.ops.weights import Constant, begin_parts
+from deepcv.nn.ops.weights import Constant, begin
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class SqueezeExciteOp(Op):
     """Gate per channel from the mean over positions (Hu 2018, arXiv 1709.01507).
 
     The bottleneck has `hidden` features; by default the channels / `reduction`, rounded to a multiple of `divisor`.
+    MobileNetV3 has `gate: hardsigmoid`.
     """
 
     reduction: Count = 16
@@ -33,14 +34,18 @@ class SqueezeExciteOp(Op):
     _: KW_ONLY
     init: Init = "he"
     init_value: Constant = 0.0
+    spectral_norm: bool = False
+    bias: bool = True
+    gate: Literal["sigmoid", "hardsigmoid"] = "sigmoid"
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W), kept."""
         (x,) = inputs
         channels, _, _ = maps(x)
         hidden = self.hidden or _rounded(channels / self.reduction, self.divisor)
-        layer = SqueezeExcite(channels, hidden, ACTIVATIONS[self.activation])
-        return emitter.module(layer, x, x.shape, start=begin_parts(layer, self.init, self.init_value, "he"))
+        layer = SqueezeExcite(channels, hidden, ACTIVATIONS[self.activation], ACTIVATIONS[self.gate], self.bias)
+        begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
+        return emitter.module(layer, x, x.shape, start=begun)
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,19 @@ class Eca(Op):
     gamma: Annotated[float, Range(0.1, 100)] = 2.0
     b: Annotated[float, Range(-100, 100)] = 1.0
     kernel: Side | None = None
+    _: KW_ONLY
+    init: Init = "torch"
+    init_value: Constant = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W), kept."""
         (x,) = inputs
         channels, _, _ = maps(x)
         kernel = self.kernel or eca_kernel(channels, self.gamma, self.b)
-        return emitter.module(EfficientChannelAttention(_odd(kernel)), x, x.shape)
+        layer = EfficientChannelAttention(_odd(kernel))
+        begun = begin(layer.conv, self.init, self.init_value, "torch", self.spectral_norm)
+        return emitter.module(layer, x, x.shape, start=begun)
 
 
 @dataclass(frozen=True)
@@ -68,13 +79,15 @@ class CbamOp(Op):
     _: KW_ONLY
     init: Init = "he"
     init_value: Constant = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W), kept."""
         (x,) = inputs
         channels, _, _ = maps(x)
         layer = Cbam(channels, _rounded(channels / self.reduction, 1), _odd(self.kernel))
-        return emitter.module(layer, x, x.shape, start=begin_parts(layer, self.init, self.init_value, "he"))
+        begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
+        return emitter.module(layer, x, x.shape, start=begun)
 
 
 @dataclass(frozen=True)
@@ -82,12 +95,18 @@ class SpatialGateOp(Op):
     """Gate per position from the mean and the largest value over the channels: CBAM's second half."""
 
     kernel: Side = 7
+    _: KW_ONLY
+    init: Init = "he"
+    init_value: Constant = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W), kept."""
         (x,) = inputs
         maps(x)
-        return emitter.module(SpatialGate(_odd(self.kernel)), x, x.shape)
+        layer = SpatialGate(_odd(self.kernel))
+        begun = begin(layer.conv, self.init, self.init_value, "he", self.spectral_norm)
+        return emitter.module(layer, x, x.shape, start=begun)
 
 
 @dataclass(frozen=True)
@@ -102,6 +121,7 @@ class AttentionGateOp(Op):
     _: KW_ONLY
     init: Init = "he"
     init_value: Constant = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) and (C', h, w) to (C, H, W)."""
@@ -111,7 +131,8 @@ class AttentionGateOp(Op):
         (channels, _, _), (gate_channels, _, _) = maps(skip), maps(gate)
         hidden = self.hidden or max(channels // 2, 1)
         layer = AttentionGate(channels, gate_channels, hidden)
-        return emitter.module(layer, inputs, skip.shape, start=begin_parts(layer, self.init, self.init_value, "he"))
+        begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
+        return emitter.module(layer, inputs, skip.shape, start=begun)
 
 
 @dataclass(frozen=True)
@@ -119,8 +140,9 @@ class Attention(Op):
     """Multi-head attention with its linear layers (Vaswani 2017, arXiv 1706.03762); of two inputs the first asks the second.
 
     `from: [queries, context]` is cross-attention: keys and values come from the context, whose tokens may be more or wider.
-    `dropout` acts on the attention weights, `out_dropout` on the result. A transformer's block is a template of
-    layer_norm, attention, linear and sum.
+    `dropout` acts on the attention weights, `out_dropout` on the result; `qk_norm` puts a layer norm on the queries and the
+    keys of each head (Dehghani 2023, arXiv 2302.05442). A transformer's block is a template of layer_norm, attention, linear
+    and sum.
     """
 
     most: ClassVar[int] = 2
@@ -131,6 +153,9 @@ class Attention(Op):
     _: KW_ONLY
     init: Init = "torch"
     init_value: Constant = 0.0
+    spectral_norm: bool = False
+    proj_bias: bool = True
+    qk_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(T, D), kept; (T, D) and (S, E) to (T, D)."""
@@ -138,13 +163,14 @@ class Attention(Op):
         _, features = sequence(x)
         if features % self.heads:
             raise FitError(f"heads: {self.heads} does not divide the features of {x}")
-        options = (self.heads, self.qkv_bias, self.dropout, self.out_dropout)
+        options = (self.heads, self.qkv_bias, self.dropout, self.out_dropout, self.proj_bias, self.qk_norm)
         layer = (
             CrossAttention(features, sequence(context[0])[1], *options)
             if context
             else SelfAttention(features, *options)
         )
-        return emitter.module(layer, inputs, x.shape, start=begin_parts(layer, self.init, self.init_value, "torch"))
+        begun = begin(layer, self.init, self.init_value, "torch", self.spectral_norm)
+        return emitter.module(layer, inputs, x.shape, start=begun)
 
 
 def _rounded(count: float, divisor: int) -> int:

@@ -10,7 +10,6 @@ from torch import nn
 
 from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.init import Init
-from deepcv.nn.layers.spectral import SpectralConv2d, SpectralConvTranspose2d
 from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.ops.norms import Norm, normalise
 from deepcv.nn.ops.op import Activation, Count, Op, Padding, Range, Share, Side, activate, maps, mirrored, slide
@@ -59,19 +58,16 @@ class Conv(Op):
         channels, _, _ = maps(x)
         _grouped(x, self.channels, self.groups)
         kernel = (self.kernel, self.kernel_width or self.kernel)
-        if self.init == "dirac" and (self.groups > 1 or kernel[0] % 2 == 0 or kernel[1] % 2 == 0):
-            raise FitError("init: dirac needs an odd kernel and groups: 1")
         extent = (self.dilation * (kernel[0] - 1) + 1, self.dilation * (kernel[1] - 1) + 1)
         padding = (extent[0] // 2, extent[1] // 2) if self.padding is None else (self.padding, self.padding)
         mirrored(x, max(padding), self.padding_mode)
         shape = (self.channels, *slide(x, extent, self.stride, padding))
         bias = biased(self.bias, self.norm, self.pre_activation)
-        kind = SpectralConv2d if self.spectral_norm else nn.Conv2d
-        layer = kind(
+        layer = nn.Conv2d(
             channels, self.channels, kernel, self.stride, padding, self.dilation, self.groups,
             bias=bias, padding_mode=self.padding_mode,
         )  # fmt: skip
-        begun = begin(self.init, self.init_value, "he")
+        begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
         return surrounded(
             emitter, x, lambda x: emitter.module(layer, x, shape, "conv", begun), self.norm, self.activation,
             norm_groups=self.norm_groups, zero_init=self.zero_init, pre_activation=self.pre_activation,
@@ -99,6 +95,8 @@ class DepthwiseConv(Op):
     pre_activation: bool = False
     dropout: Share = 0.0
     spectral_norm: bool = False
+    norm_groups: Count | None = None
+    zero_init: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (C * multiplier, H', W')."""
@@ -107,7 +105,8 @@ class DepthwiseConv(Op):
         return Conv(
             channels * self.multiplier, self.kernel, self.stride, self.padding, self.dilation, channels, self.bias,
             self.norm, self.activation, self.init, padding_mode=self.padding_mode, init_value=self.init_value,
-            pre_activation=self.pre_activation, dropout=self.dropout, spectral_norm=self.spectral_norm,
+            pre_activation=self.pre_activation, norm_groups=self.norm_groups, zero_init=self.zero_init,
+            spectral_norm=self.spectral_norm, dropout=self.dropout,
         ).emit(emitter, x)  # fmt: skip
 
 
@@ -115,10 +114,11 @@ class DepthwiseConv(Op):
 class SeparableConv(Op):
     """Depthwise convolution (`id.depthwise`), then one of 1 x 1 (`id.conv`), norm and activation (Chollet 2017).
 
-    `between` puts norm and activation after the depthwise convolution too, as MobileNet does (Howard 2017).
+    `between` puts norm and activation after the depthwise convolution too, as MobileNet does (Howard 2017). `bias` is that of
+    both; by default each has one where no norm with a shift of its own follows at once.
     """
 
-    inherits = MappingProxyType({key: name for key, name in INHERITS.items() if key != "bias"})
+    inherits = INHERITS
     channels: Count
     kernel: Side = 3
     stride: Side = 1
@@ -133,34 +133,36 @@ class SeparableConv(Op):
     pre_activation: bool = False
     dropout: Share = 0.0
     spectral_norm: bool = False
+    bias: bool | None = None
+    norm_groups: Count | None = None
+    zero_init: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (channels, H', W')."""
         (x,) = inputs
         channels, _, _ = maps(x)
-        if self.init == "dirac":
-            raise FitError("init: dirac needs an odd kernel and groups: 1")
         extent = self.dilation * (self.kernel - 1) + 1
         padding = extent // 2 if self.padding is None else self.padding
         shape = (channels, *slide(x, extent, self.stride, padding))
         norm, activation = (self.norm, self.activation) if self.between else ("none", "none")
-        begun = begin(self.init, self.init_value, "he")
         window = (self.kernel, self.stride, padding, self.dilation)
-        kind = SpectralConv2d if self.spectral_norm else nn.Conv2d
-        each = kind(channels, channels, *window, channels, bias=self.norm == "none")
+        bias = self.norm == "none" if self.bias is None else self.bias
+        each = nn.Conv2d(channels, channels, *window, channels, bias=bias)
+        begun = begin(each, self.init, self.init_value, "he", self.spectral_norm)
         mix = Conv(
-            self.channels, 1, bias=biased(None, self.norm, self.pre_activation), norm="none", activation="none",
+            self.channels, 1, bias=biased(self.bias, self.norm, self.pre_activation), norm="none", activation="none",
             init=self.init, init_value=self.init_value, spectral_norm=self.spectral_norm,
         )  # fmt: skip
 
         def both(x: Value) -> Value:
             x = emitter.module(each, x, shape, "depthwise", begun)
-            x = normalise(emitter, x, norm, part="depthwise_norm")
+            x = normalise(emitter, x, norm, self.norm_groups, part="depthwise_norm")
             return mix.emit(emitter, activate(emitter, x, activation, "depthwise_activation"))
 
         return surrounded(
-            emitter, x, both, self.norm, self.activation, pre_activation=self.pre_activation, dropout=self.dropout
-        )
+            emitter, x, both, self.norm, self.activation, norm_groups=self.norm_groups, zero_init=self.zero_init,
+            pre_activation=self.pre_activation, dropout=self.dropout,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -201,12 +203,11 @@ class TransposedConv(Op):
         if min(high, wide) < 1:
             raise FitError(f"padding: {self.padding} leaves nothing of {x}")
         bias = biased(self.bias, self.norm, self.pre_activation)
-        kind = SpectralConvTranspose2d if self.spectral_norm else nn.ConvTranspose2d
-        layer = kind(
+        layer = nn.ConvTranspose2d(
             channels, self.channels, self.kernel, self.stride, self.padding, self.output_padding, self.groups,
             bias, self.dilation,
         )  # fmt: skip
-        begun = begin(self.init, self.init_value, "he")
+        begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
         return surrounded(
             emitter, x, lambda x: emitter.module(layer, x, (self.channels, high, wide), "conv", begun), self.norm,
             self.activation, norm_groups=self.norm_groups, zero_init=self.zero_init,
@@ -250,15 +251,14 @@ class PyramidConv(Op):
             raise FitError(f"channels: {self.channels} are fewer than one for each of levels: {self.levels}")
         bias = biased(self.bias, self.norm, self.pre_activation)
         sides = slide(x, 3, self.stride, 1)
-        begun = begin(self.init, self.init_value, "he")
-        kind = SpectralConv2d if self.spectral_norm else nn.Conv2d
 
         def levels(x: Value) -> Value:
             parts = []
             for level in range(self.levels):
                 count = share if level < self.levels - 1 else self.channels - share * level
                 groups = math.gcd(_PYRAMID_GROUPS[level], channels, count)
-                layer = kind(channels, count, 2 * level + 3, self.stride, level + 1, 1, groups, bias)
+                layer = nn.Conv2d(channels, count, 2 * level + 3, self.stride, level + 1, 1, groups, bias)
+                begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
                 parts.append(emitter.module(layer, x, (count, *sides), f"level{level}", begun))
             return emitter.function(torch.cat, (parts, 1), (self.channels, *sides)) if len(parts) > 1 else parts[0]
 

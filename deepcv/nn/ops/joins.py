@@ -2,13 +2,16 @@
 
 import operator
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
 
 from deepcv.nn.emitter import Emitter, FitError, Value
-from deepcv.nn.ops.adapters import Adapt, adapted
+from deepcv.nn.init import Init
+from deepcv.nn.ops.adapters import Adapt, Begin, adapted
 from deepcv.nn.ops.op import Activation, Op, Range, activate
+from deepcv.nn.ops.weights import Constant, begin
 
 Weight = Annotated[float, Range(-1e6, 1e6)]
 
@@ -17,32 +20,42 @@ Weight = Annotated[float, Range(-1e6, 1e6)]
 class Sum(Op):
     """Residual link: adds its inputs, then the activation if there is one; `scale` weighs all inputs but the first.
 
-    `adapt` says what happens to an input that has not the shape of the first: `error`, `resize`, or `project` (channels too).
+    `adapt` says what happens to an input that has not the shape of the first: `error`, `resize`, or `project` (channels too)
+    by a 1×1 convolution or, of flat features, a linear layer, which start as `init` says, by default in He's and in torch's
+    way.
     """
 
     many: ClassVar[bool] = True
     activation: Activation = "none"
     scale: Weight = 1.0
     adapt: Adapt = "error"
+    _: KW_ONLY
+    init: Init | None = None
+    init_value: Constant = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """Equal shapes, kept."""
-        return activate(emitter, added(emitter, adapted(emitter, inputs, self.adapt), self.scale), self.activation)
+        inputs = adapted(emitter, inputs, self.adapt, _projections(self))
+        return activate(emitter, added(emitter, inputs, self.scale), self.activation)
 
 
 @dataclass(frozen=True)
 class Mean(Op):
-    """Mean of its inputs, then the activation if there is one; `scale` and `adapt` as of `sum`."""
+    """Mean of its inputs, then the activation if there is one; `scale`, `adapt` and `init` as of `sum`."""
 
     many: ClassVar[bool] = True
     activation: Activation = "none"
     adapt: Adapt = "error"
     _: KW_ONLY
     scale: Weight = 1.0
+    init: Init | None = None
+    init_value: Constant = 0.0
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """Equal shapes, kept."""
-        total = added(emitter, adapted(emitter, inputs, self.adapt), self.scale)
+        total = added(emitter, adapted(emitter, inputs, self.adapt, _projections(self)), self.scale)
         mean = emitter.function(operator.truediv, (total, len(inputs)), total.shape)
         return activate(emitter, mean, self.activation)
 
@@ -82,7 +95,7 @@ class Concat(Op):
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C1, H, W), (C2, H, W) … to (C1 + C2 + …, H, W); likewise flat features, and (T, D1), (T, D2) to (T, D1 + D2)."""
-        inputs = adapted(emitter, inputs, self.adapt, channels=False)
+        inputs = adapted(emitter, inputs, self.adapt)
         for x in inputs[1:]:
             if len(x.shape) == len(inputs[0].shape) == 2 and x.shape[0] != inputs[0].shape[0]:
                 raise FitError(f"needs equally many tokens, got {inputs[0]} and {x}")
@@ -95,6 +108,13 @@ class Concat(Op):
             return emitter.function(torch.cat, (list(inputs), 2), (inputs[0].shape[0], sum(x.shape[1] for x in inputs)))
         shape = (sum(x.shape[0] for x in inputs), *inputs[0].shape[1:])
         return emitter.function(torch.cat, (list(inputs), 1), shape)
+
+
+def _projections(op: Sum | Mean) -> Begin:
+    """How the projections of an op start; its keys for that are an error where it makes none."""
+    if op.adapt != "project" and (op.init is not None or op.init_value != 0 or op.spectral_norm):
+        raise FitError(f"init, init_value and spectral_norm are for adapt: project, got adapt: {op.adapt}")
+    return partial(begin, init=op.init, value=op.init_value, spectral_norm=op.spectral_norm)
 
 
 def added(emitter: Emitter, values: tuple[Value, ...], scale: float = 1.0) -> Value:

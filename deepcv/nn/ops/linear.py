@@ -1,13 +1,12 @@
 """Fully connected layers."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal
 
 from torch import nn
 
 from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.init import Init
-from deepcv.nn.layers.spectral import SpectralLinear
 from deepcv.nn.ops.op import Activation, Count, Op, Share
 from deepcv.nn.ops.order import surrounded
 from deepcv.nn.ops.weights import Constant, begin
@@ -37,12 +36,9 @@ class Linear(Op):
             raise FitError(
                 f"needs flat features (F,) or tokens (T, F), got {x}: put flatten or global_avg_pool before it"
             )
-        if self.init == "dirac":
-            raise FitError("init: dirac is for convolutions")
-        kind = SpectralLinear if self.spectral_norm else nn.Linear
-        layer = kind(x.shape[-1], self.features, bias=self.bias)
+        layer = nn.Linear(x.shape[-1], self.features, bias=self.bias)
         several = self.norm != "none" or self.activation == "prelu" or self.dropout > 0
-        begun = begin(self.init, self.init_value, "torch")
+        begun = begin(layer, self.init, self.init_value, "torch", self.spectral_norm)
         shape, part = (*x.shape[:-1], self.features), "linear" if several else ""
         return surrounded(
             emitter, x, lambda x: emitter.module(layer, x, shape, part, begun), self.norm, self.activation,
@@ -59,6 +55,8 @@ class Bilinear(Op):
     bias: bool = True
     init: Init = "torch"
     init_value: Constant = 0.0
+    _: KW_ONLY
+    spectral_norm: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(F1,) and (F2,) to (features,), or (T, F1) and (T, F2) to (T, features)."""
@@ -67,8 +65,6 @@ class Bilinear(Op):
         x, other = inputs
         if len(x.shape) > 2 or len(other.shape) != len(x.shape) or other.shape[:-1] != x.shape[:-1]:
             raise FitError(f"needs flat features or equally many tokens, got {x} and {other}")
-        if self.init == "dirac":
-            raise FitError("init: dirac is for convolutions")
         layer = nn.Bilinear(x.shape[-1], other.shape[-1], self.features, bias=self.bias)
-        begun = begin(self.init, self.init_value, "torch")
+        begun = begin(layer, self.init, self.init_value, "torch", self.spectral_norm)
         return emitter.module(layer, inputs, (*x.shape[:-1], self.features), start=begun)

@@ -9,7 +9,7 @@ from deepcv.nn.ops.convolution import INHERITS
 from deepcv.nn.ops.norms import Norm
 from deepcv.nn.ops.op import Activation, Count, Op, Padding, Share, Side, maps, slide
 from deepcv.nn.ops.order import biased, surrounded
-from deepcv.nn.ops.weights import Constant, begin_parts
+from deepcv.nn.ops.weights import Constant, begin
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class MetaConv(Op):
     """Convolution whose kernel changes with the input by a matrix of `rank`; then batch norm and ReLU, as in `conv`.
 
     A net of one hidden layer, of the input channels / `reduction` and at least 8, infers the change from the mean over
-    positions. `init` is that of the kernel.
+    positions. `init` and `spectral_norm` are those of the kernel before the change: with spectral norm the layer starts with
+    a norm of 1, but nothing bounds what the change adds later.
     """
 
     inherits = INHERITS
@@ -35,6 +36,9 @@ class MetaConv(Op):
     dropout: Share = 0.0
     init: Init = "he"
     init_value: Constant = 0.0
+    spectral_norm: bool = False
+    norm_groups: Count | None = None
+    zero_init: bool = False
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (channels, H', W')."""
@@ -45,8 +49,8 @@ class MetaConv(Op):
         bias = biased(self.bias, self.norm, self.pre_activation)
         hidden = max(channels // self.reduction, 8)
         layer = MetaConv2d(channels, self.channels, self.kernel, self.stride, padding, self.rank, hidden, bias)
-        begun = begin_parts(layer.static, self.init, self.init_value, "he")
+        begun = begin(layer.static, self.init, self.init_value, "he", self.spectral_norm)
         return surrounded(
             emitter, x, lambda x: emitter.module(layer, x, shape, "conv", begun), self.norm, self.activation,
-            pre_activation=self.pre_activation, dropout=self.dropout,
+            norm_groups=self.norm_groups, zero_init=self.zero_init, pre_activation=self.pre_activation, dropout=self.dropout,
         )  # fmt: skip

@@ -6,7 +6,7 @@ from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.init import Init
 from deepcv.nn.layers.tokens import ClassToken, PatchEmbedding, Positions
 from deepcv.nn.ops.op import Count, Op, Side, maps
-from deepcv.nn.ops.weights import Constant, begin_parts
+from deepcv.nn.ops.weights import Constant, begin
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class PatchEmbed(Op):
     _: KW_ONLY
     init: Init = "he"
     init_value: Constant = 0.0
+    spectral_norm: bool = False
+    bias: bool = True
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (H / patch * W / patch, features)."""
@@ -26,8 +28,8 @@ class PatchEmbed(Op):
         if height % self.patch or width % self.patch:
             raise FitError(f"needs height and width that are multiples of patch: {self.patch}, got {x}")
         shape = ((height // self.patch) * (width // self.patch), self.features)
-        layer = PatchEmbedding(channels, self.features, self.patch)
-        return emitter.module(layer, x, shape, start=begin_parts(layer, self.init, self.init_value, "he"))
+        layer = PatchEmbedding(channels, self.features, self.patch, self.bias)
+        return emitter.module(layer, x, shape, start=begin(layer, self.init, self.init_value, "he", self.spectral_norm))
 
 
 @dataclass(frozen=True)
