@@ -130,22 +130,22 @@ def tests() -> str:
     return f"exit {done.returncode}: {done.stdout.splitlines()[-1]}"
 
 
-def compared(example: str, peer: Module, path: Path, runs: int, timed: bool) -> dict[str, Any]:
+def compared(example: str, theirs: dict[str, Any], own: dict[str, Any], timed: bool) -> dict[str, Any]:
     """Both sides of a row: means over the runs, and the ratio of the median times where both are `timed`."""
-    sides = {"airbench": peer.printed(), "deepcv": ours(example, open_shards(path), runs, timed)}
+    sides = {"airbench": theirs, "deepcv": own}
     row: dict[str, Any] = {
         f"{side}_{key}": round(value, 4)
-        for side, found in sides.items()
+        for side, values in sides.items()
         for key, value in (
-            ("accuracy", statistics.mean(found["accuracies"])),
-            ("accuracy_std", statistics.stdev(found["accuracies"]) if len(found["accuracies"]) > 1 else 0.0),
-            ("s", statistics.median(found["seconds"])), ("slowest_s", max(found["seconds"])),
+            ("accuracy", statistics.mean(values["accuracies"])),
+            ("accuracy_std", statistics.stdev(values["accuracies"]) if len(values["accuracies"]) > 1 else 0.0),
+            ("s", statistics.median(values["seconds"])), ("slowest_s", max(values["seconds"])),
         )
     }  # fmt: skip
     row["points"] = round(100 * (row["deepcv_accuracy"] - row["airbench_accuracy"]), 2)
     if timed:
         row["times"] = round(row["deepcv_s"] / row["airbench_s"], 3)
-    row["runs"] = runs
+    row["runs"] = len(own["accuracies"])
     print(f"{example}: {row}", file=sys.stderr, flush=True)
     return row
 
@@ -164,16 +164,20 @@ def main() -> None:
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as state, ExitStack() as processes:
         os.environ["DEEPCV_HOME"] = state
+        shards, path = open_shards(options.path), options.path
         if options.airbench94:
-            fast_peer = processes.enter_context(airbench(options.airbench94, options.path, options.runs, timed=True))
+            fast_ours = ours("cifar10-jpeg-gpu", shards, options.runs, timed=True)
+            fast_theirs = processes.enter_context(airbench(options.airbench94, path, options.runs, timed=True))
         if options.airbench96:
             runs = options.accurate_runs
-            with airbench(options.airbench96, options.path, runs, timed=False) as peer:
-                rows["accurate"] = compared("cifar10-jpeg-accurate", peer, options.path, runs, timed=False)
+            with airbench(options.airbench96, path, runs, timed=False) as peer:
+                theirs = peer.printed()
+            accurate_ours = ours("cifar10-jpeg-accurate", shards, runs, timed=False)
+            rows["accurate"] = compared("cifar10-jpeg-accurate", theirs, accurate_ours, timed=False)
         if options.tests:
             rows["tests"] = tests()
         if options.airbench94:
-            rows["fast"] = compared("cifar10-jpeg-gpu", fast_peer, options.path, options.runs, timed=True)
+            rows["fast"] = compared("cifar10-jpeg-gpu", fast_theirs.printed(), fast_ours, timed=True)
         if options.networks:
             with Module("benchmarks.network_gpu", "--units", "6") as peer:
                 rows["networks"] = peer.printed()
