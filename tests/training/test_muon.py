@@ -38,7 +38,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
 def test_singular_values_come_near_one_and_directions_stay(rows: int, columns: int, seed: int, scale: float) -> None:
     drawn = scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     left, values, right = torch.linalg.svd(drawn, full_matrices=False)
-    found = left.T @ orthogonalise(drawn) @ right.T
+    found = left.T @ orthogonalise(drawn[None])[0] @ right.T
     diagonal = found.diagonal()
     assert torch.allclose(found, torch.diag(diagonal), atol=1e-9)  # the singular vectors are those of the input
     large = values > 0.1 * values.norm()
