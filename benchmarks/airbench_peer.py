@@ -1,9 +1,9 @@
 """Run a script of Jordan's airbench, as it is, on prepared images: its accuracies and the seconds that it counts itself.
 
-    python -m benchmarks.airbench_peer SCRIPT SHARDS RUNS [--wait]     (a step of benchmarks.cifar_gpu, in a process of its own)
+    python -m benchmarks.airbench_peer SCRIPT SHARDS RUNS [--wait] [--eager]     (a step of benchmarks.cifar_gpu)
 
 The script is airbench94_muon.py or airbench96_faster.py of github.com/KellerJordan/cifar10-airbench (MIT). Its first run, which
-compiles, does not count; with `--wait` the others begin when a line comes in.
+compiles, does not count; with `--wait` the others begin when a line comes in. With `--eager` nothing is compiled.
 """
 
 import contextlib
@@ -50,14 +50,14 @@ def imported(script: Path) -> ModuleType:
     return module
 
 
-def training(module: ModuleType) -> Callable[[object], Any]:
+def training(module: ModuleType, how: dict[str, Any]) -> Callable[[object], Any]:
     """One run of the script, with the models that its last lines make: compiled once, used by every run."""
     if hasattr(module, "train_proxy"):
         hyp = module.hyp
         models = [module.make_net(hyp[kind]) for kind in ("proxy", "net", "net")]
         for model in (models[0], models[2]):
             model[0].bias.requires_grad = False
-        proxy, first, rest = (torch.compile(model, mode="max-autotune") for model in models)
+        proxy, first, rest = (torch.compile(model, **how) for model in models)
         epochs = hyp["opt"]["train_epochs"]
 
         def train(run: object) -> Any:
@@ -66,7 +66,7 @@ def training(module: ModuleType) -> Callable[[object], Any]:
 
         return train
     model = module.CifarNet().cuda().to(memory_format=torch.channels_last)
-    model.compile(mode="max-autotune")
+    model.compile(**how)
     return lambda run: module.main(run, model)
 
 
@@ -74,12 +74,13 @@ def main() -> None:
     """Run and print one line of JSON."""
     script, shards, runs = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), int(sys.argv[3])
     wait = "--wait" in sys.argv
+    how: dict[str, Any] = {"backend": "eager"} if "--eager" in sys.argv else {"mode": "max-autotune"}
     module = imported(script)  # which changes the arguments
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         write_images(shards, Path("cifar10"))
-        train = training(module)
+        train = training(module, how)
         accuracies, seconds = [], []
         for run in range(-1, runs):
             with contextlib.redirect_stdout(io.StringIO()) as printed:

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -91,10 +90,10 @@ def ours(example: str, shards: Dataset, runs: int, timed: bool) -> dict[str, lis
 class Module:
     """A module that runs in a process of its own and prints a line of JSON; it ends with the block."""
 
-    def __init__(self, *arguments: str, env: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-W", "ignore", "-m", *arguments]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, env=env)
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
 
     def __enter__(self) -> Self:
         return self
@@ -116,9 +115,7 @@ class Module:
 def airbench(script: Path, shards: Path, runs: int, timed: bool) -> Module:
     """A script of airbench; where it is `timed` it is compiled, and its runs wait until its line is asked for."""
     arguments = ["benchmarks.airbench_peer", str(script.resolve()), str(shards.resolve()), str(runs)]
-    if timed:
-        return Module(*arguments, "--wait")
-    return Module(*arguments, env={**os.environ, "TORCHDYNAMO_DISABLE": "1"})
+    return Module(*arguments, "--wait" if timed else "--eager")
 
 
 def tests() -> str:
