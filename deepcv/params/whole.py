@@ -83,7 +83,8 @@ def _misfits(params: Params) -> dict[str, str]:
         )
     if params.train.balance and kind != "classification":
         found["train.balance"] = f"is for classes, and preprocess.target is {target}; expected 0"
-    if wrong := [term.loss for term in params.train.losses if kind not in TASKS[term.loss]]:
+    of_label = [term.loss for term in params.train.losses if term.target == "label"]
+    if wrong := [loss for loss in of_label if kind not in TASKS[loss]]:
         fitting = (name for name, kinds in TASKS.items() if kind in kinds)
         found["train.losses"] = (
             f"{' and '.join(wrong)} cannot learn preprocess.target {target}; expected {', '.join(fitting)}"

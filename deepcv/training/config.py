@@ -90,5 +90,5 @@ class TrainConfig:
 
 def _term(values: Mapping[str, Any]) -> Term:
     own = {key: value for key, value in values.items() if value is not None}
-    known = {key: own.pop(key) for key in ("loss", "output", "weight") if key in own}
+    known = {key: own.pop(key) for key in ("loss", "output", "target", "weight") if key in own}
     return Term(**known, options=own)

@@ -34,7 +34,7 @@ from deepcv.training.engine import DivergedError, Objective, Pieces, RunningMetr
 from deepcv.training.hardware import Hardware, keep_freed_memory, resolve
 from deepcv.training.history import Best, EpochRecord, History
 from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
-from deepcv.training.objective import class_counts, create_objective, divisible, trained_outputs
+from deepcv.training.objective import Images, class_counts, create_objective, divisible, trained_outputs
 from deepcv.training.optimizers import create_optimizer
 from deepcv.training.progress import show_progress
 from deepcv.training.sharding import WholeModel, WholeOptimizer
@@ -271,7 +271,9 @@ def objective_of(setup: Setup, config: TrainConfig, settings: Settings) -> Objec
     size, counts = len(setup.info.classes), None
     if setup.info.task.kind == "classification":
         counts = class_counts(setup.loader.targets_of(setup.loader.order()), size)
-    return create_objective(config, settings, output_shapes(setup.classifier.network), setup.info.task, size, counts)
+    images = Images(setup.info.input_shape, setup.classifier.normalise)
+    outputs = output_shapes(setup.classifier.network)
+    return create_objective(config, settings, outputs, setup.info.task, size, counts, images)
 
 
 def output_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """What a training minimises: the terms of `train.losses`, or the task's own loss of the output `logits`."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +19,33 @@ _OWN_LOSS = {"classification": "cross_entropy", "multi_label": "bce", "regressio
 NOT_TRAINED = "none"  # the loss of an output that nothing is learned from
 
 
+@dataclass(frozen=True)
+class Images:
+    """The images of a batch as a target: the shape of one, (c, h, w), and what the network does to uint8 ones first."""
+
+    shape: tuple[int, ...]
+    normalise: Callable[[Tensor], Tensor]
+
+
 def create_objective(
     config: TrainConfig, settings: Settings, outputs: Mapping[str, tuple[int, ...]],
-    task: Task, size: int, counts: Tensor | None,
+    task: Task, size: int, counts: Tensor | None, images: Images | None = None,
 ) -> Objective:  # fmt: skip
     """Return the loss of a batch, with the label smoothings and the weights that are set at the time.
 
     `outputs` are those of the network, with the shape for one image; `size` how many classes, labels or numbers there are; `counts`
-    (classes,) how many images of each class an epoch visits. Without `train.losses` it is cross entropy of classes, binary cross
-    entropy of labels, the squared error of numbers. Raises DeepcvError where terms, outputs, views and task do not fit.
+    (classes,) how many images of each class an epoch visits; `images` are for terms that learn them. Without `train.losses` it is
+    cross entropy of classes, binary cross entropy of labels, the squared error of numbers. Raises DeepcvError where terms, outputs,
+    views and task do not fit.
     """
     trained = _trained(config, task)
     terms = list(trained.values())
     left_out = [term.output for term in config.losses if term.loss == NOT_TRAINED]
     mixes = config.augmentation.mixes or any(name in _MIXING for name in config.schedules)
     kinds: dict[str, Kind] = {"classification": "soft" if mixes else "class", "multi_label": "multi_label"}
-    target = Target(kinds.get(task.kind, "number"), size)
-    check(terms, outputs, {"label": target}, config.views.count, left_out=left_out)
+    target = Target(kinds.get(task.kind, "number"), (size,))
+    there = {"label": target, **({"images": Target("image", images.shape)} if images else {})}
+    check(terms, outputs, there, config.views.count, left_out=left_out)
     if task.kind != "classification" and any(term.loss == "jensen_shannon" for term in terms):
         raise DeepcvError(f"train.losses: jensen_shannon compares class probabilities; preprocess.target is {task.of}")
     if not config.losses and task.kind == "classification":
@@ -48,11 +58,14 @@ def create_objective(
         )
     if not config.losses:
         return lambda outputs, batch: mse(batch.first_view(outputs["logits"]), batch.targets)
+    shown = images if any(term.target == "images" for term in terms) else None
     class_weights = None if counts is None else balanced_weights(counts)
 
     def objective(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
         weights = [settings.loss_weights[place] for place in trained]
         targets = {"label": batch.targets}
+        if shown:
+            targets["images"] = shown.normalise(batch.first_view(batch.images_nchw))
         now = (
             [_smoothed(term, settings.smoothings.get(place)) for place, term in trained.items()]
             if settings.smoothings

@@ -25,8 +25,8 @@ from deepcv.training.objective import NOT_TRAINED
 
 OUTPUTS = {"logits": (10,), "embedding": (64,), "map": (64, 7, 7)}
 TARGETS = {
-    "label": Target("class", 10), "mixed": Target("soft", 10), "tags": Target("multi_label", 10),
-    "age": Target("number", 1),
+    "label": Target("class", (10,)), "mixed": Target("soft", (10,)), "tags": Target("multi_label", (10,)),
+    "age": Target("number", (1,)), "images": Target("image", (3, 8, 8)),
 }  # fmt: skip
 KINDS: Mapping[str, str] = {target.kind: name for name, target in TARGETS.items()}
 
@@ -49,14 +49,14 @@ def test_every_loss_of_the_table_can_be_asked_for_and_computed(name: str) -> Non
     target = TARGETS[KINDS[kind]]
     options = {key: option.default for key, option in loss.options.items()}
     term = Term(name, "out", KINDS[kind], options=options)
-    check([term], {"out": (target.size,)}, TARGETS, views)
+    check([term], {"out": target.shape}, TARGETS, views)
     made = {
         "class": torch.arange(images) % 3,
         "soft": torch.full((images, 10), 0.1),
         "multi_label": torch.ones(images, 10),
         "number": torch.arange(images),
     }
-    found = total([term], {"out": torch.randn(views * images, target.size)}, {KINDS[kind]: made[kind]}, views)
+    found = total([term], {"out": torch.randn(views * images, *target.shape)}, {KINDS[kind]: made[kind]}, views)
     assert found.shape == ()
     assert found.isfinite()
 
@@ -171,4 +171,4 @@ def test_params_know_every_loss_and_its_options() -> None:
     """`deepcv.params` imports no torch, so it has the names a second time."""
     ours = {name: set(loss.options) for name, loss in LOSSES.items()}
     assert {name: set(options) for name, options in OPTIONS.items() if name != NOT_TRAINED} == ours
-    assert set(LossParams.model_fields) == {"loss", "output", "weight"}.union(*ours.values())
+    assert set(LossParams.model_fields) == {"loss", "output", "target", "weight"}.union(*ours.values())

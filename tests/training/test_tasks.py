@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from deepcv.data.augmentation import Recipe, mixing
 from deepcv.data.augmentation.recipe import Mix
+from deepcv.data.loaders import Views
 from deepcv.data.shards import Dataset, open_shards
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import label_metrics, metrics
@@ -21,9 +22,11 @@ from deepcv.nn import classifier
 from deepcv.serving import onnx_export
 from deepcv.serving.predictor import ExportInfo, Predictor
 from deepcv.task import Task
+from deepcv.training.config import TrainConfig
 from deepcv.training.engine import RunningMetrics
-from deepcv.training.fit import Fitted, fit, set_up
+from deepcv.training.fit import Fitted, fit, objective_of, set_up
 from deepcv.training.history import EpochRecord
+from deepcv.training.hyperparameters import Settings
 from deepcv.training.losses import Term
 
 NETWORK = """\
@@ -160,3 +163,54 @@ def test_an_epochs_metrics_are_its_values_without_its_number(task: Task, score: 
     metrics = {"train_loss": 0.5, f"train_{score}": 0.75, "val_loss": 0.625, f"val_{score}": 0.25, "lr": 0.1}
     assert record.metrics(task) == metrics
     assert record.named(task) == {"epoch": 7, **metrics}
+
+
+AUTOENCODER = """\
+nodes:
+  - {id: encoded, op: conv, channels: 8, stride: 2}
+  - {id: pool, op: global_avg_pool}
+  - {id: head, op: linear, features: $classes}
+  - {id: up, op: upsample, from: encoded, factor: 2}
+  - {id: picture, op: conv, channels: CHANNELS, norm: none, activation: none}
+outputs: {logits: head, picture: picture}
+"""
+
+
+def picture_config(**changes: object) -> TrainConfig:
+    terms = (Term("cross_entropy"), Term("mse", "picture", target="images", weight=2.0))
+    return toys.config(losses=terms, lr=0.02, **changes)
+
+
+def test_an_output_learns_the_images_that_the_network_sees(tmp_path: Path) -> None:
+    shards = open_shards(toys.write_shards(tmp_path / "shards", channels=3))
+    network = toys.network(tmp_path, AUTOENCODER.replace("CHANNELS", "3"))
+    setup = set_up(network, shards, picture_config())
+    images = torch.from_numpy(shards.test.images_nhwc.copy()).permute(0, 3, 1, 2)
+
+    def error(model: classifier.Classifier) -> float:
+        with torch.inference_mode():
+            return float((model.eval()(images)["picture"] - model.normalise(images)).square().mean())
+
+    fitted = fit(network, shards, picture_config(epochs=20))
+    assert error(fitted.classifier) < 0.3 * error(setup.classifier)
+    assert fitted.history[-1].val_accuracy > 0.9
+
+
+def test_the_loss_of_images_is_that_of_the_first_view(tmp_path: Path) -> None:
+    shards = open_shards(toys.write_shards(tmp_path / "shards", channels=3))
+    config = picture_config(views=Views(2))
+    setup = set_up(toys.network(tmp_path, AUTOENCODER.replace("CHANNELS", "3")), shards, config)
+    batch = next(iter(setup.loader))
+    outputs = setup.classifier(batch.images_nchw)
+    half = batch.size
+    seen = (batch.images_nchw[:half].float() / 255 - setup.classifier.mean) / setup.classifier.std
+    by_hand = F.cross_entropy(outputs["logits"][:half], batch.targets) + 2 * F.mse_loss(outputs["picture"][:half], seen)
+    found = objective_of(setup, config, Settings.of(config))(outputs, batch)
+    assert found.item() == pytest.approx(by_hand.item(), rel=1e-6)
+
+
+def test_a_picture_of_another_shape_is_refused(tmp_path: Path) -> None:
+    shards = open_shards(toys.write_shards(tmp_path / "shards", channels=3))
+    network = toys.network(tmp_path, AUTOENCODER.replace("CHANNELS", "1"))
+    with pytest.raises(DeepcvError, match=r"needs the shape of the images, \(3, 8, 8\); the output has \(1, 8, 8\)"):
+        fit(network, shards, picture_config())

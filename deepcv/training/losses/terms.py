@@ -11,19 +11,19 @@ from deepcv.errors import DeepcvError
 from deepcv.nn.spec.errors import closest
 from deepcv.training.losses import classification, consistency, metric, regression
 
-Kind = Literal["class", "soft", "multi_label", "number"]
+Kind = Literal["class", "soft", "multi_label", "number", "image"]
 Value = float | str  # a bool and an int are a float to the type checker
 
 
 @dataclass(frozen=True)
 class Target:
-    """A target of a batch: class numbers (b,), soft classes (b, size), multi-label (b, size) or numbers (b, size).
+    """A target of a batch: class numbers (b,), soft classes (b, k), multi-label (b, k), numbers (b, k) or images (b, c, h, w).
 
-    `size` is how many classes, labels or numbers there are.
+    `shape` is that of an output for one image that can be held against it, (k,) or (c, h, w).
     """
 
     kind: Kind
-    size: int
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class Loss:
     """What a loss is called with.
 
     `targets` are the kinds that it learns from, none where it needs no target. `per_class`: the output has one value per
-    class, label or number of the target; else it is a vector of any length. `views`: the loss sees all views of an image and
-    needs so many or more; 0: it sees the first. `divisible`: it is the mean of what it is for parts of the batch.
+    class, label or number of the target, or per value of an image; else it is a vector of any length. `views`: the loss
+    sees all views of an image and needs so many or more; 0: it sees the first. `divisible`: it is the mean of what it is
+    for parts of the batch.
     """
 
     function: Callable[..., Tensor]
@@ -113,10 +114,10 @@ LOSSES: Mapping[str, Loss] = {
         {"gamma": _GAMMA, "alpha": _number(0.25, "from 0 to 1", lambda value: 0 <= value <= 1)},
         targets=("multi_label",), per_class=True,
     ),
-    "mse": Loss(regression.mse, targets=("number",), per_class=True),
-    "l1": Loss(regression.l1, targets=("number",), per_class=True),
-    "smooth_l1": Loss(regression.smooth_l1, {"beta": _positive(1.0)}, targets=("number",), per_class=True),
-    "huber": Loss(regression.huber, {"delta": _positive(1.0)}, targets=("number",), per_class=True),
+    "mse": Loss(regression.mse, targets=("number", "image"), per_class=True),
+    "l1": Loss(regression.l1, targets=("number", "image"), per_class=True),
+    "smooth_l1": Loss(regression.smooth_l1, {"beta": _positive(1.0)}, targets=("number", "image"), per_class=True),
+    "huber": Loss(regression.huber, {"delta": _positive(1.0)}, targets=("number", "image"), per_class=True),
     "jensen_shannon": Loss(consistency.jensen_shannon, views=2),
     "triplet": Loss(
         metric.triplet,
@@ -182,11 +183,14 @@ def _problems(
     shape = outputs.get(term.output)
     if shape is None:
         yield f"the network has no such output, or it was left out; there are {', '.join(outputs) or 'none'}"
+    elif target is not None and target.kind == "image":
+        if shape != target.shape:
+            yield f"it needs the shape of the images, {target.shape}; the output has {shape}"
     elif len(shape) != 1:
         there = ", ".join(f"{name} {shape}" for name, shape in outputs.items())
         yield f"it takes a vector for each image, the output has shape {shape}; there are {there}"
-    elif loss.per_class and target is not None and shape[0] != target.size:
-        yield f"it needs {target.size} values for {term.target!r}, the output has {shape[0]}"
+    elif loss.per_class and target is not None and shape != target.shape:
+        yield f"it needs {target.shape[0]} values for {term.target!r}, the output has {shape[0]}"
 
 
 def values(
