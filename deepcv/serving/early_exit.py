@@ -1,12 +1,15 @@
 """Early exits: easy images leave a network at the first output that is sure of them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
 from deepcv.nn.subgraphs import split_at
+
+
+Sureness = Literal["probability", "margin"]
 
 
 class Exited(NamedTuple):
@@ -19,16 +22,24 @@ class Exited(NamedTuple):
 class EarlyExit:
     """Runs a network piece by piece (Teerapittayanon 2016, arXiv 1709.01686).
 
-    `exits` are outputs of class logits from early to late. An image leaves at the first whose largest softmax probability is at least
-    its entry of `thresholds`; the last exit takes the rest and has none. What has left is not computed further.
+    `exits` are outputs of class logits from early to late. An image leaves at the first that is as sure as
+    its entry of `thresholds` asks (`sureness`, by `measure`); the last exit takes the rest and has none. What has left is not computed
+    further.
     """
 
-    def __init__(self, network: fx.GraphModule, exits: Sequence[str], thresholds: Sequence[float]) -> None:
+    def __init__(
+        self,
+        network: fx.GraphModule,
+        exits: Sequence[str],
+        thresholds: Sequence[float],
+        measure: Sureness = "probability",
+    ) -> None:
         if len(thresholds) != len(exits) - 1:
             raise ValueError(f"{len(exits)} exits need {len(exits) - 1} thresholds, got {len(thresholds)}")
         self.pieces = split_at(network.eval(), exits)
         self.inputs = tuple(str(node.target) for node in network.graph.nodes if node.op == "placeholder")
         self.thresholds = tuple(thresholds)
+        self.measure: Sureness = measure
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Exited:
@@ -45,7 +56,7 @@ class EarlyExit:
                 logits = answer.new_empty(len(left), answer.shape[1])
             goes_on = torch.zeros_like(left, dtype=torch.bool)
             if place < len(self.thresholds):
-                goes_on = answer.softmax(1).amax(1) < self.thresholds[place]
+                goes_on = sureness(answer, self.measure) < self.thresholds[place]
             logits[left[~goes_on]] = answer[~goes_on]
             exits[left[~goes_on]] = place
             left = left[goes_on]
@@ -54,3 +65,9 @@ class EarlyExit:
             needed = {name for later in self.pieces[place + 1 :] for name in later.inputs}
             values = {name: value[goes_on] for name, value in values.items() if name in needed}
         return Exited(logits, exits)
+
+
+def sureness(logits: Tensor, measure: Sureness = "probability") -> Tensor:
+    """How sure logits (..., classes) are, 0 to 1: the largest softmax probability, or its margin to the second (Park 2015)."""
+    first, second = logits.softmax(-1).topk(2, -1).values.unbind(-1)
+    return first if measure == "probability" else first - second

@@ -238,5 +238,9 @@ def test_early_exit_gives_each_image_the_answer_of_its_exit(tmp_path: Path) -> N
     for place, name in ((0, "exit1"), (2, "logits")):
         chosen = left.exits == place
         torch.testing.assert_close(left.logits[chosen], outputs[name][chosen])
+    likeliest = outputs["exit1"].softmax(1).sort(1).values
+    margin = likeliest[:, -1] - likeliest[:, -2]
+    left = EarlyExit(network, ["exit1", "exit2", "logits"], [float(margin.median()), 2.0], "margin")(x)
+    assert torch.equal(left.exits == 0, margin >= margin.median())
     with pytest.raises(ValueError, match="3 exits need 2 thresholds"):
         EarlyExit(network, ["exit1", "exit2", "logits"], [0.5])
