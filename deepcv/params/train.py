@@ -151,6 +151,8 @@ class TrainParams(Section):
             found.append(
                 (("views", "count"), "MixUp and CutMix change one view of an image alone; expected 1 with them")
             )
+        if self.hold_norms and self.optimizer != "muon":
+            found.append((("hold_norms",), f"is for muon, and the optimizer is {self.optimizer}; expected false"))
         if self.keep_best and not self.archive:
             found.append(
                 (

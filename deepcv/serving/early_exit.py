@@ -8,7 +8,6 @@ from torch import Tensor, fx
 
 from deepcv.nn.subgraphs import split_at
 
-
 Sureness = Literal["probability", "margin"]
 
 

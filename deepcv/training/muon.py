@@ -1,6 +1,6 @@
 """Muon, which torch has for matrices only and in bfloat16 only."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -8,6 +8,8 @@ from torch import Tensor
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 3
+_AXES = 4  # of a kernel; tokens, positions and the kernels of sequences are AdamW's
+_TOGETHER = 2**23  # values of kernels that are stepped at once
 _SIZE = 0.2  # root mean square of AdamW's updates in practice, over its rate
 _HELD_SIZE = 0.05  # root mean square of a kernel whose norm is held: a step of rate 0.06 moves it by 0.24 of its norm, as airbench94's
 
@@ -30,7 +32,7 @@ class Muon(torch.optim.AdamW):
         hold_norms: bool = False,
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay)
-        self._hold_norms = hold_norms
+        self.defaults["hold_norms"] = hold_norms  # which a copy keeps, unlike an attribute
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -40,31 +42,30 @@ class Muon(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            if kernels := [p for p in group["params"] if p.ndim > 2 and p.grad is not None]:
-                self._step_kernels(kernels, group)
+            kernels = [p for p in group["params"] if p.ndim == _AXES and p.grad is not None]
+            for alike in _alike(kernels):
+                self._step_kernels(alike, group)
             for kernel in kernels:
                 kernel.grad = None  # so that AdamW passes it by
         super().step()
         return loss
 
     def _step_kernels(self, kernels: list[Tensor], group: dict[str, Any]) -> None:
-        """All at once where torch can: a GPU works on kernels for less time than it takes to ask it for each."""
+        """All of one shape at once: a GPU works on kernels for less time than it takes to ask it for each."""
         lr, beta = group["lr"], group["betas"][0]
         gradients = [kernel.grad for kernel in kernels if kernel.grad is not None]
         averages = [self._average(kernel) for kernel in kernels]
         torch._foreach_lerp_(averages, gradients, 1 - beta)
         ahead = torch._foreach_lerp(gradients, averages, beta)  # Nesterov
-        updates = orthogonalised([update.flatten(1) for update in ahead])
-        if self._hold_norms:  # a kernel that starts at 0 gets its norm from its first step
-            norms = torch._foreach_norm(kernels)
+        updates = orthogonalise(torch.stack([update.flatten(1) for update in ahead]))
+        if self.defaults["hold_norms"]:  # a kernel that starts at 0 gets its norm from its first step
+            norms = torch._foreach_norm(kernels, dtype=torch.float32)
             torch._foreach_clamp_min_(norms, 1e-12)
-            torch._foreach_mul_(
-                kernels, [_HELD_SIZE * k.numel() ** 0.5 / n for k, n in zip(kernels, norms, strict=True)]
-            )
+            torch._foreach_mul_(kernels, [_HELD_SIZE * kernels[0].numel() ** 0.5 / norm for norm in norms])
         else:
             torch._foreach_mul_(kernels, 1 - lr * group["weight_decay"])
+        size = _SIZE * max(updates.shape[1:]) ** 0.5
         for kernel, update in zip(kernels, updates, strict=True):
-            size = _SIZE * max(update.shape) ** 0.5
             kernel.add_(update.reshape(kernel.shape), alpha=-lr * size)
 
     def _average(self, kernel: Tensor) -> Tensor:
@@ -77,16 +78,15 @@ class Muon(torch.optim.AdamW):
         return average
 
 
-def orthogonalised(matrices: list[Tensor]) -> list[Tensor]:
-    """Each matrix (rows, columns) by `orthogonalise`, those of one shape together."""
-    places: dict[torch.Size, list[int]] = {}
-    for place, matrix in enumerate(matrices):
-        places.setdefault(matrix.shape, []).append(place)
-    found = list(matrices)
-    for alike in places.values():
-        for place, made in zip(alike, orthogonalise(torch.stack([matrices[place] for place in alike])), strict=True):
-            found[place] = made
-    return found
+def _alike(kernels: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Kernels of one shape together, but no more than memory for their updates is cheap for."""
+    of_shape: dict[torch.Size, list[Tensor]] = {}
+    for kernel in kernels:
+        of_shape.setdefault(kernel.shape, []).append(kernel)
+    for alike in of_shape.values():
+        most = max(1, _TOGETHER // alike[0].numel())
+        for first in range(0, len(alike), most):
+            yield alike[first : first + most]
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

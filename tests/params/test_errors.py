@@ -197,6 +197,7 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
         "lr: 0.01\n  losses: [{loss: focal, target: images}]",
         [(23, "train.losses", "focal cannot learn images; mse, l1, smooth_l1 and huber can")],
     ),
+    ("lr: 0.01", "lr: 0.01\n  hold_norms: true", [(23, "train.hold_norms", "is for muon, and the optimizer is adamw")]),
     ("lr: 0.01", "lr: 0.01\n  keep_best: 3", [(23, "train.keep_best", "are removed", "set archive: true")]),
     ("lr: 0.01", "lr: 0.01\n  optimizer: adam", [(23, "train.optimizer", "got the text 'adam'")]),
     (

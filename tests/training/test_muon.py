@@ -76,6 +76,51 @@ def test_held_kernels_turn_by_four_times_the_rate_whatever_their_scale() -> None
     assert values.max() > 0.6
 
 
+@pytest.mark.parametrize("hold_norms", [False, True])
+@pytest.mark.parametrize("together", [2**23, 300])  # all of a shape, and fewer
+def test_kernels_that_are_stepped_together_end_as_each_alone(
+    hold_norms: bool, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = [(8, 4, 3, 3), (8, 8, 1, 1), (4, 8, 3, 3), (8, 4, 3, 3), (32, 8, 1, 1), (8, 4, 3, 3)]
+    torch.manual_seed(0)
+    starts = [torch.randn(shape) for shape in shapes]
+    gradients = [[torch.randn(shape) for shape in shapes] for _ in range(3)]
+
+    def stepped(places: list[int]) -> list[torch.Tensor]:
+        kernels = [nn.Parameter(starts[place].clone()) for place in places]
+        optimizer = Muon([{"params": kernels, "weight_decay": 0.1}], 0.02, (0.9, 0.99), hold_norms=hold_norms)
+        for drawn in gradients:
+            for kernel, place in zip(kernels, places, strict=True):
+                kernel.grad = drawn[place].clone()
+            optimizer.step()
+        return [kernel.detach() for kernel in kernels]
+
+    alone = [stepped([place])[0] for place in range(len(shapes))]
+    monkeypatch.setattr("deepcv.training.muon._TOGETHER", together)
+    for one, other in zip(stepped(list(range(len(shapes)))), alone, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_what_has_not_four_axes_is_adamws() -> None:
+    tokens = [nn.Parameter(torch.full((1, 3, 5), 0.02)) for _ in range(2)]
+    theirs = torch.optim.AdamW(tokens[:1], 0.02, (0.9, 0.99), weight_decay=0.1)
+    ours = Muon([{"params": tokens[1:], "weight_decay": 0.1}], 0.02, (0.9, 0.99), hold_norms=True)
+    for one, optimizer in zip(tokens, (theirs, ours), strict=True):
+        one.grad = torch.linspace(-1, 1, 15).view(1, 3, 5)
+        optimizer.step()
+    assert torch.equal(*tokens)
+
+
+def test_a_copy_steps_as_the_optimizer_does() -> None:
+    models = [network(), network()]
+    optimizer = muon(models[0], hold_norms=True)
+    step(models[0], optimizer, seed=1)
+    models[1], copied = copy.deepcopy((models[0], optimizer))
+    for model, one in zip(models, (optimizer, copied), strict=True):
+        step(model, one, seed=2)
+    assert torch.equal(models[0][0].weight, models[1][0].weight)
+
+
 def test_a_kernel_of_zeros_gets_its_norm_from_its_first_step() -> None:
     model = network()
     torch.nn.init.zeros_(model[0].weight)
