@@ -49,7 +49,7 @@ class LossParams(Group):
     output: str = Field("logits", min_length=1, description="output of the network")
     target: Literal["label", "images"] = Field(
         "label",
-        description="what it learns: what preprocess.target names, or the images that the network sees, normalised",
+        description="what it learns: what preprocess.target names, or the augmented images, normalised",
     )
     weight: float = Field(1.0, ge=0, le=1e6, description="factor in the sum of all losses")
     label_smoothing: _Share | None = Field(None, description="share of the target spread over all classes; else 0")
@@ -73,7 +73,9 @@ class LossParams(Group):
     def _fits(self) -> Self:
         own = OPTIONS[self.loss]
         for key in self.model_dump(exclude_none=True).keys() - {"loss", "output", "target", "weight", *own}:
-            raise MisfitError(((key,), f"{self.loss} has no {key}; it has {', '.join(('output', 'weight', *own))}"))
+            raise MisfitError(
+                ((key,), f"{self.loss} has no {key}; it has {', '.join(('output', 'target', 'weight', *own))}")
+            )
         if self.target == "images" and "regression" not in TASKS[self.loss]:
             raise MisfitError((("target",), f"{self.loss} cannot learn images; mse, l1, smooth_l1 and huber can"))
         return self

@@ -138,7 +138,7 @@ def fit(
     small_epochs = config.progressive_resize.epochs(config.epochs)
     small = config.progressive_resize.size(*shards.input_shape[1:])
     if small_epochs:
-        check_size(classifier, spec, shards, small)
+        check_size(classifier, spec, shards, config, small)
     courses = scheduled(config, config.epochs * len(loader))
     settings = Settings.of(config)
     objective = objective_of(setup, config, settings)
@@ -311,14 +311,22 @@ def freeze(network: nn.Module, names: Sequence[str]) -> None:
         raise parts.PartError(f"train.freeze {list(names)}: no parameter is left that learns")
 
 
-def check_size(classifier: Classifier, spec: NetworkSpec, shards: Dataset, size: tuple[int, int]) -> None:
+def check_size(
+    classifier: Classifier, spec: NetworkSpec, shards: Dataset, config: TrainConfig, size: tuple[int, int]
+) -> None:
     """Raise DeepcvError where the network would have other parameters for images of `size` (height, width)."""
     what = f"train.progressive_resize makes images of {size[0]}×{size[1]}, which the network does not take"
     hint = "one that ends in a global pool takes most sizes; or set train.progressive_resize.until to 0"
     try:
-        smaller = build_network(spec, (shards.input_shape[0], *size), len(shards.classes)).state_dict()
+        network = build_network(spec, (shards.input_shape[0], *size), len(shards.classes))
     except DeepcvError as error:
         raise DeepcvError(f"{what}: {error}; {hint}") from error
+    smaller, outputs, images = network.state_dict(), output_shapes(network), (shards.input_shape[0], *size)
+    for term in config.losses:
+        if term.target == "images" and (shape := outputs.get(term.output, images)) != images:
+            raise DeepcvError(
+                f"{what}: its output {term.output}, which learns them, would have the shape {shape}; {hint}"
+            )
     for name, value in classifier.network.state_dict().items():
         if value.shape != smaller[name].shape:
             shapes = f"{tuple(smaller[name].shape)} instead of {tuple(value.shape)}"

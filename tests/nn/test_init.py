@@ -344,3 +344,32 @@ def test_spectral_norm_keeps_the_plain_keys_and_is_pickled() -> None:
     fresh = spectral_network()
     fresh.load_state_dict(net.state_dict())
     assert torch.equal(fresh.eval()(x)["y"], net.eval()(x)["y"])
+
+
+def test_plain_weights_get_the_singular_vectors_of_their_own() -> None:
+    plain = {
+        name: 3 * value
+        for name, value in spectral_network().state_dict().items()
+        if name.split(".")[-1] not in ("left", "right")
+    }
+    net = spectral_network()
+    torch.manual_seed(5)
+    plain["b.weight"] = torch.randn_like(plain["b.weight"])
+    missing = net.load_state_dict(plain, strict=False).missing_keys
+    assert missing == ["a.conv.left", "a.conv.right", "b.left", "b.right"]
+    layer = net.eval().get_submodule("b")
+    assert torch.linalg.matrix_norm(layer.normalised(), 2).item() == pytest.approx(1, abs=0.05)  # 3 and more without
+
+
+def test_bilinear_layers_compute_under_autocast_on_a_cpu() -> None:
+    for spectral_norm in (False, True):
+        nodes = [
+            {"id": "c", "op": "conv", "channels": 4, "from": ["input"]},
+            {"id": "p", "op": "global_avg_pool", "from": ["c"]},
+            {"id": "x", "op": "bilinear", "features": 5, "from": ["p", "p"], "spectral_norm": spectral_norm},
+        ]
+        net = build(from_canonical({"format": 1, "nodes": nodes, "outputs": [["y", "x"]]}), (3, 8, 8), 10).eval()
+        x = torch.randn(2, 3, 8, 8)
+        expected = net(x)["y"]
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.allclose(net(x)["y"].float(), expected, atol=0.02, rtol=0.05)

@@ -20,7 +20,7 @@ templates:
     nodes:
       - {id: first, op: conv, channels: 6}
       - {id: drop, op: dropout, p: 0.3}
-      - {id: second, op: conv, channels: 6}
+      - {id: second, op: conv, channels: 6, spectral_norm: true}
       - {id: link, op: sum, from: [input, second]}
 nodes:
   - {id: stem, op: conv, channels: 6}

@@ -22,7 +22,7 @@ from deepcv.nn import classifier
 from deepcv.serving import onnx_export
 from deepcv.serving.predictor import ExportInfo, Predictor
 from deepcv.task import Task
-from deepcv.training.config import TrainConfig
+from deepcv.training.config import ProgressiveResize, TrainConfig
 from deepcv.training.engine import RunningMetrics
 from deepcv.training.fit import Fitted, fit, objective_of, set_up
 from deepcv.training.history import EpochRecord
@@ -214,3 +214,10 @@ def test_a_picture_of_another_shape_is_refused(tmp_path: Path) -> None:
     network = toys.network(tmp_path, AUTOENCODER.replace("CHANNELS", "1"))
     with pytest.raises(DeepcvError, match=r"needs the shape of the images, \(3, 8, 8\); the output has \(1, 8, 8\)"):
         fit(network, shards, picture_config())
+
+
+def test_images_that_a_smaller_network_does_not_give_are_refused(tmp_path: Path) -> None:
+    shards = open_shards(toys.write_shards(tmp_path / "shards", channels=3))
+    network = toys.network(tmp_path, AUTOENCODER.replace("CHANNELS", "3"))
+    with pytest.raises(DeepcvError, match=r"output picture, which learns them, would have the shape \(3, 6, 6\)"):
+        fit(network, shards, picture_config(progressive_resize=ProgressiveResize(scale=0.6, until=0.5)))

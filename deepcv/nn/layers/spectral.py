@@ -6,10 +6,13 @@ keys differ from those of the plain layer; here `weight` is the plain layer's, s
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from deepcv.nn.layers.bilinear import Bilinear
 
 _FIRST = 15  # power iterations at the start; one per training step follows the slowly changing weight
 
@@ -21,6 +24,7 @@ class Spectral(nn.Module):
     """
 
     transposed = False  # torch's convolutions say it themselves
+    held = False  # in a second computation of the same step
 
     weight: Tensor
     left: Tensor
@@ -35,6 +39,11 @@ class Spectral(nn.Module):
     def matrix(self) -> Tensor:
         """The weight as (out, all else)."""
         return (self.weight.transpose(0, 1) if self.transposed else self.weight).flatten(1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if prefix + "weight" in state_dict and prefix + "left" not in state_dict:
+            self._iterate(_FIRST)  # of a plain layer, whose vectors are others
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -51,8 +60,8 @@ class Spectral(nn.Module):
             self.right.copy_(F.normalize(matrix.T @ self.left, dim=0))
 
     def normalised(self) -> Tensor:
-        """The weight over its largest singular value; one more iteration while training."""
-        if self.training:
+        """The weight over its largest singular value; one more iteration while training, where it is not `held`."""
+        if self.training and not self.held:
             self._iterate(1)
         left, right = self.left.clone(), self.right.clone()  # backward needs these, and a second call changes them
         return self.weight / torch.dot(left, torch.mv(self.matrix(), right))
@@ -94,12 +103,13 @@ class SpectralLinear(Spectral, nn.Linear):
         return F.linear(input, self.normalised(), self.bias)
 
 
-class SpectralBilinear(Spectral, nn.Bilinear):
+class SpectralBilinear(Spectral, Bilinear):
     """A bilinear layer with spectral norm; its weight seen as a matrix (out, in1 * in2)."""
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """(N, …, F1) and (N, …, F2) to (N, …, out)."""
-        return F.bilinear(input1, input2, self.normalised(), self.bias)
+        weight = self.normalised()
+        return F.bilinear(input1.to(weight.dtype), input2.to(weight.dtype), weight, self.bias)
 
 
 _KINDS: Mapping[type[nn.Module], type[Spectral]] = MappingProxyType(
@@ -108,7 +118,7 @@ _KINDS: Mapping[type[nn.Module], type[Spectral]] = MappingProxyType(
         nn.Conv2d: SpectralConv2d,
         nn.ConvTranspose2d: SpectralConvTranspose2d,
         nn.Linear: SpectralLinear,
-        nn.Bilinear: SpectralBilinear,
+        Bilinear: SpectralBilinear,
     }
 )
 

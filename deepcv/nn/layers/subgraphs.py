@@ -12,12 +12,14 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
+from deepcv.nn.layers.spectral import Spectral
+
 
 class Checkpointed(nn.Module):
     """Keeps only what goes into a subgraph, and computes it again in the backward pass (Chen 2016, arXiv 1604.06174).
 
-    The second computation draws the same dropout and leaves the running statistics of norms alone, so values and gradients are
-    those of the subgraph itself.
+    The second computation draws the same dropout and leaves the statistics of norms and spectral norms alone, so values and
+    gradients are those of the subgraph itself.
     """
 
     def __init__(self, subgraph: fx.GraphModule) -> None:
@@ -30,23 +32,29 @@ class Checkpointed(nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             result: Tensor | tuple[Tensor, ...] = subgraph(*values)
             return result
-        norms = [module for module in subgraph.modules() if isinstance(module, _NormBase) and module.training]
+        training = [module for module in subgraph.modules() if module.training]
+        norms = [module for module in training if isinstance(module, _NormBase)]
+        spectral = [module for module in training if isinstance(module, Spectral)]
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _without_statistics(norms)
+            return nullcontext(), _without_statistics(norms, spectral)
 
         again: Tensor | tuple[Tensor, ...] = checkpoint(subgraph, *values, use_reentrant=False, context_fn=contexts)
         return again
 
 
 @contextmanager
-def _without_statistics(norms: list[_NormBase]) -> Iterator[None]:
+def _without_statistics(norms: list[_NormBase], spectral: list[Spectral]) -> Iterator[None]:
     before = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0  # not track_running_stats: as many tensors must be saved as the first time
+    for layer in spectral:
+        layer.held = True
     try:
         yield
     finally:
+        for layer in spectral:
+            layer.held = False
         for norm, momentum in zip(norms, before, strict=True):
             norm.momentum = momentum
             if norm.num_batches_tracked is not None:

@@ -7,6 +7,7 @@ from torch import nn
 
 from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.init import Init
+from deepcv.nn.layers.bilinear import Bilinear as BilinearLayer
 from deepcv.nn.ops.op import Activation, Count, Op, Share
 from deepcv.nn.ops.order import surrounded
 from deepcv.nn.ops.weights import Constant, begin
@@ -65,6 +66,6 @@ class Bilinear(Op):
         x, other = inputs
         if len(x.shape) > 2 or len(other.shape) != len(x.shape) or other.shape[:-1] != x.shape[:-1]:
             raise FitError(f"needs flat features or equally many tokens, got {x} and {other}")
-        layer = nn.Bilinear(x.shape[-1], other.shape[-1], self.features, bias=self.bias)
+        layer = BilinearLayer(x.shape[-1], other.shape[-1], self.features, bias=self.bias)
         begun = begin(layer, self.init, self.init_value, "torch", self.spectral_norm)
         return emitter.module(layer, inputs, (*x.shape[:-1], self.features), start=begun)

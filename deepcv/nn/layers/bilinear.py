@@ -1,0 +1,13 @@
+"""torch's bilinear layer, under autocast too."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Bilinear(nn.Bilinear):
+    """A bilinear layer whose inputs take the precision of its weight: a CPU's autocast does not bring the two together."""
+
+    def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
+        """(N, …, F1) and (N, …, F2) to (N, …, out)."""
+        weight = self.weight  # once: a parametrization may change it each time
+        return F.bilinear(input1.to(weight.dtype), input2.to(weight.dtype), weight, self.bias)
