@@ -8,21 +8,25 @@ from torch.nn import functional as F
 
 
 def largest(x: Tensor, axes: Sequence[int], keep: bool = False) -> Tensor:
-    """The largest values over axes, which go or, with `keep`, have size 1; the gradient goes to one place of each.
+    """The largest values over neighbouring axes, which go or, with `keep`, have size 1; the gradient goes to one place of each.
 
     torch.amax finds these places anew by comparing values: where a compiled network in bfloat16 computes them again, but not
     rounded, it finds none, and the gradient is 0 / 0.
     """
-    for axis in sorted(axes, reverse=True):
-        x = x.max(axis, keep).values
-    return x
+    values = x.flatten(axes[0], axes[-1]).max(axes[0]).values
+    return _with_ones(values, axes) if keep else values
 
 
 def smallest(x: Tensor, axes: Sequence[int], keep: bool = False) -> Tensor:
-    """The smallest values over axes, as `largest`."""
-    for axis in sorted(axes, reverse=True):
-        x = x.min(axis, keep).values
-    return x
+    """The smallest values over neighbouring axes, as `largest`."""
+    values = x.flatten(axes[0], axes[-1]).min(axes[0]).values
+    return _with_ones(values, axes) if keep else values
+
+
+def _with_ones(values: Tensor, axes: Sequence[int]) -> Tensor:
+    for axis in axes:
+        values = values.unsqueeze(axis)
+    return values
 
 
 def to_maps_like(tokens: Tensor, like: Tensor) -> Tensor:
