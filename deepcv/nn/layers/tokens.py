@@ -1,5 +1,7 @@
 """Vision transformers' layers on tokens (N, T, D), after Dosovitskiy 2021, arXiv 2010.11929."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,25 +9,20 @@ from torch.nn import functional as F
 _STD = 0.02  # of learned tokens and positions at the start
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention: softmax(q kᵀ / sqrt(D / heads)) v per head, then a linear layer (Vaswani 2017, 1706.03762).
+class _Attention(nn.Module):
+    """What follows the layers that give queries, keys and values, which a subclass names in `layers`.
 
     `dropout` acts on the attention weights, `out_dropout` on what comes out. `qk_norm` is a layer norm of the queries and one
     of the keys, of each head (Dehghani 2023, arXiv 2302.05442).
     """
 
     def __init__(
-        self,
-        features: int,
-        heads: int,
-        qkv_bias: bool,
-        dropout: float,
-        out_dropout: float,
-        proj_bias: bool = True,
-        qk_norm: bool = False,
-    ) -> None:
+        self, layers: Mapping[str, nn.Linear], features: int, heads: int, dropout: float, out_dropout: float, proj_bias: bool,
+        qk_norm: bool,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.qkv = nn.Linear(features, 3 * features, bias=qkv_bias)
+        for name, layer in layers.items():  # the first, as their weights are drawn first
+            self.add_module(name, layer)
         self.q_norm, self.k_norm = _head_norms(features // heads, qk_norm)
         self.proj = nn.Linear(features, features, bias=proj_bias)
         self.out = nn.Dropout(out_dropout)
@@ -35,53 +32,56 @@ class SelfAttention(nn.Module):
         """What the weights do not show."""
         return f"heads={self.heads}, dropout={self.dropout}"
 
-    def forward(self, tokens_ntd: Tensor) -> Tensor:
-        """(N, T, D), kept."""
-        qkv: Tensor = self.qkv(tokens_ntd).unflatten(2, (3, self.heads, -1))
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    def mixed(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(N, heads, T or S, D / heads) to (N, T, D)."""
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(self.q_norm(query), self.k_norm(key), value, dropout_p=dropout)
         out: Tensor = self.out(self.proj(mixed.transpose(1, 2).flatten(2)))
         return out
 
 
-class CrossAttention(nn.Module):
+class SelfAttention(_Attention):
+    """Multi-head self-attention: softmax(q kᵀ / sqrt(D / heads)) v per head, then a linear layer (Vaswani 2017, 1706.03762)."""
+
+    qkv: nn.Linear
+
+    def __init__(
+        self, features: int, heads: int, qkv_bias: bool, dropout: float, out_dropout: float, proj_bias: bool = True,
+        qk_norm: bool = False,
+    ) -> None:  # fmt: skip
+        layers = {"qkv": nn.Linear(features, 3 * features, bias=qkv_bias)}
+        super().__init__(layers, features, heads, dropout, out_dropout, proj_bias, qk_norm)
+
+    def forward(self, tokens_ntd: Tensor) -> Tensor:
+        """(N, T, D), kept."""
+        qkv: Tensor = self.qkv(tokens_ntd).unflatten(2, (3, self.heads, -1))
+        return self.mixed(*qkv.permute(2, 0, 3, 1, 4).unbind(0))
+
+
+class CrossAttention(_Attention):
     """The same of two values: the queries from the first, keys and values from the context, of `context` features.
 
     The layer `q` and the layer `kv` stand where self-attention has `qkv`.
     """
 
-    def __init__(
-        self,
-        features: int,
-        context: int,
-        heads: int,
-        qkv_bias: bool,
-        dropout: float,
-        out_dropout: float,
-        proj_bias: bool = True,
-        qk_norm: bool = False,
-    ) -> None:
-        super().__init__()
-        self.q = nn.Linear(features, features, bias=qkv_bias)
-        self.kv = nn.Linear(context, 2 * features, bias=qkv_bias)
-        self.q_norm, self.k_norm = _head_norms(features // heads, qk_norm)
-        self.proj = nn.Linear(features, features, bias=proj_bias)
-        self.out = nn.Dropout(out_dropout)
-        self.heads, self.dropout = heads, dropout
+    q: nn.Linear
+    kv: nn.Linear
 
-    def extra_repr(self) -> str:
-        """What the weights do not show."""
-        return f"heads={self.heads}, dropout={self.dropout}"
+    def __init__(
+        self, features: int, context: int, heads: int, qkv_bias: bool, dropout: float, out_dropout: float,
+        proj_bias: bool = True, qk_norm: bool = False,
+    ) -> None:  # fmt: skip
+        layers = {
+            "q": nn.Linear(features, features, bias=qkv_bias),
+            "kv": nn.Linear(context, 2 * features, bias=qkv_bias),
+        }
+        super().__init__(layers, features, heads, dropout, out_dropout, proj_bias, qk_norm)
 
     def forward(self, tokens_ntd: Tensor, context_nse: Tensor) -> Tensor:
         """(N, T, D) and (N, S, E) to (N, T, D)."""
         query = self.q(tokens_ntd).unflatten(2, (self.heads, -1)).transpose(1, 2)
         key, value = self.kv(context_nse).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(self.q_norm(query), self.k_norm(key), value, dropout_p=dropout)
-        out: Tensor = self.out(self.proj(mixed.transpose(1, 2).flatten(2)))
-        return out
+        return self.mixed(query, key, value)
 
 
 def _head_norms(features: int, wanted: bool) -> tuple[nn.Module, nn.Module]:
