@@ -11,7 +11,6 @@ import warnings
 from typing import Any
 
 import pytest
-import test_ops
 import torch
 from torch import Tensor, fx, nn
 
@@ -140,7 +139,30 @@ SAMPLES: dict[str, list[Sample]] = {
     "shift": [("input", {"right": 2, "down": -1}, ANY_SIZE)],
     "scale": [("input", {"by": 0.5}, ANY_SIZE)],
     "identity": [("input", {}, ANY_SIZE)],
+    "fuse": [
+        ("input small", {"to": 0}, FIXED),  # even sizes only
+        ("input small", {"to": 1, "spectral_norm": True}, FIXED),
+    ],
+    "upsample_concat": [("maps small", {"mode": m}, ANY_SIZE) for m in ("nearest", "bilinear")],
+    "forget_gate": [("maps", {}, ANY_SIZE)],
+    "update_gate": [("maps other", {}, ANY_SIZE)],
+    "meta_conv": [
+        ("maps", {"channels": 6}, ANY_SIZE),
+        ("maps", {"channels": 6, "stride": 2, "norm": "group", "spectral_norm": True}, ANY_SIZE),
+    ],
+    "blur": [("input", {"sigma": 0.7}, ANY_SIZE)],
+    "squeeze_excite": [("maps", {}, ANY_SIZE), ("maps", {"spectral_norm": True}, ANY_SIZE)],
+    "eca": [("maps", {}, ANY_SIZE)],
+    "cbam": [("maps", {"reduction": 2}, ANY_SIZE)],
+    "spatial_gate": [("maps", {}, ANY_SIZE)],
+    "attention_gate": [("maps other", {}, ANY_SIZE), ("maps small", {}, ANY_SIZE)],
+    "attention": [("tokens", {"heads": 2}, ANY_SIZE), ("tokens tokens", {"heads": 2}, ANY_SIZE)],
+    "patch_embed": [("input", {"features": 6, "patch": 2}, FIXED)],  # multiples of the patch only
+    "class_token": [("tokens", {}, ANY_SIZE)],
+    "positions": [("tokens", {}, FIXED)],
 }
+# Of whole networks and of what is picked among nodes, whose shape no formula tells: test_libraries.py and test_subgraphs.py.
+NO_FORMULA = {"choice", "timm", "torchvision", "feature"}
 ALL = [pytest.param(op, *sample, id=f"{op}{i}") for op, samples in SAMPLES.items() for i, sample in enumerate(samples)]
 FIRST, SECOND = (4, 6, 8), (4, 12, 10)
 
@@ -160,7 +182,7 @@ def promised(net: fx.GraphModule) -> tuple[int, ...]:
 
 
 def test_every_op_has_a_sample() -> None:
-    assert SAMPLES.keys() | test_ops.ELSEWHERE.keys() == set(OPS)
+    assert SAMPLES.keys() | NO_FORMULA == set(OPS)
 
 
 @pytest.mark.parametrize(("op", "sources", "options", "size"), ALL)
@@ -220,7 +242,7 @@ def test_an_op_whose_kernel_learns_takes_init_and_spectral_norm(
 ) -> None:
     del size
     learned = [p for name, p in network(op, sources, options, FIRST).named_parameters() if name.startswith("x.")]
-    if any(p.requires_grad and p.dim() > 1 for p in learned):
+    if op not in ("class_token", "positions") and any(p.requires_grad and p.dim() > 1 for p in learned):
         assert {"init", "init_value", "spectral_norm"} <= fields(OPS[op]).keys()
 
 
@@ -317,6 +339,23 @@ CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options,
     ("pad", "input", {"top": 6, "mode": "reflect"}, "must be smaller than the maps"),
     ("crop", "input", {"left": 4, "right": 4}, "nothing is left"),
     ("shift", "input", {"right": -8}, "leaves nothing"),
+    ("fuse", "input small", {"to": 2}, "must be the number of an input, from 0 to 1"),
+    ("fuse", "input flat", {"to": 0}, "needs feature maps"),
+    ("upsample_concat", "maps flat", {}, "needs feature maps"),
+    ("forget_gate", "flat", {}, "needs feature maps"),
+    ("update_gate", "maps input", {}, "needs equal shapes"),
+    ("meta_conv", "flat", {"channels": 6}, "needs feature maps"),
+    ("blur", "flat", {}, "needs feature maps"),
+    ("squeeze_excite", "flat", {}, "needs feature maps"),
+    ("eca", "tokens", {}, "needs feature maps"),
+    ("cbam", "tokens", {}, "needs feature maps"),
+    ("spatial_gate", "flat", {}, "needs feature maps"),
+    ("attention_gate", "maps flat", {}, "needs feature maps"),
+    ("attention", "tokens", {"heads": 3}, "heads: 3 does not divide the features"),
+    ("attention", "maps", {"heads": 2}, "needs tokens (T, D)"),
+    ("patch_embed", "input", {"features": 6, "patch": 4}, "multiples of patch: 4"),
+    ("class_token", "maps", {}, "needs tokens (T, D)"),
+    ("positions", "flat", {}, "needs tokens (T, D)"),
 ]
 FITS_ALL = {
     "layer_norm", "rms_norm", "layer_mean_batch_norm", "dropout", "alpha_dropout", "drop_path", "layer_scale",
@@ -325,7 +364,7 @@ FITS_ALL = {
 
 
 def test_every_op_has_a_clash_or_takes_any_shape() -> None:
-    assert {op for op, *_ in CLASHES} | FITS_ALL | test_ops.ELSEWHERE.keys() == set(OPS)
+    assert {op for op, *_ in CLASHES} | FITS_ALL | NO_FORMULA == set(OPS)
 
 
 @pytest.mark.parametrize(("op", "sources", "options", "message"), CLASHES)
