@@ -2,6 +2,7 @@
 
 from deepcv.data.augmentation.draws import DROPOUT, Draws, hash32, permutation
 from deepcv.data.augmentation.gather import Augmentation, gather
+from deepcv.data.augmentation.marks import Marks
 from deepcv.data.augmentation.recipe import Recipe
 
-__all__ = ["DROPOUT", "Augmentation", "Draws", "Recipe", "gather", "hash32", "permutation"]
+__all__ = ["DROPOUT", "Augmentation", "Draws", "Marks", "Recipe", "gather", "hash32", "permutation"]

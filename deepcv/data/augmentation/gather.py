@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from deepcv.data.augmentation.draws import CUTOUT_X, CUTOUT_Y, FLIP, SHIFT_X, SHIFT_Y, hash32
+from deepcv.data.augmentation.geometry import Warp, compose, mirror, reflect, translate
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,7 @@ def gather(
         lines = reflect(lines + _draw(seed, epoch, index, SHIFT_Y, augmentation.shift), height)
         columns = reflect(columns + _draw(seed, epoch, index, SHIFT_X, augmentation.shift), width)
     if augmentation.flip:
-        flipped = ((hash32(seed, 0, index, FLIP) >> 31) + epoch) % 2 == 1
-        columns = torch.where(flipped[:, None], columns.flip(1), columns)
+        columns = torch.where(_flipped(seed, epoch, index)[:, None], columns.flip(1), columns)
     # Whole pixels by their number: a quarter of the time of an index per axis.
     pixels = ((images[:, None] * height + lines)[:, :, None] * width + columns[:, None, :]).flatten()
     batch = images_nhwc.view(-1, channels).index_select(0, pixels).view(-1, height, width, channels)
@@ -52,16 +52,24 @@ def gather(
     return batch
 
 
+def flip_and_shift(index: Tensor, augmentation: Augmentation, seed: int, epoch: int) -> Warp:
+    """What `gather` does to positions: shift, then flip. What it mirrors at the border comes from outside."""
+    still = torch.zeros(len(index), device=index.device)
+    left, up = (
+        _draw(seed, epoch, index, stream, augmentation.shift)[:, 0].float() if augmentation.shift else still
+        for stream in (SHIFT_X, SHIFT_Y)
+    )
+    flipped = _flipped(seed, epoch, index) if augmentation.flip else still > 0
+    return Warp(compose(translate(-left, -up), mirror(flipped)))
+
+
+def _flipped(seed: int, epoch: int, index: Tensor) -> Tensor:
+    return ((hash32(seed, 0, index, FLIP) >> 31) + epoch) % 2 == 1
+
+
 def _draw(seed: int, epoch: int, index: Tensor, operation: int, reach: int) -> Tensor:
     """Draw integers in −reach … reach, shape (b, 1)."""
     return (hash32(seed, epoch, index, operation) % (2 * reach + 1) - reach)[:, None]
-
-
-def reflect(position: Tensor, size: int) -> Tensor:
-    """Mirror positions that leave 0 … size−1 back inside, without repeating the border pixel."""
-    period = max(1, 2 * (size - 1))
-    folded = position % period
-    return torch.minimum(folded, period - folded)
 
 
 def _window(seed: int, epoch: int, index: Tensor, operation: int, size: int, side: int) -> Tensor:

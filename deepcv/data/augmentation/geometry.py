@@ -5,7 +5,7 @@ A matrix (b, 2, 3) maps *output* positions to *input* positions, both from the i
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from deepcv.data.augmentation.colour import to_uint8
 from deepcv.data.augmentation.draws import Draws, mix32
-from deepcv.data.augmentation.gather import reflect
 
 Border = Literal["zeros", "border", "reflection"]
 _CONTROLS = 4
@@ -26,6 +25,12 @@ def rotate(degrees: Tensor) -> Tensor:
     angle = torch.deg2rad(degrees)
     sine, cosine = angle.sin(), angle.cos()
     return _matrix(cosine, -sine, sine, cosine)
+
+
+def mirror(mirrored: Tensor) -> Tensor:
+    """Mirror left to right where `mirrored`, bool (b,)."""
+    one, zero = torch.ones(len(mirrored), device=mirrored.device), torch.zeros(len(mirrored), device=mirrored.device)
+    return _matrix(torch.where(mirrored, -one, one), zero, zero, one)
 
 
 def translate(right: Tensor, down: Tensor) -> Tensor:
@@ -67,17 +72,11 @@ def random_crop(kept: Tensor, keys: Tensor, height: int, width: int) -> Tensor:
     return resized_crop(left * width, top * height, kept * width, kept * height, width, height)
 
 
-def shift(images_nchw: Tensor, reach: Tensor, keys: Tensor) -> Tensor:
-    """Move by up to `reach` (b,) whole pixels in x and y, filled by reflection; `keys` (b,) decide how far."""
-    height, width = images_nchw.shape[2:]
-    moves = ((Draws(0, 0, keys).bits(0, 1) * (2 * reach.long() + 1)[:, None]) >> 32) - reach.long()[:, None]
-    rows, columns = (
-        reflect(torch.arange(side, device=keys.device) + moves[:, axis, None], side)
-        for axis, side in enumerate((height, width))
-    )
-    shape = images_nchw.shape
-    moved = images_nchw.gather(2, rows[:, None, :, None].expand(shape))
-    return moved.gather(3, columns[:, None, None, :].expand(shape))
+def reflect(position: Tensor, size: int) -> Tensor:
+    """Mirror positions that leave 0 … size−1 back inside, without repeating the border pixel."""
+    period = max(1, 2 * (size - 1))
+    folded = position % period
+    return torch.minimum(folded, period - folded)
 
 
 def compose(first: Tensor, second: Tensor) -> Tensor:
@@ -87,9 +86,21 @@ def compose(first: Tensor, second: Tensor) -> Tensor:
     return torch.cat([product[:, :, :2], product[:, :, 2:] + offset], dim=2)
 
 
+class Move(Protocol):
+    """What moves the pixels of each image of a batch. `warp` is for what is marked in them, and made only where it is asked for."""
+
+    def images(self, images_nchw: Tensor) -> Tensor:
+        """Move the pixels of uint8 images (b, c, h, w)."""
+
+    def warp(self) -> "Warp":
+        """The same move, of positions."""
+
+
 @dataclass(frozen=True)
 class Warp:
     """A warp for each image of a batch: a matrix, and for a smooth deformation the `bend`.
+
+    What images get from outside is black, the border, or mirrored: `border`. Masks get a value of their own there.
 
     `bend` (b, 2, rows, columns) displaces control points, spread evenly over the image from border to border, by so many
     pixels (x before y); between them it is a bicubic surface. It must not be so steep that the image folds: boxes and
@@ -98,19 +109,24 @@ class Warp:
 
     matrix: Tensor
     bend: Tensor | None = None
+    border: Border = "zeros"
 
-    def images(self, images_nchw: Tensor, border: Border = "zeros") -> Tensor:
-        """Warp uint8 images with bilinear interpolation; what comes from outside is black, the border, or mirrored."""
+    def warp(self) -> "Warp":
+        """Itself: images and what is marked in them go the same way."""
+        return self
+
+    def images(self, images_nchw: Tensor) -> Tensor:
+        """Warp uint8 images with bilinear interpolation."""
         values = F.grid_sample(
-            images_nchw.float(), self._grid(images_nchw), mode="bilinear", padding_mode=border, align_corners=False
+            images_nchw.float(), self._grid(images_nchw), mode="bilinear", padding_mode=self.border, align_corners=False
         )
         return to_uint8(values.round_())
 
-    def masks(self, masks_nhw: Tensor, outside: int = 0) -> Tensor:
-        """Warp integer masks (b, h, w), below 2²⁴, to the nearest pixel's value; `outside` fills what comes from there."""
-        shifted = masks_nhw[:, None].float() - outside
+    def masks(self, masks: Tensor, outside: int = 0) -> Tensor:
+        """Warp integer masks (b, h, w) or (b, k, h, w), below 2²⁴, to the nearest pixel's value, or `outside` from outside."""
+        shifted = (masks if masks.ndim == 4 else masks[:, None]).float() - outside
         values = F.grid_sample(shifted, self._grid(shifted), mode="nearest", padding_mode="zeros", align_corners=False)
-        return (values[:, 0] + outside).to(masks_nhw.dtype)
+        return (values + outside).to(masks.dtype).reshape(masks.shape)
 
     def points(self, points: Tensor, height: int, width: int) -> Tensor:
         """Move keypoints (b, n, 2); they may leave the image."""
@@ -161,6 +177,49 @@ class Warp:
         return grid.permute(0, 2, 3, 1)
 
 
+@dataclass(frozen=True)
+class Flip:
+    """Every image of a batch mirrored left to right."""
+
+    count: int
+    device: torch.device
+
+    def images(self, images_nchw: Tensor) -> Tensor:
+        """Mirror uint8 images (b, c, h, w)."""
+        return images_nchw.flip(3)
+
+    def warp(self) -> Warp:
+        """The same, of positions."""
+        return Warp(mirror(torch.ones(self.count, dtype=torch.bool, device=self.device)))
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Each image of a batch moved up and left by so many whole pixels, int64 (b, 2), and filled by reflection."""
+
+    up_left: Tensor
+
+    def images(self, images_nchw: Tensor) -> Tensor:
+        """Move uint8 images (b, c, h, w): pixels keep their values."""
+        shape = images_nchw.shape
+        rows, columns = (
+            reflect(torch.arange(side, device=self.up_left.device) + self.up_left[:, axis, None], side)
+            for axis, side in enumerate(shape[2:])
+        )
+        moved = images_nchw.gather(2, rows[:, None, :, None].expand(shape))
+        return moved.gather(3, columns[:, None, None, :].expand(shape))
+
+    def warp(self) -> Warp:
+        """The same, of positions: what is mirrored at the border comes from outside."""
+        up, left = self.up_left.float().unbind(1)
+        return Warp(translate(-left, -up))
+
+
+def shift(reach: Tensor, keys: Tensor) -> Shift:
+    """Move by up to `reach` (b,) whole pixels in x and y; `keys` (b,), int64 0 … 2³²−1, decide how far."""
+    return Shift(((Draws(0, 0, keys).bits(0, 1) * (2 * reach.long() + 1)[:, None]) >> 32) - reach.long()[:, None])
+
+
 def elastic(reach: Tensor, keys: Tensor) -> Warp:
     """A smooth random deformation: 4 × 4 control points, each displaced by up to `reach` (b,) pixels in x and y.
 
@@ -170,7 +229,7 @@ def elastic(reach: Tensor, keys: Tensor) -> Warp:
     controls = torch.arange(2 * _CONTROLS**2, device=keys.device).view(2, _CONTROLS, _CONTROLS)
     bits = mix32(mix32(controls + 1) ^ keys[:, None, None, None])
     offsets = (bits >> 8).float() * 2.0**-23 - 1
-    return Warp(scale(torch.ones_like(reach)), offsets * reach[:, None, None, None])
+    return Warp(scale(torch.ones_like(reach)), offsets * reach[:, None, None, None], "reflection")
 
 
 def _surface(bend: Tensor, height: int, width: int) -> Tensor:

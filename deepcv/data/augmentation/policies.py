@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deepcv.data.augmentation import colour, geometry, mixing
 from deepcv.data.augmentation.draws import STREAMS_PER_STEP, Draws
+from deepcv.errors import DeepcvError
 
 _WARPS: dict[str, Callable[[Tensor, Tensor, int, int], Tensor]] = {
     "crop": geometry.random_crop,
@@ -23,24 +24,30 @@ _WARPS: dict[str, Callable[[Tensor, Tensor, int, int], Tensor]] = {
     "translate_x": lambda value, _keys, _height, _width: geometry.translate(value, torch.zeros_like(value)),
     "translate_y": lambda value, _keys, _height, _width: geometry.translate(torch.zeros_like(value), value),
 }
+# Moves of their own: `elastic` fills by reflection, the other two move whole pixels.
+_MOVES: dict[str, Callable[[Tensor, Tensor], geometry.Move]] = {
+    "elastic": geometry.elastic,
+    "flip": lambda _value, keys: geometry.Flip(len(keys), keys.device),
+    "shift": geometry.shift,
+}
 _OTHERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "autocontrast": lambda images, _value, _keys: colour.autocontrast(images),
     "brightness": lambda images, value, _keys: colour.brightness(images, value),
     "colour": lambda images, value, _keys: colour.colour(images, value),
     "contrast": lambda images, value, _keys: colour.contrast(images, value),
-    "elastic": lambda images, value, keys: geometry.elastic(value, keys).images(images, "reflection"),
     "equalize": lambda images, _value, _keys: colour.equalize(images),
     "erase": lambda images, value, keys: mixing.fill(images, value, Draws(0, 0, keys)),
-    "flip": lambda images, _value, _keys: images.flip(3),
     "gamma": lambda images, value, _keys: colour.gamma(images, value),
     "identity": lambda images, _value, _keys: images,
     "noise": colour.noise,
     "posterize": lambda images, value, _keys: colour.posterize(images, value),
     "sharpness": lambda images, value, _keys: colour.sharpness(images, value),
-    "shift": geometry.shift,
     "solarize": lambda images, value, _keys: colour.solarize(images, value),
 }
-NAMES = frozenset(_WARPS) | frozenset(_OTHERS)
+_MOVING = frozenset(_WARPS) | frozenset(_MOVES)
+NAMES = _MOVING | frozenset(_OTHERS)
+# Told of every move: the rows (n,) of the batch whose images have moved, and their warp.
+Follow = Callable[[Tensor, geometry.Warp], None]
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,11 @@ class Operation:
         if self.name not in NAMES:
             raise ValueError(f"expected one of {', '.join(sorted(NAMES))}, got {self.name!r}")
 
+    @property
+    def moves(self) -> bool:
+        """Whether positions change with the image."""
+        return self.name in _MOVING
+
     def magnitude(self, strength: Tensor, backwards: Tensor) -> Tensor:
         """Magnitudes (b,) for strengths 0 … 1 and coins."""
         way = strength * (self.end - self.start)
@@ -71,12 +83,13 @@ class Operation:
 
 
 def apply(
-    images_nchw: Tensor, operations: tuple[Operation, ...], which: Tensor, strength: Tensor, keys: Tensor
-) -> Tensor:
+    images_nchw: Tensor, operations: tuple[Operation, ...], which: Tensor, strength: Tensor, keys: Tensor,
+    follow: Follow | None = None,
+) -> Tensor:  # fmt: skip
     """Return images of which each went through `operations[which]`; through none where `which` (b,) is negative.
 
     `keys` (b,), int64 0 … 2³²−1, decide what is random in an operation beyond its strength. Where these three lie on the CPU,
-    nothing waits for what a GPU has still to do to the images.
+    nothing waits for what a GPU has still to do to the images. `follow` is told of every move.
     """
     device, (height, width) = images_nchw.device, images_nchw.shape[2:]
     # Sorted, the images of an operation are neighbours: a slice, changed in place. Warps come last and share one call.
@@ -99,11 +112,18 @@ def apply(
         if operation.name in _WARPS:
             first_warped = min(first_warped, own.start)
             matrices.append(_WARPS[operation.name](value, keys[own], height, width))
+        elif operation.name in _MOVES:
+            move = _MOVES[operation.name](_there(value, device), _there(keys[own], device))
+            images[own] = move.images(images[own])
+            if follow is not None:
+                follow(_there(order[own], device), move.warp())
         else:
             images[own] = _OTHERS[operation.name](images[own], _there(value, device), _there(keys[own], device))
     if matrices:
         warp = geometry.Warp(_there(torch.cat(matrices), device))
         images[first_warped:] = warp.images(images[first_warped:])
+        if follow is not None:
+            follow(_there(order[first_warped:], device), warp)
     return images.index_select(0, _there(order.argsort(), device))
 
 
@@ -146,8 +166,16 @@ class Policy:
                 f"{self.chains} chains of {most} out of {len(self.operations)} operations are too many draws"
             )
 
-    def __call__(self, images_nchw: Tensor, draws: Draws) -> Tensor:
-        """Return changed images; the input stays as it is. The samples of the draws may lie on the CPU: see `apply`."""
+    def __call__(self, images_nchw: Tensor, draws: Draws, follow: Follow | None = None) -> Tensor:
+        """Return changed images; the input stays as it is. The samples of the draws may lie on the CPU: see `apply`.
+
+        Raises DeepcvError where `follow` asks for the moves of mixed chains: a thing would be in several places of one picture.
+        """
+        if follow is not None and self.chains and (moving := [own.name for own in self.operations if own.moves]):
+            raise DeepcvError(
+                f"boxes, masks and keypoints cannot follow chains that are mixed ({', '.join(moving)} move each chain's copy "
+                "otherwise); choose another policy than augmix, or operations for its chains that move nothing"
+            )
         batch, copies, most = len(images_nchw), max(1, self.chains), self.count[1]
         streams = iter(range(self._streams()))
         links = copies * most  # the draws of each operation of each copy; (b, copies, most)
@@ -170,7 +198,7 @@ class Policy:
             active = (depth > position) & applied[:, :, position]
             changed = apply(
                 changed, self.operations, torch.where(active, which[:, :, position], -1).t().reshape(-1),
-                strength[:, :, position].t().reshape(-1), keys[:, :, position].t().reshape(-1),
+                strength[:, :, position].t().reshape(-1), keys[:, :, position].t().reshape(-1), follow,
             )  # fmt: skip
         if not self.chains:
             return changed

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from deepcv.data.augmentation import mixing
 from deepcv.data.augmentation.draws import Draws
-from deepcv.data.augmentation.gather import Augmentation, gather
-from deepcv.data.augmentation.policies import Operation, Policy, augmix, randaugment, trivialaugment
+from deepcv.data.augmentation.gather import Augmentation, flip_and_shift, gather
+from deepcv.data.augmentation.geometry import Warp
+from deepcv.data.augmentation.marks import Marks
+from deepcv.data.augmentation.policies import Follow, Operation, Policy, augmix, randaugment, trivialaugment
+from deepcv.errors import DeepcvError
 
 # Each part draws at a step of its own, so that switching one on changes nothing in the others.
 _OPERATIONS, _POLICY, _MIXING = range(3)
@@ -114,17 +117,59 @@ def pictures(
     *,
     taken: bool = False,
     policy_seed: int | None = None,
+    follow: Follow | None = None,
 ) -> Tensor:
     """Take and change images: uint8 (n, h, w, c) and (b,) to uint8 (b, c, h, w), channels last in memory; see `gather`.
 
     The policies draw from `policy_seed`, or else from `seed` too. Where `index` lies on the CPU, they draw there and do not wait
-    for what a GPU has still to do.
+    for what a GPU has still to do. `follow` is told of every move of the images, in the order of the moves.
     """
     there = index.to(images_nhwc.device, non_blocking=True)
     images = gather(images_nhwc, there, augmentation, seed, epoch, taken=taken).permute(0, 3, 1, 2).contiguous()
+    if follow is not None and (augmentation.flip or augmentation.shift):
+        follow(torch.arange(len(index), device=there.device), flip_and_shift(there, augmentation, seed, epoch))
     for step, policy in policies.items():
-        images = policy(images, Draws(seed if policy_seed is None else policy_seed, epoch, index, step))
+        images = policy(images, Draws(seed if policy_seed is None else policy_seed, epoch, index, step), follow)
     return images.contiguous(memory_format=torch.channels_last)
+
+
+def marked_pictures(
+    images_nhwc: Tensor,
+    marks: Marks,
+    index: Tensor,
+    augmentation: Augmentation,
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    *,
+    taken: bool = False,
+    policy_seed: int | None = None,
+) -> tuple[Tensor, Marks]:
+    """Return `pictures`, bit for bit, and the `marks` of the images of `index`, in its order, where they are in these pictures.
+
+    Marks lie on the device of `images_nhwc`. Colours, noise, cutout and erasing leave them: what is hidden is still there. Raises
+    DeepcvError where a picture would show parts of two images or several copies of one, which no set of marks could tell: with
+    MixUp, CutMix or AugMix; ValueError for marks of other images than those of `index`.
+    """
+    if recipe.mixes:
+        raise DeepcvError(
+            "boxes, masks and keypoints cannot follow MixUp and CutMix, which mix two images into one; set the probability of "
+            "both to 0"
+        )
+    height, width = images_nhwc.shape[1:3]
+    if marks.size not in (None, len(index)):
+        raise ValueError(f"expected marks of {len(index)} images, got those of {marks.size}")
+    moved = marks.cut(height, width)
+
+    def follow(rows: Tensor, warp: Warp) -> None:
+        nonlocal moved
+        moved = moved.warped(warp, rows, height, width)
+
+    policies = recipe.policies(height, width)
+    made = pictures(
+        images_nhwc, index, augmentation, policies, seed, epoch, taken=taken, policy_seed=policy_seed, follow=follow
+    )
+    return made, moved
 
 
 def mix(

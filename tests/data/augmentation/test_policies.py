@@ -234,3 +234,9 @@ def test_an_empty_batch_passes(name: str) -> None:
 def test_an_unknown_operation_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected one of autocontrast, .*got 'rotat'"):
         Operation("rotat")
+
+
+@pytest.mark.parametrize("name", ["elastic", "shift"])
+def test_small_moves_fill_by_reflection(name: str) -> None:
+    white = torch.full((20, 1, 32, 32), 255, dtype=torch.uint8)
+    assert torch.equal(Policy((Operation(name, 3, 3),), (1, 1))(white, draws(20)), white)
