@@ -1,5 +1,7 @@
+import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +16,38 @@ if TYPE_CHECKING:
 
 # Who starts us in the background has our SIGINT ignored, and every process that we start and interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Small layers on a busy machine: two threads wait for each other far longer than they compute. Stages set their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# With a file at a time for each worker, a long file that begins last leaves the other workers idle: these begin first.
+LONG = (
+    "end_to_end/test_pipeline_laws.py",  # it makes the project that test_interruptions.py takes a copy of
+    "flows/test_pipeline.py",
+    "end_to_end/test_interruptions.py",
+    "search/test_search_run.py",
+    "search/test_search_experiment.py",
+    "end_to_end/test_flow_on_the_pipeline.py",
+    "flows/test_servers.py",
+    "stages/test_bad_input.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # xdist would begin with the files of many tests, which are short ones
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = Path(__file__).parent
+    place = {root / name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))  # it keeps the order of all others
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """One thread also after a training in this process, which takes all cores."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

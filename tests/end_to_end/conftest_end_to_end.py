@@ -1,5 +1,6 @@
 """A project of its own for these tests: what git would give a new user, run once through the whole pipeline."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -80,9 +81,29 @@ def new_project(tree: Path, folder: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def made(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project after its first `dvc repro`. Tests that change it copy it first."""
-    project = new_project(tree, tmp_path_factory.mktemp("made") / "project")
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project after its first `dvc repro`. Tests that change it copy it first.
+
+    One worker of xdist makes it, the others copy it: it takes most of a minute.
+    """
+    project = Project(tmp_path_factory.mktemp("made") / "project")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return make(request.getfixturevalue("tree"), project)
+    shared = tmp_path_factory.getbasetemp().parent / "made"  # the folder of all workers
+    with shared.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if shared.exists():
+            shutil.copytree(shared, project.root)
+            return project
+        make(request.getfixturevalue("tree"), project)
+        copying = shared.with_suffix(".tmp")
+        shutil.copytree(project.root, copying)
+        copying.rename(shared)
+    return project
+
+
+def make(tree: Path, project: Project) -> Project:
+    new_project(tree, project.root)
     assert project.repro() == list(STAGES)
     return project
 

@@ -69,7 +69,17 @@ def checkpoints(project: Project) -> list[Path]:
     return list(project.root.glob(".deepcv/checkpoints/*/*.pt"))
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "train"])
+SAMPLE = ("ingest", "export", "register")  # packed images, a folder of files, a database
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param(stage, marks=[] if stage in SAMPLE else [pytest.mark.acceptance])
+        for stage in STAGES
+        if stage != "train"
+    ],
+)
 def test_kill_9_in_a_stage_loses_nothing(project: Project, stage: str) -> None:
     lock = project.lock()
     dvc = start(project, "--force", "--single-item", stage)

@@ -1,6 +1,5 @@
 """The shipped network files: what each comment and the README state about them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,15 +24,6 @@ SHIPPED = [
     ("medium.yaml", (1, 97, 65), 10, 1_968_810),
     ("timm.yaml", (3, 64, 64), 10, 3_383_818),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small layers on a busy machine: two threads wait for each other far longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_every_shipped_file_is_here() -> None:

@@ -3,7 +3,7 @@
 import copy
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -68,15 +68,6 @@ TABLE = {
 }
 
 QUICK = [pytest.param(name, marks=[pytest.mark.acceptance] if entry.slow else []) for name, entry in TABLE.items()]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small layers on a busy machine: two threads wait for each other far longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache

@@ -1,6 +1,5 @@
 """Networks of the zoo against torchvision's and timm's: equal parameters, equal outputs on copied weights."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,14 +10,6 @@ from deepcv.nn.spec import build, load
 
 SIDE = 64  # pixels; the benchmark takes 224
 SLOW = {"hrnet-w18"}  # a thousand nodes
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(

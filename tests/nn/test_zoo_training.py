@@ -1,6 +1,6 @@
 """The original DeepCV's example architectures learn: each trains one epoch, and its loss falls."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,14 +30,6 @@ nodes:
   - {id: decoder, spec: keypoint-decoder, parameters: {width: 16, keypoints: 1}}
 outputs: {heatmaps: decoder}
 """
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def digits() -> tuple[Tensor, Tensor]:

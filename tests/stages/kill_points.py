@@ -1,6 +1,8 @@
 """Kill what copies a training to its run, and what fetches it, before each of its changes of files: no copy is ever lost.
 
-DEEPCV_HOME=STATE python tests/stages/kill_points.py      (a part of test_archive.py; STATE holds an empty store)
+DEEPCV_HOME=STATE python tests/stages/kill_points.py EVERY      (a part of test_archive.py; STATE holds an empty store)
+
+Only before every EVERY-th change; the sample must meet each state that `main` knows.
 """
 
 import importlib
@@ -84,7 +86,7 @@ def reset(store: Path, before: Path) -> None:
     shutil.copytree(before, store)
 
 
-def main(store: Path, aside: Path) -> None:
+def main(store: Path, aside: Path, every: int) -> None:
     """At the end of a training that was interrupted once, so that its run holds an earlier state; then fetch it."""
     folder = archive.local_folder("key")
 
@@ -99,9 +101,9 @@ def main(store: Path, aside: Path) -> None:
     write(folder, FILES)
     shutil.copytree(store, before := aside / "before")
 
-    stored = 1
+    stored = []
     states = set()
-    while killed_at(stored, lambda: end(run_id, folder)):
+    while killed_at(point := every * (len(stored) + 1), lambda: end(run_id, folder)):
         here = folder.exists()
         assert not here or read(folder) == FILES
         assert here or read(there) == FILES
@@ -111,25 +113,25 @@ def main(store: Path, aside: Path) -> None:
         assert not folder.exists()
         assert read(there) == FILES  # what was of the earlier state only is gone
         reset(store, before)
-        stored += 1
+        stored.append(point)
     assert states == {(True, False), (True, True), (False, True)}, states
 
     shutil.rmtree(before)
     shutil.copytree(store, before)
-    fetched = 1
-    while killed_at(fetched, lambda: archive.fetch(run_id, folder)):
+    fetched = []
+    while killed_at(point := every * (len(fetched) + 1), lambda: archive.fetch(run_id, folder)):
         assert read(there) == FILES
         assert not folder.exists() or read(folder) == FILES
         killed_at(0, lambda: archive.fetch(run_id, folder))
         assert read(folder) == FILES
         reset(store, before)
-        fetched += 1
+        fetched.append(point)
     assert read(folder) == FILES
-    print(f"killed at {stored - 1} points of storing and {fetched - 1} of fetching")
+    print(f"killed at {len(stored)} points of storing and {len(fetched)} of fetching")
 
 
 if __name__ == "__main__":
     for module in ("tracking", "model_registry"):  # which MLflow imports late: once for all children
         importlib.import_module(f"mlflow.store.{module}.sqlalchemy_store")
     with tempfile.TemporaryDirectory() as name:
-        main(state_dir(), Path(name))
+        main(state_dir(), Path(name), int(sys.argv[1]))

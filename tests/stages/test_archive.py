@@ -24,12 +24,16 @@ from deepcv.tracking import RegistryError
 from deepcv.training.history import EpochRecord
 
 
-def test_a_kill_at_any_point_loses_no_copy(store: Path) -> None:
+@pytest.mark.parametrize(
+    ("every", "stored", "fetched"),
+    [(4, 6, 3), pytest.param(1, 26, 13, marks=pytest.mark.acceptance)],  # all of them take a minute
+)
+def test_a_kill_at_any_point_loses_no_copy(store: Path, every: int, stored: int, fetched: int) -> None:
     """In a process of its own: its children are forks, and would have what other tests left running in this one."""
-    command = [sys.executable, kill_points.__file__]
+    command = [sys.executable, kill_points.__file__, str(every)]
     done = subprocess.run(command, env={**os.environ, "DEEPCV_HOME": str(store)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "killed at 26 points of storing and 13 of fetching" in done.stdout, done.stdout
+    assert f"killed at {stored} points of storing and {fetched} of fetching" in done.stdout, done.stdout
 
 
 def test_what_reads_back_otherwise_is_not_proven(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
