@@ -51,7 +51,8 @@ def test_a_table(file: str, mode: str, tmp_path: Path) -> None:
     root = toys.write_images(tmp_path / "birds", [f"img/{name}" for name in ODD] + ["img/not in the table.png"])
     rows = pd.DataFrame({"file": ODD, "kind": ["NA", "007", "NA", "007"], "part": ["train", "Train", "valid", "valid"]})
     rows.to_csv(root / file, index=False) if file.endswith("csv") else rows.to_parquet(root / file)
-    write(root, {"dataset.yaml": f"source: table\npath: {file}\nimages: img\nimage: file\nlabel: kind\nsplit: part\n"})
+    columns = "image: file\nlabel: kind\nsplit: part\nunlisted: skip\n"
+    write(root, {"dataset.yaml": f"source: table\npath: {file}\nimages: img\n{columns}"})
     path = {"folder": lambda: root, "zip": lambda: toys.write_zip(root, tmp_path / "b.zip"),
             "tar": lambda: toys.write_tar(tmp_path, tmp_path / "b.tar")}[mode]()  # fmt: skip
     found = by_id(path)
@@ -104,7 +105,7 @@ def test_a_table_of_tags_or_numbers_needs_no_label(tmp_path: Path) -> None:
         ("image,kind\n1.png,a\n", "", r"there is no column label; it has image, kind"),
         ("image,label\n1.png,a\n2.png,a\n", "", r"one class \(a\)"),
         ("image,label\n1.png,a\n2.png,A\n", "", "differ only in case"),
-        ("image,label\n", "", "found no image"),
+        ("image,label\n", "unlisted: skip", "found no image"),
         ("", "", "cannot be read as a table"),
         ("image,label\n1.png,a,b,c\n", "", "cannot be read as a table|there is no column|not below"),
         ("image,label\n1.png,a\n2.png,b\n", "images: ../other", "leads out of the dataset"),
@@ -247,6 +248,7 @@ def test_voc(lists: bool, tmp_path: Path) -> None:
     write(root, {"dataset.yaml": "source: voc\n", "Annotations/1.xml": voc_xml(CAT, DOG), "Annotations/3 ü.xml": voc_xml(DOG),
                  "Annotations/2.xml": voc_xml(CAT, extra="<difficult>1</difficult>")})  # fmt: skip
     if lists:
+        write(root, {"dataset.yaml": "source: voc\nunlisted: skip\n"})
         write(
             root,
             {f"ImageSets/Main/{name}.txt": text for name, text in {"train": "1\n2 1\n", "trainval": "1\n2\n"}.items()},
@@ -384,6 +386,51 @@ def test_bad_yolo(texts: dict[str, str], message: str, tmp_path: Path) -> None:
         opened(write(yolo_images(tmp_path), YOLO_FILES | texts))
 
 
+# Images that no description lists
+
+TWO_ROWS = "image,label\n1.png,a\n2.png,b\n"
+PARTS = {
+    "table": {"dataset.yaml": "source: table\nimages: images\n", "labels.csv": TWO_ROWS},
+    "coco": {"dataset.yaml": "source: coco\n", "annotations.json": coco_json()},
+    "voc": {"dataset.yaml": "source: voc\nimages: images\n", **{f"Annotations/{n}.xml": voc_xml(CAT, DOG) for n in "12"},
+            "Annotations/1.xml": voc_xml(CAT)},
+    "yolo": {"dataset.yaml": "source: yolo\n", "data.yaml": "train: list.txt\nnames: [cat, dog]\n",
+             "list.txt": "images/1.png\nimages/2.png\n", "labels/1.txt": "0 .5 .5 .1 .1\n", "labels/2.txt": "1 .5 .5 .1 .1\n"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_images_that_nothing_lists_are_an_error_until_the_description_skips_them(kind: str, tmp_path: Path) -> None:
+    root = toys.write_images(
+        tmp_path, [f"images/{n}" for n in ("1.png", "2.png", "3.PNG", "4.png")] + ["elsewhere/5.png"]
+    )
+    write(root, {**PARTS[kind], "images/notes.txt": "no image"})
+    message = r"2 images that nothing lists \(remove them, or say `unlisted: skip` in dataset.yaml\): images/3.PNG, images/4"
+    with pytest.raises(DataError, match=message):
+        opened(root)
+    write(root, {"dataset.yaml": PARTS[kind]["dataset.yaml"] + "unlisted: skip\n"})
+    assert set(by_id(root)) == {"images/1.png", "images/2.png"}
+    write(root, {"dataset.yaml": PARTS[kind]["dataset.yaml"] + "unlisted: keep\n"})
+    with pytest.raises(DataError, match="expected `unlisted: skip`, got 'keep'"):
+        opened(root)
+
+
+def test_masks_that_a_table_names_are_listed(tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path, ["1.png", "2.png", "m/1.png"])
+    write(
+        root,
+        {"labels.csv": "image,label,m\n1.png,a,m/1.png\n2.png,b,\n", "dataset.yaml": "source: table\nmasks: [m]\n"},
+    )
+    assert set(by_id(root)) == {"1.png", "2.png"}
+
+
+def test_images_without_boxes_that_are_skipped_are_not_unlisted(tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path, [f"images/{n}.png" for n in (1, 2, 3)])
+    images = [{"id": n, "file_name": f"{n}.png"} for n in (1, 2, 3)]
+    write(root, {"annotations.json": coco_json(images=images), "dataset.yaml": "source: coco\nwithout_boxes: skip\n"})
+    assert set(by_id(root)) == {"images/1.png", "images/2.png"}
+
+
 # WebDataset
 
 
@@ -448,7 +495,8 @@ def test_bad_webdataset(members: dict[str, str | int], message: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("description", "message"), [("source: tables", "got 'tables'"), ("source: table", r"one class \(a\)")]
+    ("description", "message"),
+    [("source: tables", "got 'tables'"), ("source: table\nunlisted: skip", r"one class \(a\)")],
 )
 def test_a_described_folder_is_not_looked_at_as_loose_images(description: str, message: str, tmp_path: Path) -> None:
     root = toys.write_images(tmp_path, ["1.png", "2.png"])

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -70,10 +70,12 @@ class Labelled:
     description: Description
     plan: dict[PurePosixPath, Place] = field(default_factory=dict)
     bare: list[PurePosixPath] = field(default_factory=list)
+    named: set[PurePosixPath] = field(default_factory=set)  # all images that the format lists, with boxes or without
 
     def add(self, name: PurePosixPath, split: str | None, boxes: Sequence[Box],
             text: Callable[[Sequence[Box]], str] = annotations) -> None:  # fmt: skip
         """Take an image."""
+        self.named.add(name)
         wish = self.description.values.get("without_boxes")
         if boxes:
             self.plan[name] = Place(split, image_label(boxes), text(boxes))
@@ -84,8 +86,8 @@ class Labelled:
         elif wish != "skip":
             raise DataError(f"{self.description.origin}: expected `without_boxes: skip` or `background`, got {wish!r}")
 
-    def finish(self, problems: dict[str, list[object]]) -> dict[PurePosixPath, Place]:
+    def finish(self, problems: Mapping[str, Sequence[object]]) -> dict[PurePosixPath, Place]:
         """Return the plan. Raises DataError with all problems, images without boxes among them."""
         what = f"images without boxes (say `without_boxes: skip` or `without_boxes: {BACKGROUND}`)"
-        refuse(self.description.origin, problems | {what: list(self.bare)})
+        refuse(self.description.origin, {**problems, what: self.bare})
         return self.plan

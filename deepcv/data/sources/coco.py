@@ -8,13 +8,13 @@ from typing import Any
 from deepcv.data.samples import DataError
 from deepcv.data.sources.boxes import Box, Labelled
 from deepcv.data.sources.description import Description
-from deepcv.data.sources.source import Source, check_classes, source_of
+from deepcv.data.sources.source import Source, check_classes, source_of, unlisted
 from deepcv.data.sources.tree import Tree
 
 
 def coco(tree: Tree, description: Description) -> Source:
     """Read the images that the JSON names with boxes, outlines, keypoints; the class is `boxes.image_label`. Raises DataError."""
-    description.only("annotations", "images", "without_boxes")
+    description.only("annotations", "images", "without_boxes", "unlisted")
     files = description.places("annotations", "annotations.json")
     folders = description.places("images", "images")
     if None not in folders and set(folders) != set(files):
@@ -28,7 +28,7 @@ def coco(tree: Tree, description: Description) -> Source:
     for split, file in files.items():
         content = _parse(tree.read(file), str(tree.origin / file))
         classes |= _collect(content, tree, folders.get(split) or folders[None], split, labelled, problems)
-    plan = labelled.finish(problems)
+    plan = labelled.finish({**problems, **unlisted(tree, description, folders.values(), labelled.named)})
     check_classes(description.origin, plan.values(), every_split=False)
     ordered = [classes[number] for number in sorted(classes)]
     return source_of(tree, plan, dict.fromkeys([*ordered, *(place.label for place in plan.values())]))
@@ -72,6 +72,7 @@ def _collect(
         if times > 1 or PurePosixPath(name) in labelled.plan
     ]  # fmt: skip
     files = set(tree.files)
+    labelled.named.update(names.values())
     for image, name in names.items():
         if name in files:
             labelled.add(name, split, found[image])

@@ -8,7 +8,7 @@ from xml.parsers import expat
 from deepcv.data.samples import DataError
 from deepcv.data.sources.boxes import Box, Labelled
 from deepcv.data.sources.description import Description
-from deepcv.data.sources.source import Source, check_classes, source_of
+from deepcv.data.sources.source import Source, check_classes, source_of, unlisted
 from deepcv.data.sources.tree import Tree
 
 _LISTS = {"train": "train", "val": "val", "test": "test", "trainval": "train"}
@@ -18,9 +18,9 @@ def voc(tree: Tree, description: Description) -> Source:
     """Read the images that have an XML file of the same stem; an image's class is `boxes.image_label`. Raises DataError.
 
     VOC counts pixels from 1 and includes the last one; boxes here count from 0 and exclude it. Where the folder of `splits`
-    holds train.txt (or trainval.txt), val.txt or test.txt, images that none of them names are left out.
+    holds train.txt (or trainval.txt), val.txt or test.txt, only images that one of them names are taken.
     """
-    description.only("annotations", "images", "splits", "without_boxes")
+    description.only("annotations", "images", "splits", "without_boxes", "unlisted")
     folder = description.place("annotations", "Annotations")
     pictures = description.place("images", "JPEGImages")
     split_of, problems = _splits(tree, description.place("splits", "ImageSets/Main"))
@@ -43,11 +43,12 @@ def voc(tree: Tree, description: Description) -> Source:
         if image is None:
             problems[f"XML files without image in {pictures}"].append(str(name))
             continue
+        labelled.named.add(image)
         try:
             labelled.add(image, split_of.get(name.stem), _boxes(content))
         except (ValueError, expat.ExpatError) as error:
             problems["bad XML files"].append(f"{name} ({error})")
-    plan = labelled.finish(problems)
+    plan = labelled.finish({**problems, **unlisted(tree, description, [pictures], labelled.named)})
     check_classes(description.origin, plan.values(), every_split=False)
     return source_of(tree, plan)
 

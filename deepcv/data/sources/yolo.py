@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from deepcv.data.samples import DataError, Sample
 from deepcv.data.sources.boxes import Box, Labelled
 from deepcv.data.sources.description import Description, parse
-from deepcv.data.sources.source import Source, check_classes, source_of
+from deepcv.data.sources.source import Source, check_classes, source_of, unlisted
 from deepcv.data.sources.tree import Tree
 from deepcv.images import DecodeError, decode
 
@@ -17,13 +17,13 @@ _NO_IMAGE = {".txt", ".npy", ".cache", ".json", ".yaml", ".md"}
 
 
 def yolo(tree: Tree, description: Description) -> Source:
-    """Read images and boxes; an image's class is `boxes.image_label`. Keys: `path` (data.yaml), `without_boxes`.
+    """Read images and boxes; an image's class is `boxes.image_label`. Keys: `path` (data.yaml), `without_boxes`, `unlisted`.
 
     A line is `class x y width height`, relative to the image's size, or `class x y x y …`, a polygon, whose bounds are taken.
     Where data.yaml has `kpt_shape: [n, 2 or 3]`, each box is followed by n keypoints, x y or x y visibility, and there are no
     polygons.
     """
-    description.only("path", "without_boxes")
+    description.only("path", "without_boxes", "unlisted")
     file = description.place("path", NAME)
     layout = parse(tree.read(file), str(tree.origin / file), file.parent)
     classes, keypoints = _names(layout), _keypoint_shape(layout)
@@ -43,7 +43,9 @@ def yolo(tree: Tree, description: Description) -> Source:
     for image, split in split_of.items():
         if image not in missing:
             labelled.add(image, split, boxes.get(_label_file(image), []))
-    plan = labelled.finish(problems)
+    # A folder is taken whole; a list may name a part of one.
+    folders = {image.parent for image in split_of}
+    plan = labelled.finish({**problems, **unlisted(tree, description, folders, split_of)})
     check_classes(layout.origin, plan.values(), every_split=False)
     relative = source_of(tree, plan, dict.fromkeys([*classes, *(place.label for place in plan.values())]))
 
