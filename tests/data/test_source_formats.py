@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import toys
+from PIL import Image
 
 from deepcv.data.readers import open_images
 from deepcv.data.samples import DataError, Sample
@@ -386,6 +387,106 @@ def test_bad_yolo(texts: dict[str, str], message: str, tmp_path: Path) -> None:
         opened(write(yolo_images(tmp_path), YOLO_FILES | texts))
 
 
+# Boxes and sizes that do not fit
+
+
+@pytest.mark.parametrize(
+    "line", ["0 1.5 0.5 0.2 0.3", "0 0.5 0.5 0.2 1.3", "0 -.2 .5 .2 .2", "1 .1 .2 1.9 .2 .5 .6", "0 16 8 4 4"]
+)
+def test_a_yolo_box_that_leaves_its_image_is_a_bad_line_and_nothing_else(line: str, tmp_path: Path) -> None:
+    write(yolo_images(tmp_path), YOLO_FILES | {"train/labels/1.txt": f"{line}\n"})
+    with pytest.raises(
+        DataError, match=r"1 bad lines: train/labels/1.txt:1 \(the box .* leaves .* of 1×1: numbers are shares"
+    ) as raised:
+        opened(tmp_path)
+    assert "without boxes" not in str(raised.value)
+
+
+def test_a_rounded_yolo_box_may_touch_the_edge(tmp_path: Path) -> None:
+    write(yolo_images(tmp_path), YOLO_FILES | {"train/labels/1.txt": "0 0.5 0.5 1.004 1\n"})
+    assert boxes(by_id(tmp_path)["train/images/1.png"])[0]["xyxy"] == [-0.032, 0, 16.032, 8]
+
+
+def coco_of(root: Path, bbox: list[float], **size: object) -> Path:
+    """COCO of two images, 8×8 pixels, the first with this box."""
+    toys.write_images(root, ["images/1.png", "images/2.png"])
+    images = [{"id": n, "file_name": f"{n}.png", **size} for n in (1, 2)]
+    rows = [
+        {"id": n, "image_id": n, "category_id": kind, "bbox": box}
+        for n, kind, box in ((1, 3, bbox), (2, 7, [0, 0, 8, 8]))
+    ]
+    return write(
+        root, {"dataset.yaml": "source: coco\n", "annotations.json": coco_json(images=images, annotations=rows)}
+    )
+
+
+@pytest.mark.parametrize("size", [{}, {"width": 8, "height": 8}, {"width": 0, "height": None}])
+@pytest.mark.parametrize("bbox", [[100, 100, 50, 50], [0, 0, 8, 9.5], [0, -2, 4, 4]])
+def test_a_coco_box_that_leaves_its_image_is_refused(
+    bbox: list[float], size: dict[str, object], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        DataError, match=r"1 (bad boxes: annotation 1|images that a box leaves: images/1.png).* leaves "
+    ) as raised:
+        by_id(coco_of(tmp_path, bbox, **size))
+    assert "without boxes" not in str(raised.value)
+
+
+@pytest.mark.parametrize("size", [{}, {"width": 8, "height": 8}, {"width": 8.5, "height": 7}])
+def test_a_coco_box_may_leave_its_image_by_a_pixel(size: dict[str, object], tmp_path: Path) -> None:
+    assert boxes(by_id(coco_of(tmp_path, [-1, 0, 9.5, 8], **size))["images/1.png"])[0]["xyxy"] == [-1, 0, 8.5, 8]
+
+
+def test_coco_images_of_another_size_than_declared_are_refused(tmp_path: Path) -> None:
+    source = opened(coco_of(tmp_path, [0, 0, 8, 8], width=640, height=8))
+    message = r"2 images of another size than their annotations say: images/1.png \(annotations say 640×8, the file has 8×8\), im"
+    with pytest.raises(DataError, match=message):
+        list(source.samples())
+
+
+def test_coco_of_a_category_that_is_not_listed_is_reported_once(tmp_path: Path) -> None:
+    root = coco_of(tmp_path, [0, 0, 8, 8])
+    write(
+        root,
+        {"annotations.json": (root / "annotations.json").read_text().replace('"category_id": 3', '"category_id": 4')},
+    )
+    with pytest.raises(DataError, match="1 annotations of a category that is not listed: annotation 1") as raised:
+        opened(root)
+    assert "without boxes" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("box", "size", "message"),
+    [
+        ((1, 1, 30, 8), "", r"1 images that a box leaves: JPEGImages/1.png \(the box .* leaves the image of 8×8"),
+        ((1, 1, 30, 8), "<size><width>8</width><height>8</height></size>", "bad XML files: Annotations/1.xml .* leaves .* of 8×8"),
+        ((1, 1, 8, 8), "<size><width>500</width><height>8</height></size>", "1.png .annotations say 500×8, the file has 8×8"),
+        ((-3, 1, 8, 8), "", "bad XML files: Annotations/1.xml .* leaves the image"),
+        ((1, 1, 8, 8), "<size><width>wide</width></size>", "bad XML files: Annotations/1.xml"),
+    ],
+)  # fmt: skip
+def test_voc_that_does_not_fit_its_images(
+    box: tuple[float, float, float, float], size: str, message: str, tmp_path: Path
+) -> None:
+    root = toys.write_images(tmp_path, [f"JPEGImages/{n}.png" for n in (1, 2)])
+    first = voc_xml(("cat", box)).replace("<filename>", f"{size}<filename>")
+    write(root, {"dataset.yaml": "source: voc\n", "Annotations/1.xml": first, "Annotations/2.xml": voc_xml(DOG)})
+    with pytest.raises(DataError, match=message):
+        by_id(root)
+
+
+def test_a_turned_photograph_has_the_size_that_people_see(tmp_path: Path) -> None:
+    root = coco_of(tmp_path, [0, 0, 8, 16], width=8, height=16)
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn: 16×8 pixels are stored, 8×16 are seen
+    for number in (1, 2):
+        turned.seek(0)
+        Image.fromarray(toys.picture(number, height=8, width=16, channels=3)).save(turned, "JPEG", exif=exif)
+        (root / f"images/{number}.png").write_bytes(turned.getvalue())
+    assert len(by_id(root)) == 2
+
+
 # Images that no description lists
 
 TWO_ROWS = "image,label\n1.png,a\n2.png,b\n"
@@ -405,7 +506,9 @@ def test_images_that_nothing_lists_are_an_error_until_the_description_skips_them
         tmp_path, [f"images/{n}" for n in ("1.png", "2.png", "3.PNG", "4.png")] + ["elsewhere/5.png"]
     )
     write(root, {**PARTS[kind], "images/notes.txt": "no image"})
-    message = r"2 images that nothing lists \(remove them, or say `unlisted: skip` in dataset.yaml\): images/3.PNG, images/4"
+    message = (
+        r"2 images that nothing lists \(remove them, or say `unlisted: skip` in dataset.yaml\): images/3.PNG, images/4"
+    )
     with pytest.raises(DataError, match=message):
         opened(root)
     write(root, {"dataset.yaml": PARTS[kind]["dataset.yaml"] + "unlisted: skip\n"})
