@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # no other source needs it
     import pandas as pd
 
 _KINDS = ("numbers", "tags", "masks")
+TABLES = (".csv", ".parquet", ".pq")
 UNLABELLED = "image"  # the class of all images of a table that has none
 
 
@@ -32,7 +33,7 @@ def table(tree: Tree, description: Description) -> Source:
     description.only("path", "images", "image", "label", "split", *_KINDS, "unlisted")
     file = description.place("path", "labels.csv")
     origin = tree.origin / file
-    rows = _read(tree.read(file), str(origin))
+    rows = read(tree.read(file), str(origin))
     more = {kind: description.texts(kind) for kind in _KINDS}
     unlabelled = "label" not in description.values and "label" not in rows.columns and any(more.values())
     columns = {key: description.text(key, key) for key in (("image",) if unlabelled else ("image", "label"))}
@@ -109,8 +110,8 @@ def _number(cell: str) -> float:
         return math.nan
 
 
-def _read(content: bytes, origin: str) -> "pd.DataFrame":
-    """Return all cells as stripped text, what is missing as empty text."""
+def read(content: bytes, origin: str) -> "pd.DataFrame":
+    """Return all cells as stripped text, what is missing as empty text. Raises DataError."""
     import pandas as pd
 
     try:
