@@ -1,4 +1,4 @@
-"""Where images come from: whatever `ingest.path` names, behind one small interface, `Source`.
+"""Where images come from: whatever `ingest.path` names, behind one small interface, `Source`; docs/data.md teaches it.
 
 A folder, tar or zip is read as the `dataset.yaml` at its root says (a table, COCO, YOLO, VOC or torchvision's files), else as
 what it looks like: YOLO (`data.yaml`), WebDataset (`key.jpg`, `key.cls`), class folders. A YAML file outside names a
