@@ -22,6 +22,19 @@ _EPILOG = """\
 The pipeline itself is DVC's: dvc dag, dvc metrics show, dvc plots show, dvc exp run -S train.epochs=2.
 `make ui` opens Prefect and MLflow, `make deploy` schedules the pipeline.
 """
+_INIT_DESCRIPTION = """\
+Look at images and set params.yaml: classes, size, split, a network, batch and epochs that fit this machine. Comments and
+other values are kept. Images lie in <class>/ or <split>/<class>/ folders, as YOLO or WebDataset, or in a tar or zip of these.
+
+A table (CSV, parquet), COCO or Pascal VOC is read as a dataset.yaml at the folder's root says, such as
+  source: table
+  path: labels.csv
+  images: images
+Where it is missing, init proposes one. docs/data.md shows every format with its keys.
+"""
+_INIT_EPILOG = """\
+example: deepcv init data/incoming/birds --dataset birds, then dvc repro
+"""
 PARAMS = Path("params.yaml")
 
 
@@ -54,8 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
     init = commands.add_parser(
         "init", help="look at a folder (tar, zip) of images and write params.yaml",
-        description="Look at images in <class>/ or <split>/<class>/ folders, or a tar or zip of them, and set params.yaml: "
-        "classes, size, split, a network, batch and epochs that fit this machine. Comments and other values are kept.",
+        description=_INIT_DESCRIPTION, epilog=_INIT_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     init.add_argument("folder", type=Path, help="folder, tar or zip, or a YAML file of data/sources/")
     init.add_argument("--dataset", metavar="NAME", help="name of the dataset; the registered model is deepcv-NAME")
@@ -81,7 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     search.set_defaults(run=_search)
     data_commands.add_to(
         commands.add_parser(
-            "data", help="compare datasets, find drift, find what saw an image", description=data_commands.TITLE
+            "data",
+            help="compare datasets, find drift, find what saw an image",
+            description=data_commands.TITLE,
+            epilog=data_commands.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
     network_commands.add_to(

@@ -3,12 +3,38 @@
 import argparse
 import contextlib
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 from deepcv.errors import DeepcvError
 
 TITLE = "Compare datasets, find out which models saw an image, and leave one out."
+EPILOG = """\
+in the order in which new data is usually met:
+  deepcv data drift data/raw ~/new      before: are the new images like those that the model learned from?
+  dvc repro ingest                      put them where ingest.path points, and read them
+  deepcv data diff --html diff.html     what changed since the last commit
+  deepcv data who-saw ~/new/cat.jpg     later: which runs and models saw this image
+  deepcv data forget ~/new/cat.jpg      what leaving it out would take; --apply, then dvc repro
+
+docs/data.md shows the formats that ingest.path takes.
+"""
+_WHO_SAW_EPILOG = """\
+examples:
+  deepcv data who-saw photos/cat.jpg
+  deepcv data who-saw 3f8c0a17          the first digits of a sha256, as data/raw/manifest.parquet has them
+"""
+_FORGET_EPILOG = """\
+examples:
+  deepcv data forget photos/cat.jpg             the plan alone
+  deepcv data forget --apply photos/cat.jpg     list it in data/exclusions.txt; then dvc repro
+"""
+_DIFF_EPILOG = """\
+examples:
+  deepcv data diff                              what the last ingest changed, against the last commit
+  deepcv data diff v1 main --html diff.html
+"""
 _DRIFT_DESCRIPTION = """\
 Compare two collections of images: brightness, contrast, sharpness and the like, image sizes (Kolmogorov-Smirnov), class
 shares (chi-square), and what a registered model sees in them (MMD). Each is a folder, a tar, a YAML file as ingest.path
@@ -18,6 +44,8 @@ At most --sample images of each side are decoded, drawn by their content: the sa
 Drift is what is significant after Holm's correction AND large: KS or Cramér's V of at least 0.1, relative MMD of at least 0.03.
 """
 _DRIFT_EPILOG = """\
+example: deepcv data drift data/raw ~/new --model none
+
 exit status: 0 no drift found, 3 drift, 1 error (2: wrong command line)
 """
 _DRIFTED = 3
@@ -28,9 +56,11 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     diff = commands.add_parser(
         "diff", help="what changed between the datasets of two git revisions",
-        description="Images added, removed, relabelled, renamed, moved between splits, with other pixels or other annotations, "
+        description=_wrapped(
+        "Images added, removed, relabelled, renamed, moved between splits, with other pixels or other annotations, "
         "and the class shares of each split. Images are paired by name, what is left by content. Datasets come from DVC's "
-        "cache: nothing is checked out.",
+        "cache: nothing is checked out."),
+        epilog=_DIFF_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     diff.add_argument("before", nargs="?", default="HEAD", metavar="A", help="git revision (default: HEAD)")
     diff.add_argument(
@@ -52,18 +82,22 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     image = "an image file, or a sha256 (its first 4 digits at least)"
     who_saw = commands.add_parser(
         "who-saw", help="which datasets, runs and models saw an image",
-        description="Look for an image, byte for byte, in the datasets of all commits, of the workspace and of DVC's run "
+        description=_wrapped(
+        "Look for an image, byte for byte, in the datasets of all commits, of the workspace and of DVC's run "
         "cache, and list the MLflow runs and registered models of each. A model was trained on the train split "
-        "only; by val and test images it was judged.",
+        "only; by val and test images it was judged."),
+        epilog=_WHO_SAW_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     who_saw.add_argument("image", metavar="SHA256|FILE", help=image)
     who_saw.set_defaults(run=_who_saw)
 
     forget = commands.add_parser(
         "forget", help="leave an image out, and what that takes",
-        description="Print where the image lies, which runs and registered models were trained on it, and the commands that "
+        description=_wrapped(
+        "Print where the image lies, which runs and registered models were trained on it, and the commands that "
         "train again. Nothing is changed, but with --apply the image is listed in data/exclusions.txt: `ingest` leaves "
-        "out what stands there, under any name.",
+        "out what stands there, under any name."),
+        epilog=_FORGET_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     forget.add_argument("image", metavar="SHA256|FILE", help=image)
     forget.add_argument("--apply", action="store_true", help="list the image in data/exclusions.txt")
@@ -95,6 +129,11 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("reports/data/drift"), help="folder (default: reports/data/drift)"
     )
     drift.set_defaults(run=_drift)
+
+
+def _wrapped(text: str) -> str:
+    """As argparse does it itself where there are no examples to keep as they are."""
+    return textwrap.fill(text, 100)
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:

@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 import toys
 
-from deepcv.cli import main
+from deepcv.cli import _parser, main
 from deepcv.params import whole
 
 COMMANDS = ("check", "init", "predict", "search", "data", "profile", "find-lr", "preview", "resume")
@@ -55,6 +57,26 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert text.startswith(f"usage: deepcv {' '.join(arguments[:-1])}".rstrip())
     if len(arguments) == 1:
         assert all(f"    {command}" in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["init", "data", "data diff", "data drift", "data who-saw", "data forget"])
+def test_examples_of_help_are_commands(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    text = capsys.readouterr().out
+    examples = re.findall(
+        rf"^(?:  |example: )deepcv ({command} (?:\S+ ?)+)", text.partition("\n\n")[2].replace(",", "  "), re.MULTILINE
+    )
+    assert examples
+    for example in examples:
+        assert _parser().parse_args(shlex.split(example)).run
+
+
+def test_init_tells_how_tables_and_boxes_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["init", "--help"])
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("dataset.yaml", "source: table", "COCO", "Pascal VOC", "docs/data.md"))
 
 
 def test_the_installed_command_loads_nothing_heavy_for_help() -> None:

@@ -66,7 +66,7 @@ def test_look_tells_jpegs_from_others(other: str, tmp_path: Path) -> None:
 def test_look_names_a_bad_file(tmp_path: Path) -> None:
     toys.write_images(tmp_path / "pets", FEW)
     (tmp_path / "pets" / "dog" / "2.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"dog/2\.png: not a whole image"):
+    with pytest.raises(DataError, match=r"dog/2\.png: not an image format"):
         look(tmp_path / "pets")
 
 

@@ -66,7 +66,11 @@ def decode_checked(
     except cv2.error as error:
         raise DecodeError(f"OpenCV cannot decode it: {error.err}") from error
     if image is None:
-        raise DecodeError("not a whole image: truncated, damaged, or of a format that OpenCV does not read")
+        raise DecodeError(
+            "not a whole image: truncated or damaged"
+            if headers.is_known(encoded)
+            else "not an image format that OpenCV reads, by its first bytes"
+        )
     if image.ndim == 2:
         image = image[:, :, None]
     elif not channels:  # IMREAD_COLOR_RGB would have made grey files RGB too

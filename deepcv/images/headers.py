@@ -29,6 +29,11 @@ def read(encoded: bytes) -> Header | None:
     return None
 
 
+def is_known(encoded: bytes) -> bool:
+    """Whether the first bytes are those of an image format that `read` knows, whatever follows."""
+    return any(magic.match(encoded[:32]) for magic, _ in _READERS)
+
+
 def _jpeg(encoded: bytes) -> Header | None:
     place, turned = 2, False
     while True:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import toys
+from PIL import Image
 
 from deepcv.data.readers import open_images
 from deepcv.data.samples import DataError, Sample
@@ -51,7 +52,8 @@ def test_a_table(file: str, mode: str, tmp_path: Path) -> None:
     root = toys.write_images(tmp_path / "birds", [f"img/{name}" for name in ODD] + ["img/not in the table.png"])
     rows = pd.DataFrame({"file": ODD, "kind": ["NA", "007", "NA", "007"], "part": ["train", "Train", "valid", "valid"]})
     rows.to_csv(root / file, index=False) if file.endswith("csv") else rows.to_parquet(root / file)
-    write(root, {"dataset.yaml": f"source: table\npath: {file}\nimages: img\nimage: file\nlabel: kind\nsplit: part\n"})
+    columns = "image: file\nlabel: kind\nsplit: part\nunlisted: skip\n"
+    write(root, {"dataset.yaml": f"source: table\npath: {file}\nimages: img\n{columns}"})
     path = {"folder": lambda: root, "zip": lambda: toys.write_zip(root, tmp_path / "b.zip"),
             "tar": lambda: toys.write_tar(tmp_path, tmp_path / "b.tar")}[mode]()  # fmt: skip
     found = by_id(path)
@@ -104,7 +106,7 @@ def test_a_table_of_tags_or_numbers_needs_no_label(tmp_path: Path) -> None:
         ("image,kind\n1.png,a\n", "", r"there is no column label; it has image, kind"),
         ("image,label\n1.png,a\n2.png,a\n", "", r"one class \(a\)"),
         ("image,label\n1.png,a\n2.png,A\n", "", "differ only in case"),
-        ("image,label\n", "", "found no image"),
+        ("image,label\n", "unlisted: skip", "found no image"),
         ("", "", "cannot be read as a table"),
         ("image,label\n1.png,a,b,c\n", "", "cannot be read as a table|there is no column|not below"),
         ("image,label\n1.png,a\n2.png,b\n", "images: ../other", "leads out of the dataset"),
@@ -247,6 +249,7 @@ def test_voc(lists: bool, tmp_path: Path) -> None:
     write(root, {"dataset.yaml": "source: voc\n", "Annotations/1.xml": voc_xml(CAT, DOG), "Annotations/3 ü.xml": voc_xml(DOG),
                  "Annotations/2.xml": voc_xml(CAT, extra="<difficult>1</difficult>")})  # fmt: skip
     if lists:
+        write(root, {"dataset.yaml": "source: voc\nunlisted: skip\n"})
         write(
             root,
             {f"ImageSets/Main/{name}.txt": text for name, text in {"train": "1\n2 1\n", "trainval": "1\n2\n"}.items()},
@@ -384,6 +387,153 @@ def test_bad_yolo(texts: dict[str, str], message: str, tmp_path: Path) -> None:
         opened(write(yolo_images(tmp_path), YOLO_FILES | texts))
 
 
+# Boxes and sizes that do not fit
+
+
+@pytest.mark.parametrize(
+    "line", ["0 1.5 0.5 0.2 0.3", "0 0.5 0.5 0.2 1.3", "0 -.2 .5 .2 .2", "1 .1 .2 1.9 .2 .5 .6", "0 16 8 4 4"]
+)
+def test_a_yolo_box_that_leaves_its_image_is_a_bad_line_and_nothing_else(line: str, tmp_path: Path) -> None:
+    write(yolo_images(tmp_path), YOLO_FILES | {"train/labels/1.txt": f"{line}\n"})
+    with pytest.raises(
+        DataError, match=r"1 bad lines: train/labels/1.txt:1 \(the box .* leaves .* of 1×1: numbers are shares"
+    ) as raised:
+        opened(tmp_path)
+    assert "without boxes" not in str(raised.value)
+
+
+def test_a_rounded_yolo_box_may_touch_the_edge(tmp_path: Path) -> None:
+    write(yolo_images(tmp_path), YOLO_FILES | {"train/labels/1.txt": "0 0.5 0.5 1.004 1\n"})
+    assert boxes(by_id(tmp_path)["train/images/1.png"])[0]["xyxy"] == [-0.032, 0, 16.032, 8]
+
+
+def coco_of(root: Path, bbox: list[float], **size: object) -> Path:
+    """COCO of two images, 8×8 pixels, the first with this box."""
+    toys.write_images(root, ["images/1.png", "images/2.png"])
+    images = [{"id": n, "file_name": f"{n}.png", **size} for n in (1, 2)]
+    rows = [
+        {"id": n, "image_id": n, "category_id": kind, "bbox": box}
+        for n, kind, box in ((1, 3, bbox), (2, 7, [0, 0, 8, 8]))
+    ]
+    return write(
+        root, {"dataset.yaml": "source: coco\n", "annotations.json": coco_json(images=images, annotations=rows)}
+    )
+
+
+@pytest.mark.parametrize("size", [{}, {"width": 8, "height": 8}, {"width": 0, "height": None}])
+@pytest.mark.parametrize("bbox", [[100, 100, 50, 50], [0, 0, 8, 9.5], [0, -2, 4, 4]])
+def test_a_coco_box_that_leaves_its_image_is_refused(
+    bbox: list[float], size: dict[str, object], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        DataError, match=r"1 (bad boxes: annotation 1|images that a box leaves: images/1.png).* leaves "
+    ) as raised:
+        by_id(coco_of(tmp_path, bbox, **size))
+    assert "without boxes" not in str(raised.value)
+
+
+@pytest.mark.parametrize("size", [{}, {"width": 8, "height": 8}, {"width": 8.5, "height": 7}])
+def test_a_coco_box_may_leave_its_image_by_a_pixel(size: dict[str, object], tmp_path: Path) -> None:
+    assert boxes(by_id(coco_of(tmp_path, [-1, 0, 9.5, 8], **size))["images/1.png"])[0]["xyxy"] == [-1, 0, 8.5, 8]
+
+
+def test_coco_images_of_another_size_than_declared_are_refused(tmp_path: Path) -> None:
+    source = opened(coco_of(tmp_path, [0, 0, 8, 8], width=640, height=8))
+    message = r"2 images of another size than their annotations say: images/1.png \(annotations say 640×8, the file has 8×8\), im"
+    with pytest.raises(DataError, match=message):
+        list(source.samples())
+
+
+def test_coco_of_a_category_that_is_not_listed_is_reported_once(tmp_path: Path) -> None:
+    root = coco_of(tmp_path, [0, 0, 8, 8])
+    write(
+        root,
+        {"annotations.json": (root / "annotations.json").read_text().replace('"category_id": 3', '"category_id": 4')},
+    )
+    with pytest.raises(DataError, match="1 annotations of a category that is not listed: annotation 1") as raised:
+        opened(root)
+    assert "without boxes" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("box", "size", "message"),
+    [
+        ((1, 1, 30, 8), "", r"1 images that a box leaves: JPEGImages/1.png \(the box .* leaves the image of 8×8"),
+        ((1, 1, 30, 8), "<size><width>8</width><height>8</height></size>", "bad XML files: Annotations/1.xml .* leaves .* of 8×8"),
+        ((1, 1, 8, 8), "<size><width>500</width><height>8</height></size>", "1.png .annotations say 500×8, the file has 8×8"),
+        ((-3, 1, 8, 8), "", "bad XML files: Annotations/1.xml .* leaves the image"),
+        ((1, 1, 8, 8), "<size><width>wide</width></size>", "bad XML files: Annotations/1.xml"),
+    ],
+)  # fmt: skip
+def test_voc_that_does_not_fit_its_images(
+    box: tuple[float, float, float, float], size: str, message: str, tmp_path: Path
+) -> None:
+    root = toys.write_images(tmp_path, [f"JPEGImages/{n}.png" for n in (1, 2)])
+    first = voc_xml(("cat", box)).replace("<filename>", f"{size}<filename>")
+    write(root, {"dataset.yaml": "source: voc\n", "Annotations/1.xml": first, "Annotations/2.xml": voc_xml(DOG)})
+    with pytest.raises(DataError, match=message):
+        by_id(root)
+
+
+def test_a_turned_photograph_has_the_size_that_people_see(tmp_path: Path) -> None:
+    root = coco_of(tmp_path, [0, 0, 8, 16], width=8, height=16)
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn: 16×8 pixels are stored, 8×16 are seen
+    for number in (1, 2):
+        turned.seek(0)
+        Image.fromarray(toys.picture(number, height=8, width=16, channels=3)).save(turned, "JPEG", exif=exif)
+        (root / f"images/{number}.png").write_bytes(turned.getvalue())
+    assert len(by_id(root)) == 2
+
+
+# Images that no description lists
+
+TWO_ROWS = "image,label\n1.png,a\n2.png,b\n"
+PARTS = {
+    "table": {"dataset.yaml": "source: table\nimages: images\n", "labels.csv": TWO_ROWS},
+    "coco": {"dataset.yaml": "source: coco\n", "annotations.json": coco_json()},
+    "voc": {"dataset.yaml": "source: voc\nimages: images\n", **{f"Annotations/{n}.xml": voc_xml(CAT, DOG) for n in "12"},
+            "Annotations/1.xml": voc_xml(CAT)},
+    "yolo": {"dataset.yaml": "source: yolo\n", "data.yaml": "train: list.txt\nnames: [cat, dog]\n",
+             "list.txt": "images/1.png\nimages/2.png\n", "labels/1.txt": "0 .5 .5 .1 .1\n", "labels/2.txt": "1 .5 .5 .1 .1\n"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_images_that_nothing_lists_are_an_error_until_the_description_skips_them(kind: str, tmp_path: Path) -> None:
+    root = toys.write_images(
+        tmp_path, [f"images/{n}" for n in ("1.png", "2.png", "3.PNG", "4.png")] + ["elsewhere/5.png"]
+    )
+    write(root, {**PARTS[kind], "images/notes.txt": "no image"})
+    message = (
+        r"2 images that nothing lists \(remove them, or say `unlisted: skip` in dataset.yaml\): images/3.PNG, images/4"
+    )
+    with pytest.raises(DataError, match=message):
+        opened(root)
+    write(root, {"dataset.yaml": PARTS[kind]["dataset.yaml"] + "unlisted: skip\n"})
+    assert set(by_id(root)) == {"images/1.png", "images/2.png"}
+    write(root, {"dataset.yaml": PARTS[kind]["dataset.yaml"] + "unlisted: keep\n"})
+    with pytest.raises(DataError, match="expected `unlisted: skip`, got 'keep'"):
+        opened(root)
+
+
+def test_masks_that_a_table_names_are_listed(tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path, ["1.png", "2.png", "m/1.png"])
+    write(
+        root,
+        {"labels.csv": "image,label,m\n1.png,a,m/1.png\n2.png,b,\n", "dataset.yaml": "source: table\nmasks: [m]\n"},
+    )
+    assert set(by_id(root)) == {"1.png", "2.png"}
+
+
+def test_images_without_boxes_that_are_skipped_are_not_unlisted(tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path, [f"images/{n}.png" for n in (1, 2, 3)])
+    images = [{"id": n, "file_name": f"{n}.png"} for n in (1, 2, 3)]
+    write(root, {"annotations.json": coco_json(images=images), "dataset.yaml": "source: coco\nwithout_boxes: skip\n"})
+    assert set(by_id(root)) == {"images/1.png", "images/2.png"}
+
+
 # WebDataset
 
 
@@ -448,7 +598,8 @@ def test_bad_webdataset(members: dict[str, str | int], message: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("description", "message"), [("source: tables", "got 'tables'"), ("source: table", r"one class \(a\)")]
+    ("description", "message"),
+    [("source: tables", "got 'tables'"), ("source: table\nunlisted: skip", r"one class \(a\)")],
 )
 def test_a_described_folder_is_not_looked_at_as_loose_images(description: str, message: str, tmp_path: Path) -> None:
     root = toys.write_images(tmp_path, ["1.png", "2.png"])

@@ -130,7 +130,7 @@ def test_a_bad_image_is_named(tmp_path: Path) -> None:
         pack(source, tmp_path / "shards")
     rows.loc[7, "sha256"] = hashlib.sha256(b"x" * size).hexdigest()  # as if ingest had let it pass
     rows.to_parquet(source / "manifest.parquet", index=False)
-    with pytest.raises(DataError, match=r"7\.png: not a whole image"):
+    with pytest.raises(DataError, match=r"7\.png: not an image format"):
         pack(source, tmp_path / "shards")
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: whatever `ingest.path` names, behind one small interface, `Source`.
+"""Where images come from: whatever `ingest.path` names, behind one small interface, `Source`; docs/data.md teaches it.
 
 A folder, tar or zip is read as the `dataset.yaml` at its root says (a table, COCO, YOLO, VOC or torchvision's files), else as
 what it looks like: YOLO (`data.yaml`), WebDataset (`key.jpg`, `key.cls`), class folders. A YAML file outside names a
@@ -15,9 +15,9 @@ from deepcv.data import builtin
 from deepcv.data.samples import DataError, Sample
 from deepcv.data.sources import description as descriptions
 from deepcv.data.sources.archives import SUFFIXES, archive, is_archive
-from deepcv.data.sources.classfolders import class_folders
 from deepcv.data.sources.coco import coco
 from deepcv.data.sources.description import Description
+from deepcv.data.sources.hints import class_folders_or_hint
 from deepcv.data.sources.imagenetv2 import imagenetv2
 from deepcv.data.sources.source import Source
 from deepcv.data.sources.table import table
@@ -49,7 +49,7 @@ def open_source(path: Path, downloads: Path) -> Source:
         return _described(tree, described)
     if found := descriptions.find(tree, YOLO_NAME):
         return yolo(tree, Description(found.origin, {"source": "yolo"}, found.base))
-    return webdataset(tree) if is_webdataset(tree) else class_folders(tree)
+    return webdataset(tree) if is_webdataset(tree) else class_folders_or_hint(tree)
 
 
 def open_tree(path: Path) -> Tree:

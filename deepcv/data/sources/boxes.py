@@ -2,15 +2,19 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from deepcv.data.samples import DataError
+from deepcv.data.samples import DataError, Sample
 from deepcv.data.sources.description import Description
-from deepcv.data.sources.source import Place, refuse
+from deepcv.data.sources.source import Place, Source, refuse
+from deepcv.images import DecodeError, decode, headers
 
 BACKGROUND = "background"
+SLACK = 1.0  # pixels by which a box may leave its image: tools count from 0 or 1, and round
+_UNKNOWN = (math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,23 @@ class Box:
         return (right - left) * (bottom - top)
 
 
+def check_inside(
+    xyxy: tuple[float, float, float, float], size: tuple[float, float] = _UNKNOWN, slack: float = SLACK
+) -> None:
+    """Raise ValueError where a box leaves its image by more than `slack`. `size` is width and height, in the box's unit."""
+    left, top, right, bottom = xyxy
+    if min(left, top) < -slack or right > size[0] + slack or bottom > size[1] + slack:
+        sides = ", ".join(f"{side:g}" for side in xyxy)
+        image = "the image" if size == _UNKNOWN else f"the image of {size[0]:g}×{size[1]:g}"
+        raise ValueError(f"the box from left, top to right, bottom ({sides}) leaves {image}")
+
+
+def declared_size(width: object, height: object) -> tuple[float, float]:
+    """Return the size that annotations give, infinite where they give none or 0. Raises ValueError or TypeError."""
+    sides = (float(width or 0), float(height or 0))  # type: ignore[arg-type]
+    return sides if min(sides) > 0 else _UNKNOWN
+
+
 def annotations(boxes: Sequence[Box]) -> str:
     """Return the boxes as the JSON text of `Sample.annotations`."""
     return json.dumps({"boxes": [_plain(box) for box in boxes]}, ensure_ascii=False)
@@ -70,10 +91,14 @@ class Labelled:
     description: Description
     plan: dict[PurePosixPath, Place] = field(default_factory=dict)
     bare: list[PurePosixPath] = field(default_factory=list)
+    named: set[PurePosixPath] = field(default_factory=set)  # all images that the format lists, with boxes or without
+
+    sizes: dict[str, tuple[float, float]] = field(default_factory=dict)  # declared ones, by the image's name
 
     def add(self, name: PurePosixPath, split: str | None, boxes: Sequence[Box],
             text: Callable[[Sequence[Box]], str] = annotations) -> None:  # fmt: skip
         """Take an image."""
+        self.named.add(name)
         wish = self.description.values.get("without_boxes")
         if boxes:
             self.plan[name] = Place(split, image_label(boxes), text(boxes))
@@ -84,8 +109,52 @@ class Labelled:
         elif wish != "skip":
             raise DataError(f"{self.description.origin}: expected `without_boxes: skip` or `background`, got {wish!r}")
 
-    def finish(self, problems: dict[str, list[object]]) -> dict[PurePosixPath, Place]:
+    def finish(self, problems: Mapping[str, Sequence[object]]) -> dict[PurePosixPath, Place]:
         """Return the plan. Raises DataError with all problems, images without boxes among them."""
         what = f"images without boxes (say `without_boxes: skip` or `without_boxes: {BACKGROUND}`)"
-        refuse(self.description.origin, problems | {what: list(self.bare)})
+        refuse(self.description.origin, {**problems, what: self.bare})
         return self.plan
+
+
+def fitting(source: Source, origin: object, sizes: Mapping[str, tuple[float, float]]) -> Source:
+    """Hold every image that is read against its declared size, or its boxes against its own one.
+
+    The images are not read once more for it: a DataError that counts what does not fit comes after the last one.
+    """
+
+    def samples() -> Iterator[Sample]:
+        problems: defaultdict[str, list[object]] = defaultdict(list)
+        for sample in source.samples():
+            declared = sizes.get(sample.id, _UNKNOWN)
+            header = headers.read(sample.encoded)
+            if header and (found := _misfit(sample, declared, (header.width, header.height))):
+                # Where a header seems wrong, the pixels decide: not every format's header says how the image is turned.
+                found = _misfit(sample, declared, _decoded_size(sample.encoded))
+                if found:
+                    problems[found[0]].append(f"{sample.id} ({found[1]})")
+            yield sample
+        refuse(origin, problems)
+
+    return Source(source.classes, source.count, samples)
+
+
+def _misfit(sample: Sample, declared: tuple[float, float], size: tuple[float, float]) -> tuple[str, str] | None:
+    """Return the kind of problem and what it is; None where all fits."""
+    if declared != _UNKNOWN:  # the boxes were held against it
+        fits = all(abs(one - other) <= SLACK for one, other in zip(declared, size, strict=True)) or size == _UNKNOWN
+        text = f"annotations say {declared[0]:g}×{declared[1]:g}, the file has {size[0]:g}×{size[1]:g}"
+        return None if fits else ("images of another size than their annotations say", text)
+    for box in json.loads(sample.annotations or "{}").get("boxes", []):
+        try:
+            check_inside(box["xyxy"], size)
+        except ValueError as error:
+            return "images that a box leaves", str(error)
+    return None
+
+
+def _decoded_size(encoded: bytes) -> tuple[float, float]:
+    try:
+        height, width, _ = decode(encoded).shape
+    except DecodeError:
+        return _UNKNOWN  # whoever reads the image says it
+    return width, height

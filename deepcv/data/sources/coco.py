@@ -6,15 +6,15 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from deepcv.data.samples import DataError
-from deepcv.data.sources.boxes import Box, Labelled
+from deepcv.data.sources.boxes import Box, Labelled, check_inside, declared_size, fitting
 from deepcv.data.sources.description import Description
-from deepcv.data.sources.source import Source, check_classes, source_of
+from deepcv.data.sources.source import Source, check_classes, source_of, unlisted
 from deepcv.data.sources.tree import Tree
 
 
 def coco(tree: Tree, description: Description) -> Source:
     """Read the images that the JSON names with boxes, outlines, keypoints; the class is `boxes.image_label`. Raises DataError."""
-    description.only("annotations", "images", "without_boxes")
+    description.only("annotations", "images", "without_boxes", "unlisted")
     files = description.places("annotations", "annotations.json")
     folders = description.places("images", "images")
     if None not in folders and set(folders) != set(files):
@@ -28,10 +28,11 @@ def coco(tree: Tree, description: Description) -> Source:
     for split, file in files.items():
         content = _parse(tree.read(file), str(tree.origin / file))
         classes |= _collect(content, tree, folders.get(split) or folders[None], split, labelled, problems)
-    plan = labelled.finish(problems)
+    plan = labelled.finish({**problems, **unlisted(tree, description, folders.values(), labelled.named)})
     check_classes(description.origin, plan.values(), every_split=False)
     ordered = [classes[number] for number in sorted(classes)]
-    return source_of(tree, plan, dict.fromkeys([*ordered, *(place.label for place in plan.values())]))
+    source = source_of(tree, plan, dict.fromkeys([*ordered, *(place.label for place in plan.values())]))
+    return fitting(source, description.origin, labelled.sizes)
 
 
 def _collect(
@@ -43,22 +44,27 @@ def _collect(
     try:
         classes = {int(category["id"]): str(category["name"]) for category in content["categories"]}
         names = {image["id"]: folder / str(image["file_name"]) for image in content["images"]}
+        sizes = {image["id"]: declared_size(image.get("width"), image.get("height")) for image in content["images"]}
         found: defaultdict[Any, list[Box]] = defaultdict(list)
+        broken = set()  # images that have boxes, though not all of them can be read
         for number, annotation in enumerate(content["annotations"]):
             where = f"annotation {annotation.get('id', number)}"
             if annotation["image_id"] not in names:
                 problems["annotations of an image that is not listed"].append(where)
             elif annotation["category_id"] not in classes:
                 problems["annotations of a category that is not listed"].append(where)
+                broken.add(annotation["image_id"])
             else:
                 left, top, width, height = map(float, annotation["bbox"])
                 flags = ("crowd",) if annotation.get("iscrowd") else ()
                 label = classes[annotation["category_id"]]
                 try:
                     xyxy = (left, top, left + width, top + height)
+                    check_inside(xyxy, sizes[annotation["image_id"]])
                     box = Box(label, xyxy, flags, _polygons(annotation), _keypoints(annotation))
                 except ValueError as error:
                     problems["bad boxes"].append(f"{where}: {error}")
+                    broken.add(annotation["image_id"])
                 else:
                     found[annotation["image_id"]].append(box)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -72,7 +78,11 @@ def _collect(
         if times > 1 or PurePosixPath(name) in labelled.plan
     ]  # fmt: skip
     files = set(tree.files)
+    labelled.named.update(names.values())
     for image, name in names.items():
+        labelled.sizes[str(name)] = sizes[image]
+        if image in broken:
+            continue
         if name in files:
             labelled.add(name, split, found[image])
         else:

@@ -1,12 +1,13 @@
 """What every reader gives, a `Source`, and the checks that they share."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from deepcv.data.samples import DataError, Sample
-from deepcv.data.sources.tree import Tree
+from deepcv.data.sources.description import Description
+from deepcv.data.sources.tree import Tree, is_image_name
 
 SPLIT_OF_NAME = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SHOWN = 5
@@ -62,6 +63,27 @@ def refuse(origin: object, problems: Mapping[str, Sequence[object]]) -> None:
     ]
     if lines:
         raise DataError(f"{origin}: repair these:\n" + "\n".join(lines))
+
+
+def unlisted(
+    tree: Tree, description: Description, folders: Iterable[PurePosixPath], named: Container[PurePosixPath]
+) -> dict[str, Sequence[object]]:
+    """Return the image files below these folders that nothing names, for `refuse`; none where the description says to skip them.
+
+    Files are known by their suffix. Raises DataError where `unlisted:` has another value than `skip`.
+    """
+    wish = description.values.get("unlisted")
+    if wish == "skip":
+        return {}
+    if wish is not None:
+        raise DataError(f"{description.origin}: expected `unlisted: skip`, got {wish!r}")
+    starts = {folder.parts for folder in folders}
+    lengths = {len(start) for start in starts}
+    found = [
+        name for name in tree.files
+        if name not in named and is_image_name(name) and any(name.parts[:length] in starts for length in lengths)
+    ]  # fmt: skip
+    return {"images that nothing lists (remove them, or say `unlisted: skip` in dataset.yaml)": found}
 
 
 def check_classes(origin: object, places: Iterable[Place], *, every_split: bool = True, least: int = 2) -> None:

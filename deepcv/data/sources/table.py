@@ -1,4 +1,4 @@
-"""A CSV or parquet file of paths and labels: `{source: table, path, images, image, label, split, numbers, tags, masks}`."""
+"""A CSV or parquet file of paths and labels: `source: table`."""
 
 import io
 import json
@@ -10,28 +10,30 @@ from typing import TYPE_CHECKING
 
 from deepcv.data.samples import DataError
 from deepcv.data.sources.description import Description
-from deepcv.data.sources.source import Place, Source, check_classes, refuse, source_of, split_named
+from deepcv.data.sources.source import Place, Source, check_classes, refuse, source_of, split_named, unlisted
 from deepcv.data.sources.tree import Tree
 
 if TYPE_CHECKING:  # no other source needs it
     import pandas as pd
 
 _KINDS = ("numbers", "tags", "masks")
+TABLES = (".csv", ".parquet", ".pq")
 UNLABELLED = "image"  # the class of all images of a table that has none
 
 
 def table(tree: Tree, description: Description) -> Source:
-    """Read the images that a table names, one row each; files that it does not name are left out.
+    """Read the images that a table names, one row each.
 
     Keys: `path` (labels.csv), `images` (the folder that the paths start from: the description's own), `image` and `label`
-    (the columns of that name), `split` (a column; without it DeepCV splits), and lists of columns that the manifest keeps as
-    JSON in `annotations`: `numbers`, `tags` (several, separated by `;`), `masks` (paths, as of images). Of these, a cell may
-    be empty, and a table that has some needs no label. Raises DataError that lists the first bad rows.
+    (the columns of that name), `split` (a column; without it DeepCV splits), `unlisted: skip` (leave out images that no row
+    names), and lists of columns that the manifest keeps as JSON in `annotations`: `numbers`, `tags` (several, separated by
+    `;`), `masks` (paths, as of images). Of these, a cell may be empty, and a table that has some needs no label. Raises
+    DataError that lists the first bad rows.
     """
-    description.only("path", "images", "image", "label", "split", *_KINDS)
+    description.only("path", "images", "image", "label", "split", *_KINDS, "unlisted")
     file = description.place("path", "labels.csv")
     origin = tree.origin / file
-    rows = _read(tree.read(file), str(origin))
+    rows = read(tree.read(file), str(origin))
     more = {kind: description.texts(kind) for kind in _KINDS}
     unlabelled = "label" not in description.values and "label" not in rows.columns and any(more.values())
     columns = {key: description.text(key, key) for key in (("image",) if unlabelled else ("image", "label"))}
@@ -50,6 +52,7 @@ def table(tree: Tree, description: Description) -> Source:
     folder = description.place("images", ".")
     names = [folder / name for name in images]
     files = set(tree.files)
+    masks = {folder / cell for column in more["masks"] for cell in rows[column]}
     refuse(
         origin,
         {
@@ -74,6 +77,7 @@ def table(tree: Tree, description: Description) -> Source:
                 for name, cell in zip(names, rows[column], strict=True)
                 if cell and folder / cell not in files
             ],
+            **unlisted(tree, description, [folder], masks.union(names)),
         },
     )
     plan = {
@@ -106,8 +110,8 @@ def _number(cell: str) -> float:
         return math.nan
 
 
-def _read(content: bytes, origin: str) -> "pd.DataFrame":
-    """Return all cells as stripped text, what is missing as empty text."""
+def read(content: bytes, origin: str) -> "pd.DataFrame":
+    """Return all cells as stripped text, what is missing as empty text. Raises DataError."""
     import pandas as pd
 
     try:

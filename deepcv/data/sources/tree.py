@@ -8,6 +8,10 @@ from pathlib import Path, PurePosixPath
 from deepcv.data.samples import DataError
 
 _LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
+_IMAGE_SUFFIXES = {
+    ".avif", ".bmp", ".gif", ".j2k", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff",
+    ".webp",
+}  # fmt: skip
 
 
 class LayoutError(DataError):
@@ -61,3 +65,8 @@ def folder(root: Path) -> Tree:
 def is_litter(name: str) -> bool:
     """Whether a file or folder of this name is hidden or left by an operating system, and no image."""
     return name.startswith(".") or name in _LITTER
+
+
+def is_image_name(name: PurePosixPath) -> bool:
+    """Whether a file's suffix is that of an image format."""
+    return name.suffix.lower() in _IMAGE_SUFFIXES

@@ -6,9 +6,9 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from deepcv.data.samples import DataError
-from deepcv.data.sources.boxes import Box, Labelled
+from deepcv.data.sources.boxes import Box, Labelled, check_inside, declared_size, fitting
 from deepcv.data.sources.description import Description
-from deepcv.data.sources.source import Source, check_classes, source_of
+from deepcv.data.sources.source import Source, check_classes, source_of, unlisted
 from deepcv.data.sources.tree import Tree
 
 _LISTS = {"train": "train", "val": "val", "test": "test", "trainval": "train"}
@@ -18,9 +18,9 @@ def voc(tree: Tree, description: Description) -> Source:
     """Read the images that have an XML file of the same stem; an image's class is `boxes.image_label`. Raises DataError.
 
     VOC counts pixels from 1 and includes the last one; boxes here count from 0 and exclude it. Where the folder of `splits`
-    holds train.txt (or trainval.txt), val.txt or test.txt, images that none of them names are left out.
+    holds train.txt (or trainval.txt), val.txt or test.txt, only images that one of them names are taken.
     """
-    description.only("annotations", "images", "splits", "without_boxes")
+    description.only("annotations", "images", "splits", "without_boxes", "unlisted")
     folder = description.place("annotations", "Annotations")
     pictures = description.place("images", "JPEGImages")
     split_of, problems = _splits(tree, description.place("splits", "ImageSets/Main"))
@@ -43,13 +43,17 @@ def voc(tree: Tree, description: Description) -> Source:
         if image is None:
             problems[f"XML files without image in {pictures}"].append(str(name))
             continue
+        labelled.named.add(image)
         try:
-            labelled.add(image, split_of.get(name.stem), _boxes(content))
+            root = _parse(content)
+            size = declared_size(root.findtext("size/width"), root.findtext("size/height"))
+            labelled.sizes[str(image)] = size
+            labelled.add(image, split_of.get(name.stem), _boxes(root, size))
         except (ValueError, expat.ExpatError) as error:
             problems["bad XML files"].append(f"{name} ({error})")
-    plan = labelled.finish(problems)
+    plan = labelled.finish({**problems, **unlisted(tree, description, [pictures], labelled.named)})
     check_classes(description.origin, plan.values(), every_split=False)
-    return source_of(tree, plan)
+    return fitting(source_of(tree, plan), description.origin, labelled.sizes)
 
 
 def _splits(tree: Tree, folder: PurePosixPath) -> tuple[dict[str, str], defaultdict[str, list[object]]]:
@@ -68,15 +72,16 @@ def _splits(tree: Tree, folder: PurePosixPath) -> tuple[dict[str, str], defaultd
     return split_of, problems
 
 
-def _boxes(content: bytes) -> list[Box]:
-    """Raise ValueError or ExpatError where the XML is not VOC's."""
+def _boxes(root: Element, size: tuple[float, float]) -> list[Box]:
+    """Raise ValueError where the XML is not VOC's, or a box leaves an image of this width and height."""
     found = []
-    for item in _parse(content).findall("object"):
+    for item in root.findall("object"):
         label = (item.findtext("name") or "").strip()
         corners = [item.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
         if not label or None in corners:
             raise ValueError("an object without name or without bndbox of xmin, ymin, xmax, ymax")
         left, top, right, bottom = (float(corner or "") for corner in corners)
+        check_inside((left - 1, top - 1, right, bottom), size)
         flags = ("difficult",) if (item.findtext("difficult") or "0").strip() == "1" else ()
         found.append(Box(label, (max(0.0, left - 1), max(0.0, top - 1), right, bottom), flags))
     return found

@@ -103,7 +103,12 @@ def _split(key: str, *, shards: bool) -> str | None:
     first = PurePosixPath(key).parts[0]
     if not shards:
         return split_named(first)
-    found = _SPLIT.search(first)
+    return split_in(first)
+
+
+def split_in(name: str) -> str | None:
+    """Return the split whose name stands in this one as a word of its own, as in `birds-train-000.tar`."""
+    found = _SPLIT.search(name)
     return split_named(found[1]) if found else None
 
 

@@ -6,24 +6,25 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from deepcv.data.samples import DataError, Sample
-from deepcv.data.sources.boxes import Box, Labelled
+from deepcv.data.sources.boxes import Box, Labelled, check_inside
 from deepcv.data.sources.description import Description, parse
-from deepcv.data.sources.source import Source, check_classes, source_of
+from deepcv.data.sources.source import Source, check_classes, source_of, unlisted
 from deepcv.data.sources.tree import Tree
 from deepcv.images import DecodeError, decode
 
 NAME = "data.yaml"
+_SLACK = 0.01  # shares of an image's side by which a box may leave it: exports round
 _NO_IMAGE = {".txt", ".npy", ".cache", ".json", ".yaml", ".md"}
 
 
 def yolo(tree: Tree, description: Description) -> Source:
-    """Read images and boxes; an image's class is `boxes.image_label`. Keys: `path` (data.yaml), `without_boxes`.
+    """Read images and boxes; an image's class is `boxes.image_label`. Keys: `path` (data.yaml), `without_boxes`, `unlisted`.
 
-    A line is `class x y width height`, relative to the image's size, or `class x y x y …`, a polygon, whose bounds are taken.
+    A line is `class x y width height`, shares of the image's width and height, or `class x y x y …`, a polygon, whose bounds are taken.
     Where data.yaml has `kpt_shape: [n, 2 or 3]`, each box is followed by n keypoints, x y or x y visibility, and there are no
     polygons.
     """
-    description.only("path", "without_boxes")
+    description.only("path", "without_boxes", "unlisted")
     file = description.place("path", NAME)
     layout = parse(tree.read(file), str(tree.origin / file), file.parent)
     classes, keypoints = _names(layout), _keypoint_shape(layout)
@@ -37,13 +38,19 @@ def yolo(tree: Tree, description: Description) -> Source:
     problems[f"images that are not below {tree.origin}"] += sorted(map(str, missing))
     wanted = {_label_file(image) for image in split_of}
     boxes: dict[PurePosixPath, list[Box]] = {}
+    broken = set()  # label files whose images have boxes, though not all of them can be read
     for name, content in tree.contents(wanted):
-        boxes[name] = _boxes(content, name, classes, keypoints, problems)
+        boxes[name], bad = _boxes(content, classes, keypoints)
+        problems["bad lines"] += [f"{name}:{line}" for line in bad]
+        if bad:
+            broken.add(name)
     labelled = Labelled(description)
     for image, split in split_of.items():
-        if image not in missing:
+        if image not in missing and _label_file(image) not in broken:
             labelled.add(image, split, boxes.get(_label_file(image), []))
-    plan = labelled.finish(problems)
+    # A folder is taken whole; a list may name a part of one.
+    folders = {image.parent for image in split_of}
+    plan = labelled.finish({**problems, **unlisted(tree, description, folders, split_of)})
     check_classes(layout.origin, plan.values(), every_split=False)
     relative = source_of(tree, plan, dict.fromkeys([*classes, *(place.label for place in plan.values())]))
 
@@ -133,15 +140,9 @@ def _label_file(image: PurePosixPath) -> PurePosixPath:
     return PurePosixPath(*parts)
 
 
-def _boxes(
-    content: bytes,
-    name: PurePosixPath,
-    classes: list[str],
-    keypoints: tuple[int, int] | None,
-    problems: dict[str, list[object]],
-) -> list[Box]:
-    """Return the boxes with sides and keypoints relative to the image's."""
-    found = []
+def _boxes(content: bytes, classes: list[str], keypoints: tuple[int, int] | None) -> tuple[list[Box], list[str]]:
+    """Return the boxes with sides and keypoints relative to the image's, and the bad lines: their numbers and what is wrong."""
+    found, bad = [], []
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
         if not line.strip():
             continue
@@ -151,10 +152,20 @@ def _boxes(
                 raise ValueError(f"class {kind} of {len(classes)} names")
             values = [float(word) for word in words]
             points = _keypoints(values, keypoints) if keypoints else ()
-            found.append(Box(classes[int(kind)], _sides(values[:4] if keypoints else values), keypoints=points))
+            box = Box(classes[int(kind)], _sides(values[:4] if keypoints else values), keypoints=points)
+            _check_shares(box)
         except ValueError as error:
-            problems["bad lines"].append(f"{name}:{number} ({error})")
-    return found
+            bad.append(f"{number} ({error})")
+        else:
+            found.append(box)
+    return found, bad
+
+
+def _check_shares(box: Box) -> None:
+    try:
+        check_inside(box.xyxy, (1, 1), _SLACK)
+    except ValueError as error:
+        raise ValueError(f"{error}: numbers are shares of the image's width and height, 0 to 1") from error
 
 
 def _keypoints(values: list[float], shape: tuple[int, int]) -> tuple[tuple[float, ...], ...]:
