@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from deepcv.nn.layers.subgraphs import SampledChoice
+from deepcv.nn.layers.subgraphs import Checkpointed, OpenChoice, SampledChoice
 from deepcv.profiling.amounts import short
 from deepcv.profiling.observe import as_it_answers, device_of
 
@@ -121,7 +121,7 @@ def _macs_by_layer(network: nn.Module, images: list[Tensor]) -> tuple[Counter[st
             macs[type(layer).__name__] += counter.get_total_flops() // 2
 
         for layer in network.modules():
-            if not any(layer.children()):
+            if not any(layer.children()) and not isinstance(layer, Checkpointed | OpenChoice):
                 hooks.callback(layer.register_forward_pre_hook(before).remove)
                 hooks.callback(layer.register_forward_hook(after).remove)
         network(*images)
@@ -146,7 +146,7 @@ def _fvcore(network: nn.Module, images: list[Tensor]) -> Opinion:
     told += [f"counts also {', '.join(f'{name} {short(count)}' for name, count in others.items())}"] if others else []
     if not skipped and any(isinstance(layer, SampledChoice) for layer in network.modules()):
         away = int(analysis.total()) - sum(others.values()) - _macs_by_layer(network, images)[1]
-        told += [f"leaves out what the candidates that run do not need {_signed(away)}"] if away < 0 else []
+        told += [f"leaves out what no running candidate takes {_signed(away)}"] if away < 0 else []
     return Opinion("fvcore", parameter_count(twin)[""], int(analysis.total()), "; ".join(told))
 
 

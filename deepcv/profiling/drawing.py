@@ -10,6 +10,7 @@ from deepcv.profiling.layout import HEIGHT, WIDTH, Layout, Point, layered
 _MARGIN = 4
 _LETTERS = 22  # of a name that fit into a box
 _SMALL_LETTERS = 33
+_SHAPE_LETTERS = 29  # figures are wider
 _LINE = 14  # height of a line of small letters
 _PILL = 26  # height of an output
 _SMALLEST = 0.7  # a wide graph shrinks to its place, but no further than this: then it is scrolled
@@ -55,7 +56,7 @@ def _links(laid: Layout, heights: Sequence[float]) -> Iterator[str]:
 def _lines(row: Block) -> list[str]:
     """What stands under the name: the layers, remarks, and the shapes that leave the block."""
     shapes = [shape_of(shape) for shape in row.shapes or (row.shape,)]
-    return [row.kinds, *row.remarks, *lines_of(shapes, _SMALL_LETTERS)]
+    return [row.kinds, *row.remarks, *lines_of(shapes, _SHAPE_LETTERS)]
 
 
 def _box(row: Block, lines: Sequence[str], at: Point, height: float, share: float) -> str:
