@@ -28,12 +28,12 @@ def shape_of(shape: Shape) -> str:
     return "×".join(map(str, shape)) or "scalar"
 
 
-def lines_of(words: Iterable[str], letters: int) -> list[str]:
-    """The words joined by commas, as many to a line as fit."""
+def lines_of(words: Iterable[str], letters: int, joint: str = ", ") -> list[str]:
+    """The words joined, as many to a line as fit."""
     lines: list[str] = []
     for word in words:
-        if lines and len(lines[-1]) + 2 + len(word) <= letters:
-            lines[-1] += f", {word}"
+        if lines and len(lines[-1] + joint + word) <= letters:
+            lines[-1] += joint + word
         else:
             lines.append(word)
     return lines

@@ -9,7 +9,7 @@ from deepcv.profiling.layout import HEIGHT, WIDTH, Layout, Point, layered
 
 _MARGIN = 4
 _LETTERS = 22  # of a name that fit into a box
-_SMALL_LETTERS = 33
+_SMALL_LETTERS = 31
 _SHAPE_LETTERS = 29  # figures are wider
 _LINE = 14  # height of a line of small letters
 _PILL = 26  # height of an output
@@ -53,22 +53,22 @@ def _links(laid: Layout, heights: Sequence[float]) -> Iterator[str]:
         yield f'<path d="{path}"/>'
 
 
-def _lines(row: Block) -> list[str]:
-    """What stands under the name: the layers, remarks, and the shapes that leave the block."""
-    shapes = [shape_of(shape) for shape in row.shapes or (row.shape,)]
-    return [row.kinds, *row.remarks, *lines_of(shapes, _SHAPE_LETTERS)]
+def _lines(row: Block) -> list[tuple[str, str]]:
+    """What stands under the name, each with its style: the layers, remarks, and the shapes that leave the block."""
+    kinds = lines_of(row.kinds.split(" + "), _SMALL_LETTERS, " + ")
+    shapes = lines_of((shape_of(shape) for shape in row.shapes or (row.shape,)), _SHAPE_LETTERS)
+    return [*((line, "words") for line in (*kinds, *row.remarks)), *((line, "quiet") for line in shapes)]
 
 
-def _box(row: Block, lines: Sequence[str], at: Point, height: float, share: float) -> str:
+def _box(row: Block, lines: Sequence[tuple[str, str]], at: Point, height: float, share: float) -> str:
     left, top = at[0] - WIDTH / 2, at[1] - height / 2
     figures = [f"{short(row.macs)} MACs"] if row.macs else []
     figures += [f"{short(row.parameters)} parameters"] if row.parameters else []
-    told = [row.name, *lines, *figures, f"receptive field {row.field or 'unknown'}"]
+    told = [row.name, *(line for line, _ in lines), *figures, f"receptive field {row.field or 'unknown'}"]
     told += [milliseconds(row.seconds)] if row.seconds else []
     bar = f'<rect class="bar" x="{left + 1:.1f}" y="{top + height - 5:.1f}" width="{share * (WIDTH - 2):.1f}" height="4"/>'
     words = ""
-    for place, line in enumerate(lines):
-        kind = "quiet" if place > len(row.remarks) else "words"  # shapes come last
+    for place, (line, kind) in enumerate(lines):
         y = top + 29 + place * _LINE
         words += f'<text class="{kind}" x="{at[0]:.1f}" y="{y:.1f}">{_fit(line, _SMALL_LETTERS)}</text>'
     kind = "idle" if row.is_idle else "runs"

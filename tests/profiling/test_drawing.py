@@ -220,6 +220,11 @@ def test_a_long_name_gives_way_in_the_middle() -> None:
     assert shown == ["stage2…branch.second", "stage2.down.first", "…" + "a" * 21]
 
 
+def test_long_layers_are_broken_before_the_edge_of_the_box() -> None:
+    row = Block("stem", "2 Conv2d + 2 BatchNorm2d + 2 relu", (), (), 0, 0, "", 0, 0, 0.0, 1)
+    assert re.findall(r'class="words"[^>]*>([^<]*)<', draw([row])) == ["2 Conv2d + 2 BatchNorm2d", "2 relu"]
+
+
 def test_links_go_through_what_is_not_drawn() -> None:
     nodes = observe(fx.symbolic_trace(models.shufflenet_v2_x0_5(weights=None)), (3, 64, 64))
     rows = blocks(nodes)
