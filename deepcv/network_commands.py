@@ -52,6 +52,14 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="a $parameter of the network file",
     )
+    parser.add_argument(
+        "--choice", type=_choice, action="append", default=[], metavar="NODE=CANDIDATE",
+        help="decide a choice of the network file, repeated; NODE=ONE,OTHER where it takes several",
+    )  # fmt: skip
+    parser.add_argument(
+        "--search", choices=("sampled", "mixed"),
+        help="leave open choices open: sampled runs the first candidate and tells of the others, mixed runs all",
+    )  # fmt: skip
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with the graph drawn")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write all figures as JSON; - prints them instead"
@@ -97,6 +105,13 @@ def _setting(text: str) -> tuple[str, int | float | bool | str]:
     return name, {"true": True, "false": False}.get(value, value)
 
 
+def _choice(text: str) -> tuple[str, str]:
+    node, equals, candidates = text.partition("=")
+    if not (node and equals and candidates):
+        raise argparse.ArgumentTypeError(f"expected NODE=CANDIDATE such as mix=wide, got {text!r}")
+    return node, candidates
+
+
 def _profile(options: argparse.Namespace) -> None:
     from deepcv.profiling import describe, mermaid, report, timing
     from deepcv.profiling.blocks import blocks
@@ -129,9 +144,10 @@ def _network(options: argparse.Namespace) -> "GraphModule":
     is_registered, path = _is_registered(options.model), Path(options.model)
     if not is_registered and path.suffix not in network_file.SUFFIXES:
         network = spec.load(_network_path(path), dict(options.set))
-        return spec.build(network, _shapes(network, options.input), options.classes or _CLASSES)
-    if options.input or options.classes or options.set:
-        raise DeepcvError(f"{options.model}: a model knows its own input, classes and parameters")
+        choices, shapes = _choices(network, options), _shapes(network, options.input)
+        return spec.build(network, shapes, options.classes or _CLASSES, choices=choices, search=options.search)
+    if options.input or options.classes or options.set or options.choice or options.search:
+        raise DeepcvError(f"{options.model}: a model knows its own input, classes, parameters and choices")
     if is_registered:
         from deepcv import network_registry, tracking
 
@@ -178,6 +194,31 @@ def _shapes(network: "NetworkSpec", given: list[tuple[str, tuple[int, ...]]]) ->
     if unknown := [name for name in shapes if name and name not in network.inputs]:
         raise DeepcvError(f"--input {unknown[0]}=…: no such input; the network has {', '.join(network.inputs)}")
     return network.input_shapes(shapes.pop("", _INPUT)) | shapes
+
+
+def _choices(network: "NetworkSpec", options: argparse.Namespace) -> dict[str, str]:
+    """What each choice picks, by its node id. Raises DeepcvError for an unknown name, and for a choice left open by accident."""
+    from deepcv.nn.ops.choice import candidate_names
+    from deepcv.nn.spec import lowering
+    from deepcv.nn.spec.errors import closest
+
+    choices: dict[str, str] = dict(options.choice)
+    known = {node.id: candidate_names(node.id, node.sources) for node in network.nodes if node.op == "choice"}
+    for name, pick in choices.items():
+        if name not in known:
+            raise DeepcvError(f"--choice {name}=…: the network has no such choice; {closest(name, known)}")
+        for one in (part.strip() for part in pick.split(",")):
+            if one not in known[name]:
+                raise DeepcvError(f"--choice {name}={pick}: no candidate {one!r}; {closest(one, known[name])}")
+    left = lowering.open_choices(lowering.pruned(lowering.decided(network, choices)))
+    if left and not options.search:
+        told = "; ".join(f"{name} has {', '.join(names)}" for name, names in left.items())
+        first, names = next(iter(left.items()))
+        raise DeepcvError(
+            f"{options.model}: the network leaves choices open: {told}; decide each, e.g. --choice {first}={names[0]}, "
+            "or show all candidates: --search sampled runs one of them, --search mixed all"
+        )
+    return choices
 
 
 def _write(found: "Profile", html: Path | None, json: Path | None) -> None:

@@ -47,6 +47,19 @@ def test_a_table_a_page_and_other_parameters(tmp_path: Path, capsys: pytest.Capt
 
 
 SIAMESE = str(ZOO / "siamese.yaml")
+CHOICES = """\
+nodes:
+  - {id: stem, op: conv, channels: 16}
+  - id: mix
+    choice:
+      small: {op: conv, channels: 16, kernel: 1}
+      wide: {op: conv, channels: 16, kernel: 5}
+      skip: {op: identity}
+  - {id: link, pick_from: [stem, mix]}
+  - {id: pool, op: global_avg_pool}
+  - {id: head, op: linear, features: $classes}
+outputs: {logits: head}
+"""
 LATE_JOIN = """\
 inputs: [near, far]
 nodes:
@@ -84,6 +97,61 @@ def test_an_input_of_a_size_of_its_own(tmp_path: Path, capsys: pytest.CaptureFix
     assert "the network file says that the input 'far' is (16, 16), got input_shape (3, 8, 8)" in text
 
 
+@pytest.fixture
+def choices(tmp_path: Path) -> tuple[str, ...]:
+    (tmp_path / "choices.yaml").write_text(CHOICES)
+    return ("profile", str(tmp_path / "choices.yaml"), "--input", "3x8x8", "--classes", "10", "--device", "none")
+
+
+def test_an_open_choice_is_named_with_what_decides_it(
+    choices: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = message(capsys, *choices)
+    assert "mix has small, wide, skip; link has stem, mix; decide each, e.g. --choice mix=small" in text
+    assert "--search sampled runs one of them, --search mixed all" in text
+    text = message(capsys, *choices, "--choice", "mix=wide")
+    assert "open: link has stem, mix; decide each, e.g. --choice link=stem" in text
+    for given, expected in {
+        "mx=wide": "--choice mx=…: the network has no such choice; the closest is 'mix'",
+        "mix=wid": "--choice mix=wid: no candidate 'wid'; the closest is 'wide'",
+        "mix": "expected NODE=CANDIDATE such as mix=wide, got 'mix'",
+        "mix=small,wide": "picks 1 of its candidates",
+    }.items():
+        assert expected in message(capsys, *choices, "--choice", given)
+    assert "the network has no such choice; there are none" in message(
+        capsys, "profile", DIGITS, "--input", "1x8x8", "--choice", "mix=wide"
+    )
+
+
+def test_choices_are_decided(choices: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    main([*choices, "--choice", "mix=wide", "--choice", "link=mix", "--json", "-"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["macs"] == 64 * 16 * (3 * 9 + 16 * 25) + 160
+    assert "mix.wide" in {node["id"] for node in found["nodes"]}
+
+
+@pytest.mark.parametrize(("search", "candidates_run"), [("sampled", 16 * 16), ("mixed", 16 * 16 * (1 + 25))])
+def test_open_choices_show_every_candidate(
+    search: str, candidates_run: int, choices: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*choices, "--search", search, "--json", "-"])
+    found = json.loads(capsys.readouterr().out)
+    nodes = {node["id"]: node for node in found["nodes"]}
+    assert found["macs"] == 64 * (3 * 16 * 9 + candidates_run) + 160
+    assert found["parameters"] == sum(node["parameters"] for node in found["nodes"])
+    is_sampled = search == "sampled"
+    assert {name for name, node in nodes.items() if node["is_idle"]} == (
+        {"mix.wide", "mix.skip", "link.mix"} if is_sampled else set()
+    )
+    main([*choices, "--search", search, "--mermaid"])
+    text = capsys.readouterr().out
+    assert f'["mix<br/>{"one" if is_sampled else "mix"} of small, wide, skip<br/>16×8×8"]' in text
+    assert text.count('["mix.') == 3
+    assert ("class n3,n4,n7 idle" in text) == is_sampled
+    for line in ("n2 --> n5", "n3 --> n5", "n4 --> n5", "n6 --> n8", "n7 --> n8"):
+        assert line in text
+
+
 def test_mermaid_alone(capsys: pytest.CaptureFixture[str]) -> None:
     main(["profile", DIGITS, "--input", "1x8x8", "--classes", "10", "--mermaid"])
     assert capsys.readouterr().out.startswith("flowchart TD\n  n0[")
@@ -103,7 +171,7 @@ def test_a_model_file_knows_its_input(model: Path, capsys: pytest.CaptureFixture
     main(["profile", str(model), "--device", "none"])
     assert "model.pt, one image of 1×8×8" in capsys.readouterr().out
     text = message(capsys, "profile", str(model), "--input", "1x8x8")
-    assert text == f"deepcv: {model}: a model knows its own input, classes and parameters"
+    assert text == f"deepcv: {model}: a model knows its own input, classes, parameters and choices"
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])

@@ -1,5 +1,7 @@
 """Figures as tables and pages print them; prefixes are powers of 1000."""
 
+from collections.abc import Iterable
+
 from deepcv.profiling.observe import Shape
 
 
@@ -24,6 +26,17 @@ def rate(per_s: float) -> str:
 def shape_of(shape: Shape) -> str:
     """3×224×224."""
     return "×".join(map(str, shape)) or "scalar"
+
+
+def lines_of(words: Iterable[str], letters: int, joint: str = ", ") -> list[str]:
+    """The words joined, as many to a line as fit."""
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1] + joint + word) <= letters:
+            lines[-1] += joint + word
+        else:
+            lines.append(word)
+    return lines
 
 
 def _digits(value: float) -> str:

@@ -1,7 +1,7 @@
 """The nodes of a graph as a person reads them: a convolution with its norm and activation is one block."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -12,7 +12,11 @@ _BORING = {"getitem", "getattr", "constant"}
 
 @dataclass(frozen=True)
 class Block:
-    """Neighbouring nodes of one name; `sources` are places of other blocks in the list that holds this one."""
+    """Neighbouring nodes of one name; `sources` are places of other blocks in the list that holds this one.
+
+    `shape` is the last node's; `shapes` are all that other blocks and outputs take, each once. `shares` names the blocks whose
+    parameters this one uses instead of its own. MACs are of what runs; of an idle block, those that it would take.
+    """
 
     name: str
     kinds: str
@@ -25,6 +29,16 @@ class Block:
     live_bytes: int
     seconds: float
     nodes: int
+    shapes: tuple[Shape, ...] = ()
+    shares: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    is_idle: bool = False
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader must know besides the layers: whose weights it uses, and that it does not run."""
+        shared = f"{'partly ' if self.parameters else ''}shares {', '.join(self.shares)}"
+        return (*((shared,) if self.shares else ()), *(("idle",) if self.is_idle else ()))
 
 
 def blocks(
@@ -37,33 +51,51 @@ def blocks(
     """
     seconds = seconds or {}
     shown = [node for node in nodes if node.shape is not None and node.kind != "constant"]
-    place: dict[str, set[int]] = {}  # of each node's value, the blocks that it comes from
-    found: list[Block] = []
     hidden = {node.name: node.inputs for node in nodes if node not in shown}
-    for name, run in groupby(shown, key=_cut(depth)):
+    place: dict[str, int] = {}  # of each node's value, the block that it comes from
+    runs: list[list[NodeProfile]] = []
+    sources: list[set[int]] = []
+    taken: dict[str, None] = {}  # values that other blocks take
+    for _, run in groupby(shown, key=_cut(depth)):
         members = list(run)
-        here = len(found)
-        sources: set[int] = set()
-        for member in members:
-            sources |= {one for source in member.inputs for one in _origins(source, place, hidden)} - {here}
-            place[member.name] = {here}
-        last = members[-1]
-        found.append(
-            Block(
-                name=name,
-                kinds=_kinds(members),
-                sources=tuple(sorted(sources)),
-                shape=last.shape or (),
-                parameters=sum(member.parameters for member in members),
-                macs=sum(member.macs for member in members),
-                field="" if last.field is None else str(last.field),
-                made_bytes=sum(member.made_bytes for member in members),
-                live_bytes=max(member.live_bytes for member in members),
-                seconds=sum(seconds.get(member.name, 0.0) for member in members),
-                nodes=len(members),
-            )
-        )
-    return found
+        here = len(runs)
+        outside = [one for member in members for source in member.inputs for one in _origins(source, place, hidden)]
+        place |= dict.fromkeys((member.name for member in members), here)
+        taken |= dict.fromkeys(outside)
+        sources.append({place[one] for one in outside})
+        runs.append(members)
+    return [
+        _block(members, tuple(sorted(own)), seconds, taken, depth) for members, own in zip(runs, sources, strict=True)
+    ]
+
+
+def _block(
+    members: Sequence[NodeProfile], sources: tuple[int, ...], seconds: Mapping[str, float], taken: Container[str],
+    depth: int | None,
+) -> Block:  # fmt: skip
+    last, name = members[-1], _cut(depth)(members[-1])
+    running = [member for member in members if not member.is_idle] or members
+    given = [
+        member.shape for member in members if member.shape is not None and (member.name in taken or member.outputs)
+    ]
+    owners = dict.fromkeys(_first_parts(member.shares, depth) for member in members if member.shares)
+    return Block(
+        name=name,
+        kinds=_kinds(members),
+        sources=sources,
+        shape=last.shape or (),
+        parameters=sum(member.parameters for member in members),
+        macs=sum(member.macs for member in running),
+        field="" if last.field is None else str(last.field),
+        made_bytes=sum(member.made_bytes for member in running),
+        live_bytes=max(member.live_bytes for member in running),
+        seconds=sum(seconds.get(member.name, 0.0) for member in members),
+        nodes=len(members),
+        shapes=tuple(dict.fromkeys(given)) or (last.shape or (),),
+        shares=tuple(owner for owner in owners if owner != name),
+        outputs=tuple(output for member in members for output in member.outputs),
+        is_idle=all(member.is_idle for member in members),
+    )
 
 
 def overview(nodes: Sequence[NodeProfile], seconds: Mapping[str, float] | None = None, most: int = 40) -> list[Block]:
@@ -94,7 +126,10 @@ def parts(coarse: Sequence[Block], fine: Sequence[Block]) -> dict[str, list[Bloc
 def _part(rows: Sequence[Block], start: int, end: int) -> list[Block]:
     outside = sorted({source for row in rows[start:end] for source in row.sources if source < start})
     place = {old: new for new, old in enumerate((*outside, *range(start, end)))}
-    given = [replace(rows[old], kinds="from outside", sources=(), macs=0, seconds=0.0) for old in outside]
+    given = [
+        replace(rows[old], kinds="from outside", sources=(), macs=0, seconds=0.0, shares=(), outputs=())
+        for old in outside
+    ]
     return [
         *given,
         *(replace(row, sources=tuple(place[source] for source in row.sources)) for row in rows[start:end]),
@@ -102,23 +137,30 @@ def _part(rows: Sequence[Block], start: int, end: int) -> list[Block]:
 
 
 def _cut(depth: int | None) -> Callable[[NodeProfile], str]:
-    return lambda node: ".".join(node.id.split(".")[:depth])
+    return lambda node: _first_parts(node.id, depth)
 
 
-def _origins(name: str, place: Mapping[str, set[int]], hidden: Mapping[str, tuple[str, ...]]) -> set[int]:
-    found: set[int] = set()
+def _first_parts(name: str, depth: int | None) -> str:
+    return ".".join(name.split(".")[:depth])
+
+
+def _origins(name: str, place: Container[str], hidden: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """The drawn nodes that a value comes from: itself, or those before a node that is not drawn."""
+    found: list[str] = []
     pending, met = [name], set()
     while pending:
         one = pending.pop()
         if one in met:
             continue
         met.add(one)
-        found |= place.get(one, set())
+        found += [one] if one in place else []
         pending += hidden.get(one, ())
     return found
 
 
 def _kinds(members: Sequence[NodeProfile]) -> str:
+    if len(choices := [member.kind for member in members if " of " in member.kind]) == 1 and len(members) > 1:
+        return choices[0]  # what a person wants to know of a choice and its candidates
     kinds = Counter(member.kind for member in members if member.kind not in _BORING)
     if not kinds:
         return members[0].kind

@@ -3,16 +3,22 @@
 import copy
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from deepcv.nn.layers.subgraphs import Checkpointed, OpenChoice, SampledChoice
+from deepcv.profiling.amounts import short
 from deepcv.profiling.observe import as_it_answers, device_of
 
 TOLERANCE = 0.02
+_WORTH_TELLING = 0.001  # of all MACs
 # What fvcore counts, though no multiply-add of a convolution, a matrix product or attention.
 _NOT_MACS = (
     "batch_norm",
@@ -73,9 +79,57 @@ def _flop_counter(network: nn.Module, images: list[Tensor]) -> Opinion:
 def _torchinfo(network: nn.Module, images: list[Tensor]) -> Opinion:
     from torchinfo import summary
 
+    ours, total = _macs_by_layer(network, images)
     found = summary(network, input_data=images, verbose=0)
-    told = "sees modules, not functions; counts a linear layer once per image, however many tokens; counts weights of norms"
-    return Opinion("torchinfo", found.total_params, found.total_mult_adds, told)
+    theirs: Counter[str] = Counter()
+    for layer in found.summary_list:
+        if layer.is_leaf_layer:
+            theirs[layer.class_name] += layer.macs
+    away = {name: theirs[name] - ours[name] for name in (theirs | ours)}
+    told = [
+        f"{name} {_signed(count)}: {_why_torchinfo(name, ours[name], theirs[name])}"
+        for name, count in sorted(away.items(), key=lambda pair: -abs(pair[1]))
+        if abs(count) >= _WORTH_TELLING * max(total, 1)
+    ]
+    if (rest := total - ours.total()) >= _WORTH_TELLING * max(total, 1):
+        told.append(f"functions and layers made of others {_signed(-rest)}: it sees plain layers alone")
+    return Opinion("torchinfo", found.total_params, found.total_mult_adds, "; ".join(told))
+
+
+def _why_torchinfo(name: str, ours: int, theirs: int) -> str:
+    """Why torchinfo counts a kind of layer otherwise: it multiplies the parameters by the places of the output, if at all."""
+    if "ConvTranspose" in name and theirs > ours:
+        return "it applies the kernel at each place of the output, not of the input"
+    if not ours:
+        return "it counts weights that no product takes"
+    if not theirs:
+        return "it does not count it"
+    if theirs < ours:
+        return "it counts the weights once per image, however many tokens" if "Linear" in name else "it counts less"
+    return "it counts biases too"
+
+
+def _macs_by_layer(network: nn.Module, images: list[Tensor]) -> tuple[Counter[str], int]:
+    """Multiply-adds by the class of the layers that hold no others, and those of the whole network."""
+    macs: Counter[str] = Counter()
+    with FlopCounterMode(display=False) as counter, ExitStack() as hooks:
+
+        def before(layer: nn.Module, _inputs: Any) -> None:
+            macs[type(layer).__name__] -= counter.get_total_flops() // 2
+
+        def after(layer: nn.Module, _inputs: Any, _result: Any) -> None:
+            macs[type(layer).__name__] += counter.get_total_flops() // 2
+
+        for layer in network.modules():
+            if not any(layer.children()) and not isinstance(layer, Checkpointed | OpenChoice):
+                hooks.callback(layer.register_forward_pre_hook(before).remove)
+                hooks.callback(layer.register_forward_hook(after).remove)
+        network(*images)
+    return macs, counter.get_total_flops() // 2
+
+
+def _signed(count: float) -> str:
+    return f"{'+' if count >= 0 else '−'}{short(abs(count))}"
 
 
 def _fvcore(network: nn.Module, images: list[Tensor]) -> Opinion:
@@ -89,9 +143,10 @@ def _fvcore(network: nn.Module, images: list[Tensor]) -> Opinion:
     }
     skipped = sorted(name.removeprefix("aten::") for name in analysis.unsupported_ops() if "attention" in name)
     told = [f"skips {', '.join(skipped)}"] if skipped else []
-    told += (
-        [f"counts also {', '.join(f'{name} {count / 1e6:.3g} M' for name, count in others.items())}"] if others else []
-    )
+    told += [f"counts also {', '.join(f'{name} {short(count)}' for name, count in others.items())}"] if others else []
+    if not skipped and any(isinstance(layer, SampledChoice) for layer in network.modules()):
+        away = int(analysis.total()) - sum(others.values()) - _macs_by_layer(network, images)[1]
+        told += [f"leaves out what no running candidate takes {_signed(away)}"] if away < 0 else []
     return Opinion("fvcore", parameter_count(twin)[""], int(analysis.total()), "; ".join(told))
 
 

@@ -6,7 +6,7 @@ from torch import fx
 
 from deepcv.profiling.amounts import milliseconds, rate, shape_of, short
 from deepcv.profiling.blocks import Block, blocks
-from deepcv.profiling.observe import Shape, observe
+from deepcv.profiling.observe import Shape, macs_of, observe, peak_bytes_of
 from deepcv.profiling.report import Profile
 
 _HEAD = ("node", "layers", "shape", "parameters", "MACs", "field", "memory")
@@ -21,17 +21,15 @@ def describe(network: fx.GraphModule, *shapes: Shape, width: int = 110) -> str:
     """
     nodes = observe(network, *shapes)
     rows = blocks(nodes)
-    totals = (
-        sum(p.numel() for p in network.parameters()), sum(n.macs for n in nodes), max(n.live_bytes for n in nodes)
-    )  # fmt: skip
-    return table(rows, *totals, width=width)
+    parameters = sum(p.numel() for p in network.parameters())
+    return table(rows, parameters, macs_of(nodes), peak_bytes_of(nodes), width=width)
 
 
 def table(rows: Sequence[Block], parameters: int, macs: int, peak_bytes: int, width: int = 110) -> str:
     """The rows and their totals, at most `width` wide; names that do not fit end in …"""
     lines = [
         (
-            row.name, row.kinds, shape_of(row.shape), f"{row.parameters:,}" if row.parameters else "",
+            row.name, "; ".join((*row.remarks, row.kinds)), shape_of(row.shape), f"{row.parameters:,}" if row.parameters else "",
             short(row.macs) if row.macs else "", row.field, short(row.made_bytes, "B") if row.made_bytes else "",
         )
         for row in rows

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-WIDTH, HEIGHT = 190, 54  # of a box
+WIDTH, HEIGHT = 190, 54  # of a box; a box may have a height of its own
 _GAP_X, _GAP_Y = 22, 30
 _LANE = 14  # width that a link takes where it passes a layer
 _SWEEPS = 12
@@ -15,16 +15,20 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Layout:
-    """Centres of the boxes; for each link (source, target) the points that it goes through; size of the whole."""
+    """Centres of the boxes; for each link (source, target) the points that it goes through; size of the whole.
+
+    `bands` are the heights of the layers by the centres of the boxes in them, which are the highest box's.
+    """
 
     boxes: tuple[Point, ...]
     links: dict[tuple[int, int], tuple[Point, ...]]
+    bands: dict[float, float]
     width: float
     height: float
 
 
-def layered(sources: Sequence[Sequence[int]]) -> Layout:
-    """Lay out a graph without cycles, given each box's sources, which come before it."""
+def layered(sources: Sequence[Sequence[int]], heights: Sequence[float] = ()) -> Layout:
+    """Lay out a graph without cycles, given each box's sources, which come before it; `heights` are HEIGHT each by default."""
     ranks: list[int] = []
     for own in sources:
         ranks.append(max((ranks[source] + 1 for source in own), default=0))
@@ -52,13 +56,21 @@ def layered(sources: Sequence[Sequence[int]]) -> Layout:
     x = _across(layers, neighbours, count)
     low = min((x[box] - _half(box, count) for layer in layers for box in layer), default=0)
     high = max((x[box] + _half(box, count) for layer in layers for box in layer), default=0)
-    y = {box: HEIGHT / 2 + rank * (HEIGHT + _GAP_Y) for rank, layer in enumerate(layers) for box in layer}
+    y: dict[int, float] = {}
+    bands: dict[float, float] = {}
+    top = 0.0
+    for layer in layers:
+        band = max((heights[box] for box in layer if box < count), default=HEIGHT) if heights else HEIGHT
+        bands[top + band / 2] = band
+        y |= dict.fromkeys(layer, top + band / 2)
+        top += band + _GAP_Y
     at = {box: (x[box] - low, y[box]) for box in y}
     return Layout(
         boxes=tuple(at[box] for box in range(count)),
         links={link: tuple(at[box] for box in chain) for link, chain in chains.items()},
+        bands=bands,
         width=high - low,
-        height=max(0, len(layers) * (HEIGHT + _GAP_Y) - _GAP_Y),
+        height=max(0, top - _GAP_Y),
     )
 
 

@@ -11,8 +11,8 @@ _PLAIN = re.compile(r"[^A-Za-z0-9_.,+×… -]")
 
 
 def mermaid(rows: Sequence[Block]) -> str:
-    """A flowchart from top to bottom; neighbours with the same first part of their names are a subgraph."""
-    return "\n".join(("flowchart TD", *_boxes(rows), *_links(rows))) + "\n"
+    """A flowchart from top to bottom; neighbours with the same first part of their names are a subgraph, outputs are pills."""
+    return "\n".join(("flowchart TD", *_boxes(rows), *_links(rows), *_idle(rows))) + "\n"
 
 
 def _boxes(rows: Sequence[Block]) -> Iterator[str]:
@@ -22,7 +22,7 @@ def _boxes(rows: Sequence[Block]) -> Iterator[str]:
         if is_group:
             yield f'  subgraph g{members[0][0]}["{_safe(part)}"]'
         for place, row in members:
-            label = "<br/>".join(_safe(text) for text in (row.name, row.kinds, shape_of(row.shape)))
+            label = "<br/>".join(_safe(text) for text in _lines(row))
             yield f'  {"  " if is_group else ""}n{place}["{label}"]'
         if is_group:
             yield "  end"
@@ -31,6 +31,20 @@ def _boxes(rows: Sequence[Block]) -> Iterator[str]:
 def _links(rows: Sequence[Block]) -> Iterator[str]:
     for place, row in enumerate(rows):
         yield from (f"  n{source} --> n{place}" for source in row.sources)
+    outputs = ((place, name) for place, row in enumerate(rows) for name in row.outputs)
+    yield from (f'  n{place} --> o{count}(["{_safe(name)}"])' for count, (place, name) in enumerate(outputs))
+
+
+def _idle(rows: Sequence[Block]) -> Iterator[str]:
+    """Dashes around what does not run."""
+    if idle := [f"n{place}" for place, row in enumerate(rows) if row.is_idle]:
+        yield "  classDef idle stroke-dasharray: 4 4"
+        yield f"  class {','.join(idle)} idle"
+
+
+def _lines(row: Block) -> Iterator[str]:
+    yield from (row.name, row.kinds, *row.remarks)
+    yield ", ".join(shape_of(shape) for shape in row.shapes or (row.shape,))
 
 
 def _safe(text: str) -> str:

@@ -26,7 +26,7 @@ h1 { font-size: 1.6rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.
 .cards { display: flex; flex-wrap: wrap; gap: .7rem; margin: 1.2rem 0; }
 .cards div { border: 1px solid var(--quiet); border-radius: 8px; padding: .5rem .9rem; min-width: 7.5rem; }
 .cards b { display: block; font-size: 1.25rem; font-variant-numeric: tabular-nums; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } .broad { margin-inline: min(0px, calc(50% - 48vw)); }
 table { border-collapse: collapse; width: 100%; font-size: .87rem; } tr { border-top: 1px solid var(--quiet); }
 th, td { padding: .22rem .8rem .22rem 0; text-align: left; font-weight: 400; } thead tr { border: 0; }
 th[scope=row] { font-weight: 600; overflow-wrap: anywhere; min-width: 9rem; }
@@ -37,11 +37,12 @@ th[scope=row] { font-weight: 600; overflow-wrap: anywhere; min-width: 9rem; }
 .key { display: inline-block; width: .8rem; height: .5rem; border-radius: 2px; background: var(--bar); }
 .key.time { background: var(--time); margin-left: .8rem; }
 b.out { color: #b45309; }
-svg.graph { display: block; margin: 0 auto; }
+svg.graph { display: block; margin: 0 auto; max-width: 100%; height: auto; }
 .graph path { fill: none; stroke: currentColor; stroke-opacity: .45; stroke-width: 1.3; }
 .graph .box { fill: #8882; stroke: var(--quiet); } .graph .bar { fill: var(--bar); }
+.graph .output { fill: none; stroke: currentColor; stroke-opacity: .6; } .graph .idle .box { fill: none; stroke-dasharray: 4; }
 .graph text { fill: currentColor; font-size: 10.5px; text-anchor: middle; } .graph .name { font-size: 12.5px; font-weight: 600; }
-.graph .shape { opacity: .68; }
+.graph .quiet { opacity: .68; }
 pre { font-size: .8rem; overflow-x: auto; border: 1px solid var(--quiet); border-radius: 8px; padding: .7rem; }
 </style>
 </head>
@@ -61,11 +62,13 @@ def _body(found: Profile) -> Iterator[str]:
     yield f'<h1>{escape(found.name)}</h1><p class="quiet">one image of {escape(shapes)}; 1 MAC = one multiply-add</p>'
     yield from _cards(found)
     yield from (f'<p><b class="out">{escape(sentence)}</b></p>' for sentence in found.disagreements)
-    yield '<h2>Graph</h2><p class="quiet">Bars: share of the largest box\'s MACs. Point at a box for its figures.</p>'
-    yield f'<div class="wide">{draw(fewer)}</div>'
+    dashed = " Dashed: not run." if any(row.is_idle for row in rows) else ""
+    yield '<h2>Graph</h2><p class="quiet">Bars: share of the largest box\'s MACs. Pills: outputs.'
+    yield f"{dashed} Point at a box for its figures.</p>"
+    yield f'<div class="wide broad">{draw(fewer)}</div>'
     for title, inner in parts(fewer, rows).items():
         yield f"<details><summary>Inside {escape(title)}</summary>"
-        yield f'<div class="wide">{draw(inner)}</div></details>'
+        yield f'<div class="wide broad">{draw(inner)}</div></details>'
     yield from _nodes(found, rows)
     yield from _times(found)
     yield from _opinions(found)
@@ -106,8 +109,9 @@ def _nodes(found: Profile, rows: Sequence[Block]) -> Iterator[str]:
             row.field or "?", short(row.made_bytes, "B") if row.made_bytes else "", short(row.live_bytes, "B"),
             milliseconds(row.seconds) if row.seconds else "",
         )  # fmt: skip
+        layers = "; ".join((*row.remarks, row.kinds))
         yield (
-            f'<tr><th scope="row">{escape(row.name)}</th><td class="quiet">{escape(row.kinds)}</td>{_figures(cells)}'
+            f'<tr><th scope="row">{escape(row.name)}</th><td class="quiet">{escape(layers)}</td>{_figures(cells)}'
             f'<td class="share">{_bar(row.macs, most_macs, "")}{_bar(row.seconds, most_s, "time")}</td></tr>'
         )
     totals = (

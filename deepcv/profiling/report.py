@@ -9,7 +9,7 @@ from torch import fx
 
 from deepcv.profiling import memory, timing
 from deepcv.profiling.cross_check import Opinion, flagged, opinions
-from deepcv.profiling.observe import NodeProfile, Shape, input_shapes, observe
+from deepcv.profiling.observe import NodeProfile, Shape, input_shapes, macs_of, observe, peak_bytes_of
 from deepcv.profiling.timing import Timing
 
 
@@ -50,8 +50,8 @@ def profile(
         nodes=nodes,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         weight_bytes=memory.weight_bytes(network),
-        macs=sum(node.macs for node in nodes),
-        peak_bytes=max((node.live_bytes for node in nodes), default=0),
+        macs=macs_of(nodes),
+        peak_bytes=peak_bytes_of(nodes),
         training_bytes=memory.training_bytes(network, shapes),
         opinions=opinions(network, *shapes),
         timings=tuple(

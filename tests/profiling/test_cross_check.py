@@ -1,6 +1,8 @@
 """What torchinfo, fvcore and torch's own counter say of the same networks."""
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +11,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from deepcv.nn import spec
+from deepcv.nn.spec.expand import ZOO
 from deepcv.profiling import cross_check
+from deepcv.profiling.amounts import short
 from deepcv.profiling.cross_check import Opinion, flagged, opinions
-from deepcv.profiling.observe import observe
+from deepcv.profiling.observe import macs_of, observe
 
 
 @pytest.mark.parametrize(("file", "shape"), [("digits", (1, 8, 8)), ("small", (3, 32, 32)), ("medium", (3, 64, 64))])
@@ -51,6 +55,48 @@ def test_disagreement_is_flagged_with_its_reason() -> None:
     ]
     assert "skips scaled_dot_product_attention" in found["fvcore"].told
     assert "counts also layer_norm" in found["fvcore"].told
+
+
+def zoo(name: str) -> tuple[fx.GraphModule, dict[str, Opinion]]:
+    network = spec.build(spec.load(ZOO / f"{name}.yaml", {}), (3, 32, 32), 10)
+    return network, {one.counter: one for one in opinions(network, (3, 32, 32))}
+
+
+def test_transposed_convolutions_are_why_torchinfo_disagrees_on_a_u_net() -> None:
+    network, found = zoo("u-net")
+    kernels = [layer.weight.numel() for layer in network.modules() if isinstance(layer, nn.ConvTranspose2d)]
+    # Kernels of 2 with a stride of 2: each place of the output, four to one of the input, takes a quarter of the kernel.
+    grown = sum(kernel * side * side * 3 for kernel, side in zip(kernels, (2, 4, 8, 16), strict=True))
+    assert (
+        f"ConvTranspose2d +{short(grown)}: it applies the kernel at each place of the output" in found["torchinfo"].told
+    )
+    assert grown == pytest.approx(found["torchinfo"].macs - macs_of(observe(network)), rel=0.01)
+    for other in ("Linear", "Norm", "functions", "Conv2d +"):
+        assert other not in found["torchinfo"].told.replace("ConvTranspose2d", "")
+
+
+def test_reasons_are_those_of_the_network_at_hand() -> None:
+    _, found = zoo("vit-tiny")
+    assert re.match(
+        "Linear −.*: it counts the weights once per image, however many tokens; functions", found["torchinfo"].told
+    )
+    assert "Conv" not in found["torchinfo"].told
+    _, found = zoo("resnet-9")
+    assert found["torchinfo"].told == ""
+
+
+def test_reasons_of_a_sampled_choice(tmp_path: Path) -> None:
+    (tmp_path / "net.yaml").write_text("""\
+nodes:
+  - {id: stem, op: conv, channels: 8}
+  - {id: mix, choice: {small: {op: conv, channels: 8}, skip: {op: identity}}}
+  - {id: link, pick_from: [stem, mix]}
+outputs: {logits: link}
+""")
+    network = spec.build(spec.load(tmp_path / "net.yaml", {}), (3, 8, 8), 10, search="sampled")
+    _, torchinfo, one = opinions(network, (3, 8, 8))
+    assert torchinfo.told == ""  # it sees the layers of the candidate that runs
+    assert f"leaves out what no running candidate takes −{short(8 * 8 * 9 * 64)}" in one.told
 
 
 def test_two_percent_are_the_border() -> None:

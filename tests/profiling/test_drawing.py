@@ -9,10 +9,11 @@ import pytest
 import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import fx
+from torch import Tensor, fx, nn
 from torchvision import models
 
 from deepcv.nn import spec
+from deepcv.nn.spec.expand import ZOO
 from deepcv.profiling import page, report
 from deepcv.profiling.amounts import rate, short
 from deepcv.profiling.blocks import Block, blocks, overview, parts
@@ -20,7 +21,7 @@ from deepcv.profiling.describe import as_text, describe, table
 from deepcv.profiling.drawing import draw
 from deepcv.profiling.layout import HEIGHT, WIDTH, layered
 from deepcv.profiling.mermaid import mermaid
-from deepcv.profiling.observe import observe
+from deepcv.profiling.observe import NodeProfile, observe
 
 EVIL = '"]; click n0 "javascript:alert(1)" <script>alert(1)</script> & #quot; `x`'
 
@@ -81,6 +82,7 @@ def test_mermaid_of_digits(digits: fx.GraphModule) -> None:
         '  n6["pool<br/>mean<br/>64"]\n'
         '  n7["head<br/>Linear<br/>10"]\n'
         "  n0 --> n1\n  n1 --> n2\n  n2 --> n3\n  n1 --> n4\n  n3 --> n4\n  n4 --> n5\n  n5 --> n6\n  n6 --> n7\n"
+        '  n7 --> o0(["logits"])\n'
     )
 
 
@@ -109,7 +111,10 @@ class Tags(HTMLParser):
 
 
 def test_names_cannot_leave_their_place(profile: report.Profile) -> None:
-    nodes = tuple(replace(node, id=f"{EVIL}.{node.name}", kind=EVIL) for node in profile.nodes)
+    nodes = tuple(
+        replace(node, id=f"{EVIL}.{node.name}", kind=EVIL, shares=EVIL, outputs=node.outputs and (EVIL,))
+        for node in profile.nodes
+    )
     evil = replace(
         profile, name=EVIL, nodes=nodes, opinions=tuple(replace(one, told=EVIL, counter=EVIL) for one in profile.opinions),
         timings=tuple(replace(one, device=EVIL) for one in profile.timings),
@@ -120,7 +125,9 @@ def test_names_cannot_leave_their_place(profile: report.Profile) -> None:
     assert {"svg", "table", "details", "pre"} <= set(plain.seen)
     for line in mermaid(blocks(nodes)).splitlines():
         assert re.fullmatch(
-            r'flowchart TD| *end| *subgraph g\d+\["[^"<>]*"\]| *n\d+\["([^"<>`]|<br/>)*"\]|  n\d+ --> n\d+', line
+            r'flowchart TD| *end| *subgraph g\d+\["[^"<>]*"\]| *n\d+\["([^"<>`]|<br/>)*"\]|  n\d+ --> n\d+'
+            r'|  n\d+ --> o\d+\(\["[^"<>`]*"\]\)',
+            line,
         )
 
 
@@ -149,6 +156,75 @@ def test_an_overview_of_a_large_network() -> None:
     assert own[-2].sources == (5, 7)  # the addition: of the second norm and of the shortcut's
 
 
+def zoo(name: str) -> tuple[NodeProfile, ...]:
+    return observe(spec.build(spec.load(ZOO / f"{name}.yaml", {}), (3, 32, 32), 10))
+
+
+def test_a_block_says_whose_weights_it_shares() -> None:
+    nodes = zoo("siamese")
+    found = {row.name: row.remarks for row in blocks(nodes) if row.remarks}
+    assert found == {f"again.{part}": (f"shares encoder.{part}",) for part in ("stem", "down1", "down2", "project")}
+    assert {row.name: row.remarks for row in blocks(nodes, depth=1) if row.remarks} == {"again": ("shares encoder",)}
+    assert draw(blocks(nodes, depth=1)).count(">shares encoder<") == 1
+    assert "again<br/>11 layers<br/>shares encoder<br/>64" in mermaid(blocks(nodes, depth=1))
+    own = [replace(node, parameters=1) for node in nodes]
+    assert blocks(own, depth=1)[-1].remarks == ("partly shares encoder",)
+
+
+def test_outputs_are_drawn_with_their_names() -> None:
+    nodes = zoo("resnet-9-exits")
+    rows = overview(nodes)
+    given = {output: row.name for row in rows for output in row.outputs}
+    assert given == {"exit1": "exit1.logits", "exit2": "exit2.logits", "logits": "resnet.logits"}
+    assert re.findall(r"<title>output (\w+)</title>", draw(rows)) == [name for row in rows for name in row.outputs]
+    assert draw(rows).count('class="output"') == 3
+    assert mermaid(rows).count("([") == 3
+
+
+def test_a_network_without_names_for_its_outputs() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x + 1, x * 2
+
+    found = {node.name: node.outputs for node in observe(fx.symbolic_trace(Two()), (3,))}
+    assert found == {"x": (), "add": ("output 0",), "mul": ("output 1",)}
+    assert observe(fx.symbolic_trace(nn.Sequential(nn.ReLU())), (3,))[-1].outputs == ("output",)
+
+
+def test_a_collapsed_block_lists_all_the_shapes_that_leave_it() -> None:
+    rows = {row.name: row for row in overview(zoo("hrnet-small"))}
+    streams = ((16, 32, 32), (32, 16, 16), (64, 8, 8))
+    assert rows["stage3.0"].shapes == rows["stage3.1"].shapes == streams
+    assert rows["stem"].shapes == ((32, 32, 32),)
+    many = replace(rows["stage3.0"], shapes=(*streams, (128, 4, 4), (256, 2, 2)), sources=())
+    assert "16×32×32, 32×16×16, 64×8×8" in draw([replace(rows["stage3.0"], sources=())])
+    assert re.findall(r'class="quiet"[^>]*>([^<]*)<', draw([many])) == [
+        "16×32×32, 32×16×16, 64×8×8",
+        "128×4×4, 256×2×2",
+    ]
+    assert f'height="{HEIGHT + 14}"' in draw([many])
+
+
+def test_a_wide_graph_shrinks_to_its_place_but_stays_readable(profile: report.Profile) -> None:
+    wide = [Block(f"box{place}", "input", (), (), 0, 0, "", 0, 0, 0.0, 1) for place in range(9)]
+    width, smallest = map(int, re.findall(r'width="(\d+)" height="\d+" style="min-width:(\d+)px"', draw(wide))[0])
+    assert width > 1400
+    assert smallest == pytest.approx(0.7 * width, abs=1)
+    assert "svg.graph { display: block; margin: 0 auto; max-width: 100%; height: auto; }" in page.html(profile)
+
+
+def test_a_long_name_gives_way_in_the_middle() -> None:
+    names = ["stage2.down.branch.second", "stage2.down.first", "a" * 30]
+    rows = [Block(name, "input", (), (), 0, 0, "", 0, 0, 0.0, 1) for name in names]
+    shown = re.findall(r'class="name"[^>]*>([^<]*)<', draw(rows))
+    assert shown == ["stage2…branch.second", "stage2.down.first", "…" + "a" * 21]
+
+
+def test_long_layers_are_broken_before_the_edge_of_the_box() -> None:
+    row = Block("stem", "2 Conv2d + 2 BatchNorm2d + 2 relu", (), (), 0, 0, "", 0, 0, 0.0, 1)
+    assert re.findall(r'class="words"[^>]*>([^<]*)<', draw([row])) == ["2 Conv2d + 2 BatchNorm2d", "2 relu"]
+
+
 def test_links_go_through_what_is_not_drawn() -> None:
     nodes = observe(fx.symbolic_trace(models.shufflenet_v2_x0_5(weights=None)), (3, 64, 64))
     rows = blocks(nodes)
@@ -161,6 +237,21 @@ graphs = st.lists(st.sets(st.integers(0, 30), max_size=4), min_size=1, max_size=
         sorted({source % place for source in sources}) if place else [] for place, sources in enumerate(drawn)
     ]
 )
+
+
+@settings(max_examples=100, deadline=None)
+@given(graphs, st.data())
+def test_boxes_of_several_heights_do_not_overlap(sources: list[list[int]], data: st.DataObject) -> None:
+    heights = data.draw(st.lists(st.integers(20, 120), min_size=len(sources), max_size=len(sources)))
+    laid = layered(sources, heights)
+    for (one, (x, y)), (other, (other_x, other_y)) in combinations(enumerate(laid.boxes), 2):
+        assert abs(x - other_x) >= WIDTH - 1e-6 or abs(y - other_y) >= (heights[one] + heights[other]) / 2
+    for height, (_, y) in zip(heights, laid.boxes, strict=True):
+        assert height <= laid.bands[y]
+        assert height / 2 <= y <= laid.height - height / 2
+    for points in laid.links.values():
+        assert all(y in laid.bands for _, y in points)
+        assert all(below > above for (_, above), (_, below) in pairwise(points))
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,6 +1,7 @@
 """Parameters, MACs and bytes of each node against figures written out by hand."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deepcv.nn import spec
 from deepcv.profiling.memory import LiveBytes, training_bytes, weight_bytes
-from deepcv.profiling.observe import NodeProfile, observe
+from deepcv.profiling.observe import NodeProfile, macs_of, observe
 
 
 class Chain(nn.Module):
@@ -113,6 +114,38 @@ def test_a_module_used_twice_has_its_parameters_once() -> None:
 
     nodes = by_name(Twice(), (3, 8, 8))
     assert [(nodes[n].parameters, nodes[n].macs) for n in ("conv", "conv_1", "mul")] == [(84, 5184), (0, 5184), (3, 0)]
+
+
+def test_a_checkpointed_part_has_its_parameters(tmp_path: Path) -> None:
+    (tmp_path / "net.yaml").write_text("""\
+nodes:
+  - {id: one, op: conv, channels: 4, checkpoint: true}
+  - {id: two, share: one}
+outputs: {logits: two}
+""")
+    network = spec.build(spec.load(tmp_path / "net.yaml", {}), (4, 8, 8), 10)
+    nodes = observe(network)
+    assert sum(node.parameters for node in nodes) == sum(p.numel() for p in network.parameters()) == 4 * 4 * 9 + 8
+    assert {node.shares for node in nodes if node.id == "two"} >= {"one"}
+
+
+def test_a_choice_inside_an_idle_candidate_is_idle(tmp_path: Path) -> None:
+    (tmp_path / "net.yaml").write_text("""\
+templates:
+  inner: {nodes: [{id: pick, choice: {small: {op: conv, channels: 4, kernel: 1}, wide: {op: conv, channels: 4}}}]}
+nodes:
+  - {id: mix, choice: {skip: {op: identity}, deep: {template: inner}}}
+outputs: {logits: mix}
+""")
+    network = spec.build(spec.load(tmp_path / "net.yaml", {}), (4, 8, 8), 10, search="sampled")
+    nodes = observe(network)
+    assert {node.id for node in nodes if not node.is_idle} == {"input", "mix.skip", "mix"}
+    assert macs_of(nodes) == 0
+    assert sum(node.macs for node in nodes) == 64 * 4 * 4 * (1 + 9)
+    assert sum(node.parameters for node in nodes) == sum(p.numel() for p in network.parameters())
+    names = {node.id: node.name for node in nodes}
+    (mix,) = (node for node in nodes if node.id == "mix")
+    assert mix.inputs == (names["mix.skip"], names["mix.deep.pick"])
 
 
 def test_views_and_operations_in_place_make_nothing() -> None:
