@@ -14,6 +14,7 @@ from great_expectations.render.view import DefaultJinjaPageView
 
 from deepcv.data.drift import MIN_CRAMERS_V, MIN_KS
 from deepcv.data.findings import MIN_CHANNEL_SWAP, Findings, Limits, look
+from deepcv.data.manifest import readable
 from deepcv.errors import DeepcvError
 
 # Data Docs load their style and scripts from public networks: the page would be bare offline and would tell them who reads it.
@@ -80,7 +81,9 @@ def judge(
         if item.column in findings.numbers
     ]
     complete = any(entry.severity == "quarantine" for entry in own)
-    images_results, images_html = _run("images", manifest, on_images, complete=complete)
+    # Those that are no images are `readable`'s to judge; positions stay those of the manifest.
+    images = manifest.reset_index(drop=True)[readable(manifest)]
+    images_results, images_html = _run("images", images, on_images, complete=complete)
     row = pd.DataFrame({name: [value] for name, value in findings.numbers.items()})
     dataset_results, dataset_html = _run("dataset", row, on_dataset)
     texts: dict[str, list[str]] = {"fail": [], "quarantine": [], "warn": []}
@@ -90,13 +93,12 @@ def judge(
     for result in [*images_results, *dataset_results]:
         if not result.success:
             config = result.expectation_config
-            word = findings.words.get(config.kwargs.get("column"), "")
             severity = config.meta["severity"]
             if severity == "quarantine" and config.meta["check"] == "own":
                 positions = result.result.get("unexpected_index_list") or []
                 severity = severity if positions else "fail"  # it raised, or is about no single image
                 reasons.append(pd.DataFrame({"check": "own", "position": positions, "reason": config.type}))
-            texts[severity].append(_explain(result) + (f" ({word})" if word else ""))
+            texts[severity].append(_explain(result, findings.words))
     quarantined = pd.concat([part for part in reasons if len(part)] or reasons[:1], ignore_index=True)
     return Verdict(
         not texts["fail"], tuple(texts["fail"]), tuple(texts["quarantine"] + texts["warn"]), quarantined,
@@ -188,7 +190,15 @@ def _run(name: str, table: pd.DataFrame, expectations: list[Any], *, complete: b
     return list(outcome.results), str(page)
 
 
-def _explain(result: Any) -> str:
+def _explain(result: Any, words: Mapping[str, str]) -> str:
+    config = result.expectation_config
+    word = words.get(config.kwargs.get("column"), "")
+    if config.meta["check"] == "readable":
+        return word
+    return _compared(result) + (f" ({word})" if word else "")
+
+
+def _compared(result: Any) -> str:
     config = result.expectation_config
     bounds = {
         key: config.kwargs[key] for key in ("min_value", "max_value", "value_set") if config.kwargs.get(key) is not None

@@ -4,7 +4,7 @@ Numbers are computed here, with numpy; whether they pass is Great Expectations' 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deepcv.data.drift import compare_classes, compare_values
 from deepcv.data.duplicates import Pairs
+from deepcv.data.manifest import readable
 from deepcv.data.neighbours import Agreement, p_value
 from deepcv.data.samples import DataError
 
@@ -22,6 +23,7 @@ REFERENCE_COLUMNS = (
 MIN_CHANNEL_SWAP = 0.1  # a KS distance, the smallest that counts as drift
 _ONE_SHAPE = 0.95  # so many images share one shape: the others are odd
 _PERMUTATIONS = 10_000
+_SHOWN_PROBLEMS = 10
 _ALONE = "the manifest has no column {}; run `dvc repro ingest`"
 
 
@@ -71,20 +73,48 @@ def look(
     manifest: pd.DataFrame, classes: tuple[str, ...], limits: Limits, looked: Looked | None = None,
     reference: pd.DataFrame | None = None,
 ) -> Findings:  # fmt: skip
-    """Measure everything that the manifest's columns, the pixels that were looked at and the reference allow."""
+    """Measure everything that the manifest's columns, the pixels that were looked at and the reference allow.
+
+    Of a file that `ingest` could not decode, nothing but `readable` is asked: its zeros are no measures.
+    """
     looked = looked or Looked(skipped={"near_duplicates": "not looked for", "label_noise": "not looked for"})
-    manifest = manifest.reset_index(drop=True)
+    ids = manifest["id"].to_numpy()
+    usable = readable(manifest)
+    rows, place = np.flatnonzero(usable), np.cumsum(usable) - 1
+    twins = None if looked.twins is None else place[looked.twins]
+    of_usable = replace(looked, twins=twins, sampled=place[looked.sampled])
+    notes = _measure(manifest[usable].reset_index(drop=True), classes, limits, of_usable, reference)
+    notes.number_by(rows)
+    notes.numbers["unreadable"] = len(looked.unreadable)
+    notes.words["unreadable"] = _unreadable([f"{ids[at]}: {why}" for at, why in sorted(looked.unreadable.items())])
+    for position, reason in looked.unreadable.items():
+        notes.flag("readable", [position], reason)
+    return Findings(notes.numbers, notes.table(), notes.skipped, notes.words)
+
+
+def _unreadable(problems: list[str]) -> str:
+    more = [f"… and {len(problems) - _SHOWN_PROBLEMS} more"] if len(problems) > _SHOWN_PROBLEMS else []
+    return "\n    ".join(
+        [
+            f"{len(problems)} files are no images; repair or remove them, list their sha256 in data/exclusions.txt, "
+            "or leave them out with `validate.severity: {readable: quarantine}`:",
+            *problems[:_SHOWN_PROBLEMS],
+            *more,
+        ]
+    )
+
+
+def _measure(
+    manifest: pd.DataFrame, classes: tuple[str, ...], limits: Limits, looked: Looked, reference: pd.DataFrame | None
+) -> "_Notes":
     notes = _Notes(dict(looked.skipped))
     counts = manifest.groupby("label").size().reindex(list(classes), fill_value=0)
     notes.numbers |= {
         "images": len(manifest),
         "smallest_class": int(counts.min()),
         "class_ratio": float(counts.max() / max(1, counts.min())),
-        "unreadable": len(looked.unreadable),
     }
     notes.words |= {"smallest_class": f"{counts.idxmin()}", "class_ratio": f"{counts.idxmax()} to {counts.idxmin()}"}
-    for position, reason in looked.unreadable.items():
-        notes.flag("readable", [position], reason)
     _shapes(manifest, limits, notes)
     notes.flag("labels", ~manifest["label"].isin(classes), "its label is none of the dataset's classes")
     _copies(manifest, notes)
@@ -100,7 +130,7 @@ def look(
         )
     else:
         _drift(manifest, classes, reference, limits.alpha, notes)
-    return Findings(notes.numbers, notes.table(), notes.skipped, notes.words)
+    return notes
 
 
 def read_reference(path: Path) -> pd.DataFrame:
@@ -119,7 +149,7 @@ def read_reference(path: Path) -> pd.DataFrame:
 def candidate(manifest: pd.DataFrame, looked: Looked) -> pd.DataFrame:
     """What a person can accept as reference: what the checks compare, a row per image, the sampled ones first."""
     first = np.asarray(looked.sampled, np.int64)
-    rest = np.setdiff1d(np.arange(len(manifest)), first)
+    rest = np.setdiff1d(np.flatnonzero(readable(manifest)), first)
     table = manifest.iloc[np.concatenate([first, rest])].reset_index(drop=True)
     table["label_agreement"] = np.float32(np.nan)
     if looked.agreement is not None:
@@ -140,6 +170,10 @@ class _Notes:
         positions = np.flatnonzero(positions) if positions.dtype == bool else positions.astype(np.int64)
         if len(positions):
             self._flagged.append(pd.DataFrame({"check": check, "position": positions, "reason": reasons}))
+
+    def number_by(self, rows: NDArray[np.int64]) -> None:
+        """Count positions as those of these rows from now on."""
+        self._flagged = [part.assign(position=rows[part["position"]]) for part in self._flagged]
 
     def table(self) -> pd.DataFrame:
         if not self._flagged:

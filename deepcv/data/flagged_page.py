@@ -25,6 +25,8 @@ h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2.2r
 .images { display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr)); gap: 1rem .8rem; }
 figure { margin: 0; } figcaption { font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere; }
 img { width: 96px; height: 96px; object-fit: contain; background: #8882; border-radius: 6px; image-rendering: pixelated; }
+.none { width: 96px; height: 96px; display: grid; place-items: center; border: 1px dashed; border-radius: 6px; font-size: .75rem; }
+li { white-space: pre-line; }
 .limit { font-size: .8rem; font-weight: 400; margin-left: .8rem; } .label { font-weight: 600; } .id, .quiet { opacity: .65; }
 .severity { border-radius: 99px; font-size: .75rem; font-weight: 600; padding: .1rem .6rem; vertical-align: 2px; color: #fff; }
 .fail { background: #b91c1c; } .quarantine { background: #a16207; } .warn { background: #475569; }
@@ -91,6 +93,6 @@ def _image(encoded: bytes) -> str:
     try:
         image_hwc = decode(encoded)
     except DecodeError:
-        return '<img alt="unreadable">'
+        return '<span class="none quiet">unreadable</span>'
     height, width = image_hwc.shape[:2]
     return picture(thumbnail(image_hwc), title=f"{width}×{height}")

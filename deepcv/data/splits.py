@@ -19,6 +19,7 @@ from deepcv.data.samples import DataError
 
 TRAIN, VAL, TEST = range(3)
 OPEN = -1  # the source leaves the split to DeepCV
+LEFT_OUT = -2  # no image: it is in no split and moves none
 DIGEST_BYTES = 16  # kept of each sha256: 128 bits tell images apart, in half of the memory
 
 Digests = NDArray[np.bytes_]  # (n,) S16
@@ -54,13 +55,15 @@ def assign(
 ) -> NDArray[np.int8]:  # fmt: skip
     """Return each image's split, (n,); what the source left open is drawn from its train images.
 
-    given (n,) is the source's split or OPEN, ranks (n,) are those of the units, contents (n,) tell equal images (needed with
-    `group_by` alone), `name` gives an image's id for messages. A fraction counts against the images that the source did not put
-    into another split. A unit of several labels is drawn with the least of them. Raises DataError.
+    given (n,) is the source's split, OPEN, or LEFT_OUT, which stays; ranks (n,) are those of the units, contents (n,) tell equal
+    images (needed with `group_by` alone), `name` gives an image's id for messages. A fraction counts against the images that the
+    source did not put into another split. A unit of several labels is drawn with the least of them. Raises DataError.
     """
-    splits = np.maximum(given, TRAIN)
+    splits = np.where(given == OPEN, np.int8(TRAIN), given)
     if rule.group_by:
-        _check_together(ranks, splits, np.arange(len(splits)), name, "the source itself puts images of one group into")
+        _check_together(
+            ranks, splits, np.flatnonzero(splits != LEFT_OUT), name, "the source itself puts images of one group into"
+        )
     fractions = {VAL: rule.val_fraction, TEST: rule.test_fraction}
     wanted = {split: share for split, share in fractions.items() if not (splits == split).any()}
     if rule.folds and VAL not in wanted:

@@ -66,7 +66,10 @@ def decode_checked(
     except cv2.error as error:
         raise DecodeError(f"OpenCV cannot decode it: {error.err}") from error
     if image is None:
-        raise DecodeError("not a whole image: truncated, damaged, or of a format that OpenCV does not read")
+        why = "truncated, damaged, or of a format that OpenCV does not read"
+        if not headers.is_known(encoded):
+            why = f"it begins with {encoded[:12]!r}, as no JPEG, PNG, GIF, BMP, WebP, TIFF, PNM, JPEG 2000 or AVIF file does"
+        raise DecodeError(f"not a whole image: {why}")
     if image.ndim == 2:
         image = image[:, :, None]
     elif not channels:  # IMREAD_COLOR_RGB would have made grey files RGB too

@@ -29,6 +29,11 @@ def read(encoded: bytes) -> Header | None:
     return None
 
 
+def is_known(encoded: bytes) -> bool:
+    """Tell whether a file begins as one of the formats that `read` knows."""
+    return any(magic.match(encoded[:32]) for magic, _ in _READERS)
+
+
 def _jpeg(encoded: bytes) -> Header | None:
     place, turned = 2, False
     while True:

@@ -89,3 +89,24 @@ def test_a_candidate_serves_as_reference(tmp_path: Path) -> None:
     assert read["label"].head(3).tolist() == ["b", "a", "a"]
     with pytest.raises(DataError, match="expected an accepted reference"):
         read_reference(tmp_path / "none.parquet")
+
+
+def test_files_that_are_no_images_are_asked_for_nothing_else() -> None:
+    rows = table()
+    clean = look(rows, CLASSES, LIMITS, Looked(), rows)
+    measured = ["width", "height", "channels", "brightness", "contrast", "sharpness", "red_minus_blue"]
+    blank = pd.DataFrame({**rows.iloc[0], "split": "test", "sha256": "e" * 64}, index=[0, 1])
+    blank[measured] = 0
+    both = pd.concat([blank, rows], ignore_index=True)  # two empty files before all others
+    both.loc[0, "label"] = "b"
+    found = look(both, CLASSES, LIMITS, Looked(unreadable={0: "empty", 1: "empty"}), rows)
+    assert found.numbers == clean.numbers | {"unreadable": 2}
+    assert found.flagged.to_dict("list") == {"check": ["readable"] * 2, "position": [0, 1], "reason": ["empty"] * 2}
+    assert found.words["unreadable"].endswith("0.png: empty\n    0.png: empty")
+    both.loc[7, "width"] = 3
+    agreement = Agreement(np.ones(2, np.float32), np.array(["", "b"], object))
+    seen = Looked(np.array([[2, 3]]), {0: "empty"}, np.array([9, 4]), agreement)
+    flags = look(both, CLASSES, LIMITS, seen).flagged
+    places = {check: part["position"].tolist() for check, part in flags.groupby("check")}
+    assert places == {"near_duplicates": [3], "label_noise": [4], "readable": [0], "size": [7], "odd_shape": [7]}
+    assert len(candidate(both, seen)) == len(rows)
