@@ -127,6 +127,7 @@ def _on_dataset(limits: Limits) -> list[tuple[str, Any]]:
         "class_ratio": ("balance", limits.max_class_ratio),
         "unreadable": ("readable", 0),
         "odd_shapes": ("odd_shape", 0),
+        "label_conflicts": ("label_conflict", 0),
         "duplicate_share": ("duplicates", limits.max_duplicate_share),
         "near_duplicate_share": ("near_duplicates", limits.max_near_duplicate_share),
         "leaks": ("leakage", limits.max_leaks),

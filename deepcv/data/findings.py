@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from deepcv.data import copies
 from deepcv.data.drift import compare_classes, compare_values
 from deepcv.data.duplicates import Pairs
 from deepcv.data.manifest import readable
 from deepcv.data.neighbours import Agreement, p_value
+from deepcv.data.notes import Notes
 from deepcv.data.samples import DataError
 
 REFERENCE_COLUMNS = (
@@ -106,8 +108,8 @@ def _unreadable(problems: list[str]) -> str:
 
 def _measure(
     manifest: pd.DataFrame, classes: tuple[str, ...], limits: Limits, looked: Looked, reference: pd.DataFrame | None
-) -> "_Notes":
-    notes = _Notes(dict(looked.skipped))
+) -> Notes:
+    notes = Notes(dict(looked.skipped))
     counts = manifest.groupby("label").size().reindex(list(classes), fill_value=0)
     notes.numbers |= {
         "images": len(manifest),
@@ -117,9 +119,9 @@ def _measure(
     notes.words |= {"smallest_class": f"{counts.idxmin()}", "class_ratio": f"{counts.idxmax()} to {counts.idxmin()}"}
     _shapes(manifest, limits, notes)
     notes.flag("labels", ~manifest["label"].isin(classes), "its label is none of the dataset's classes")
-    _copies(manifest, notes)
+    copies.equal(manifest, notes)
     if looked.twins is not None:
-        _twins(manifest, looked.twins, notes)
+        copies.nearly_equal(manifest, looked.twins, notes)
     _pixels(manifest, limits, notes)
     if looked.agreement is not None:
         _label_noise(looked.sampled, looked.agreement, reference, notes)
@@ -157,31 +159,7 @@ def candidate(manifest: pd.DataFrame, looked: Looked) -> pd.DataFrame:
     return table[[column for column in REFERENCE_COLUMNS if column in table]]
 
 
-class _Notes:
-    def __init__(self, skipped: dict[str, str]) -> None:
-        self.numbers: dict[str, float] = {}
-        self.words: dict[str, str] = {}
-        self.skipped = skipped
-        self._flagged: list[pd.DataFrame] = []
-
-    def flag(self, check: str, where: object, reasons: object) -> None:
-        """Note the images at a mask or positions, with one reason for all or one for each."""
-        positions = np.asarray(where)
-        positions = np.flatnonzero(positions) if positions.dtype == bool else positions.astype(np.int64)
-        if len(positions):
-            self._flagged.append(pd.DataFrame({"check": check, "position": positions, "reason": reasons}))
-
-    def number_by(self, rows: NDArray[np.int64]) -> None:
-        """Count positions as those of these rows from now on."""
-        self._flagged = [part.assign(position=rows[part["position"]]) for part in self._flagged]
-
-    def table(self) -> pd.DataFrame:
-        if not self._flagged:
-            return pd.DataFrame({"check": [], "position": np.empty(0, np.int64), "reason": []})
-        return pd.concat(self._flagged, ignore_index=True).drop_duplicates(["check", "position"], ignore_index=True)
-
-
-def _shapes(manifest: pd.DataFrame, limits: Limits, notes: _Notes) -> None:
+def _shapes(manifest: pd.DataFrame, limits: Limits, notes: Notes) -> None:
     sides = manifest[["width", "height"]]
     wrong = (sides.min(axis=1) < limits.min_side) | (sides.max(axis=1) > limits.max_side)
     notes.flag("size", wrong, f"a side is outside {limits.min_side} to {limits.max_side} pixels")
@@ -206,47 +184,7 @@ def _shapes(manifest: pd.DataFrame, limits: Limits, notes: _Notes) -> None:
     )
 
 
-def _copies(manifest: pd.DataFrame, notes: _Notes) -> None:
-    first = manifest.groupby("sha256").ngroup()
-    copies = manifest["sha256"].duplicated().to_numpy()
-    notes.numbers["duplicate_share"] = float(copies.mean())
-    original = manifest.index.to_series().groupby(first).transform("min").to_numpy()
-    ids = manifest["id"].to_numpy()
-    notes.flag("duplicates", copies, [f"the same file as {name}" for name in ids[original[copies]]])
-    # Test images stay where they are, so that scores compare; what is trained on gives way.
-    splits = manifest["split"].to_numpy()
-    inside = manifest[manifest["sha256"].duplicated(keep=False)]
-    several = inside[inside.groupby("sha256")["split"].transform("nunique") > 1]
-    leaks = []
-    for _, group in several.groupby("sha256"):
-        keep = min(map(str, group["split"]), key=_rank)
-        leaks += [(position, keep) for position in group.index if splits[position] != keep]
-    notes.numbers["leaks"] = len(leaks)
-    notes.flag("leakage", [p for p, _ in leaks], [f"in {splits[p]} and in {keep}" for p, keep in leaks])
-
-
-def _rank(split: str) -> int:
-    return {"test": 0, "val": 1}.get(split, 2)
-
-
-def _twins(manifest: pd.DataFrame, twins: Pairs, notes: _Notes) -> None:
-    ids, splits = manifest["id"].to_numpy(), manifest["split"].to_numpy()
-    notes.numbers["near_duplicate_share"] = len(np.unique(twins[:, 1])) / max(1, len(manifest))
-    notes.flag("near_duplicates", twins[:, 1], [f"nearly {ids[one]}" for one in twins[:, 0]])
-    order = [_rank(split) for split in manifest["split"]]
-    across = [
-        (one, other) if order[one] > order[other] else (other, one)
-        for one, other in twins.tolist()
-        if splits[one] != splits[other]
-    ]
-    notes.numbers["near_leaks"] = len(across)
-    notes.flag(
-        "near_leakage", [p for p, _ in across],
-        [f"in {splits[p]}, nearly {ids[other]} in {splits[other]}" for p, other in across],
-    )  # fmt: skip
-
-
-def _pixels(manifest: pd.DataFrame, limits: Limits, notes: _Notes) -> None:
+def _pixels(manifest: pd.DataFrame, limits: Limits, notes: Notes) -> None:
     for check, column, limit in (
         ("uniform", "contrast", limits.min_contrast),
         ("blurred", "sharpness", limits.min_sharpness),
@@ -260,7 +198,7 @@ def _pixels(manifest: pd.DataFrame, limits: Limits, notes: _Notes) -> None:
 
 
 def _label_noise(
-    sampled: NDArray[np.int64], agreement: Agreement, reference: pd.DataFrame | None, notes: _Notes
+    sampled: NDArray[np.int64], agreement: Agreement, reference: pd.DataFrame | None, notes: Notes
 ) -> None:
     against = agreement.contradicted_by != ""
     notes.numbers["contradicted_share"] = float(against.mean())
@@ -273,7 +211,7 @@ def _label_noise(
 
 
 def _drift(
-    manifest: pd.DataFrame, classes: tuple[str, ...], reference: pd.DataFrame, alpha: float, notes: _Notes
+    manifest: pd.DataFrame, classes: tuple[str, ...], reference: pd.DataFrame, alpha: float, notes: Notes
 ) -> None:
     """Compare with the reference; an effect that is not significant counts as 0."""
     before, after = (

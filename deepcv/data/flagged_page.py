@@ -51,6 +51,17 @@ def write(
     )
 
 
+def headline(flagged: pd.DataFrame, page: Path) -> str:
+    """Say in one line how many images each check flagged, and where to see them."""
+    counts = ", ".join(f"{_words(check)} {len(part)}" for check, part in flagged.groupby("check"))
+    images = flagged["position"].nunique()
+    return f"{images} image{'' if images == 1 else 's'} flagged: {counts} ({page})" if images else "no image flagged"
+
+
+def _words(check: object) -> str:
+    return str(check).replace("_", " ")
+
+
 def _body(
     raw: Path, manifest: pd.DataFrame, flagged: pd.DataFrame, severities: Mapping[str, str],
     outcomes: Mapping[str, Sequence[str]], skipped: Mapping[str, str], name: str,

@@ -17,6 +17,7 @@ SEVERITIES: Mapping[str, Severity] = {
     "labels": "fail",
     "balance": "fail",
     "duplicates": "fail",
+    "label_conflict": "warn",
     "near_duplicates": "warn",
     "leakage": "warn",
     "near_leakage": "warn",

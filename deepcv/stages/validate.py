@@ -57,6 +57,7 @@ def main() -> None:
         print(f"warning: {warning}")
     for why in dict.fromkeys(found.skipped.values()):
         print(f"not checked: {', '.join(check for check, reason in found.skipped.items() if reason == why)}: {why}")
+    print(flagged_page.headline(found.flagged, FLAGGED))
     if not verdict.success:
         raise DeepcvError(
             f"the data fails {len(verdict.failures)} expectations (section validate of params.yaml; report: {DATA_DOCS})\n  "

@@ -68,6 +68,23 @@ def test_files_that_are_no_images_are_quarantined_with_their_reasons(
     assert quarantine.digest_of_kept_test_images(ingest.RAW, quarantine.read(validate.QUARANTINE))
 
 
+def test_one_file_under_two_classes_is_told_and_can_be_left_out(
+    pets: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = pets(validate__severity__label_conflict="quarantine", validate__severity__label_noise="warn")
+    shutil.copy(project / "pets/cat/3.png", project / "pets/dog/twice.png")
+    ingest.main()
+    validate.main()
+    out = capsys.readouterr().out
+    assert "label_conflicts is 2, expected at most 0" in out
+    assert re.search(
+        r"^\d+ images flagged: .*duplicates 1, label conflict 2.* \(data/validation/flagged\.html\)$", out, re.M
+    )
+    left_out = pd.read_csv(validate.QUARANTINE)
+    assert left_out["id"].tolist() == ["cat/3.png", "dog/twice.png"]
+    assert left_out["reason"].tolist() == ["cat, but dog as dog/twice.png", "dog, but cat as cat/3.png"]
+
+
 def test_files_that_are_no_images_stop_the_pipeline_by_default(pets: Callable[..., Path]) -> None:
     project = pets()
     (project / "pets/cat/3.png").write_bytes(b"")
