@@ -120,10 +120,21 @@ def _on_images(classes: tuple[str, ...], limits: Limits) -> list[tuple[str, Any]
     ]
 
 
-def _on_dataset(limits: Limits) -> list[tuple[str, Any]]:
-    """Pairs of (check, expectation) on the one row of numbers; a column's maximum is its number, and the page shows it."""
-    between = gx.expectations.ExpectColumnMaxToBeBetween
-    most = {
+def within_limits(findings: Findings, limits: Limits) -> dict[str, tuple[bool, str]]:
+    """Say for each check with a number of images whether it is within its limit, and what that is: "5 %" or "2 images"."""
+    said = {}
+    for column, (check, limit) in _most(limits).items():
+        if column in findings.numbers:
+            amount = (
+                f"{100 * limit:g} %" if column.endswith("_share") else f"{limit:g} image{'' if limit == 1 else 's'}"
+            )
+            said[check] = findings.numbers[column] <= limit, amount
+    return said
+
+
+def _most(limits: Limits) -> dict[str, tuple[str, float]]:
+    """The check and the largest allowed value of each number."""
+    return {
         "class_ratio": ("balance", limits.max_class_ratio),
         "unreadable": ("readable", 0),
         "odd_shapes": ("odd_shape", 0),
@@ -141,11 +152,16 @@ def _on_dataset(limits: Limits) -> list[tuple[str, Any]]:
         "brightness_ks": ("brightness", MIN_KS),
         "channel_swap": ("channel_order", MIN_CHANNEL_SWAP),
     }
+
+
+def _on_dataset(limits: Limits) -> list[tuple[str, Any]]:
+    """Pairs of (check, expectation) on the one row of numbers; a column's maximum is its number, and the page shows it."""
+    between = gx.expectations.ExpectColumnMaxToBeBetween
     return [
         ("balance", between(column="images", min_value=limits.min_images)),
         ("balance", between(column="smallest_class", min_value=limits.min_images_per_class)),
         ("label_noise", between(column="label_agreement_p", min_value=limits.alpha)),
-        *((check, between(column=column, max_value=limit)) for column, (check, limit) in most.items()),
+        *((check, between(column=column, max_value=limit)) for column, (check, limit) in _most(limits).items()),
     ]
 
 

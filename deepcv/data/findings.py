@@ -69,6 +69,7 @@ class Findings:
     flagged: pd.DataFrame
     skipped: Mapping[str, str]
     words: Mapping[str, str] = field(default_factory=dict)  # what to say beside a number that fails
+    sampled: int = 0  # images of which the labels were compared
 
 
 def look(
@@ -91,7 +92,7 @@ def look(
     notes.words["unreadable"] = _unreadable([f"{ids[at]}: {why}" for at, why in sorted(looked.unreadable.items())])
     for position, reason in looked.unreadable.items():
         notes.flag("readable", [position], reason)
-    return Findings(notes.numbers, notes.table(), notes.skipped, notes.words)
+    return Findings(notes.numbers, notes.table(), notes.skipped, notes.words, len(looked.sampled))
 
 
 def _unreadable(problems: list[str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from deepcv.data.findings import Findings
 from deepcv.data.manifest import encoded_images
 from deepcv.data.markup import picture, thumbnail
 from deepcv.files import write_text
@@ -38,17 +39,16 @@ ul { padding-left: 1.2rem; }
 
 
 def write(
-    path: Path, raw: Path, manifest: pd.DataFrame, flagged: pd.DataFrame, severities: Mapping[str, str],
-    outcomes: Mapping[str, Sequence[str]], skipped: Mapping[str, str], *, name: str,
+    path: Path, raw: Path, manifest: pd.DataFrame, findings: Findings, severities: Mapping[str, str],
+    outcomes: Mapping[str, Sequence[str]], limits: Mapping[str, tuple[bool, str]], *, name: str,
 ) -> None:  # fmt: skip
-    """Write the page, whole or not at all: outcomes by severity, then up to 48 images of each check in `flagged`.
+    """Write the page, whole or not at all: outcomes by severity, then up to 48 images of each check that flagged some.
 
-    `flagged` has the columns check, position (row of `manifest`) and reason. Raises DataError where data/raw is damaged.
+    `limits` says of a check whether it is within its limit, and that; others allow no image. Raises DataError where data/raw is
+    damaged.
     """
-    write_text(
-        path,
-        _HEAD + "\n".join(_body(raw, manifest, flagged, severities, outcomes, skipped, name)) + "\n</body>\n</html>\n",
-    )
+    body = "\n".join(_body(raw, manifest, findings, severities, outcomes, limits, name))
+    write_text(path, _HEAD + body + "\n</body>\n</html>\n")
 
 
 def headline(flagged: pd.DataFrame, page: Path) -> str:
@@ -63,9 +63,10 @@ def _words(check: object) -> str:
 
 
 def _body(
-    raw: Path, manifest: pd.DataFrame, flagged: pd.DataFrame, severities: Mapping[str, str],
-    outcomes: Mapping[str, Sequence[str]], skipped: Mapping[str, str], name: str,
+    raw: Path, manifest: pd.DataFrame, findings: Findings, severities: Mapping[str, str],
+    outcomes: Mapping[str, Sequence[str]], limits: Mapping[str, tuple[bool, str]], name: str,
 ) -> Iterator[str]:  # fmt: skip
+    flagged = findings.flagged
     images = flagged["position"].nunique()
     yield f"<h1>{escape(name)}: {images} of {len(manifest)} images flagged</h1>"
     yield '<p class="quiet">Worth a look; most are no mistake. Limits and severities: params.yaml, section validate.</p>'
@@ -74,8 +75,11 @@ def _body(
             yield f"<h2>{_badge(severity)}</h2><ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
     for check, part in flagged.groupby("check", sort=True):
         severity = severities.get(str(check), "fail")
-        told = "each is left out" if severity == "quarantine" else f"above its limit: {escape(severity)}"
-        yield f"<h2>{escape(str(check).replace('_', ' '))}: {len(part)}"
+        within, limit = limits.get(str(check), (False, "0 images"))
+        told = f"within the limit of {limit}" if within else f"above the limit of {limit}: {escape(severity)}"
+        told = "each is left out" if severity == "quarantine" else told
+        total = findings.sampled if check == "label_noise" else len(manifest)
+        yield f"<h2>{escape(_words(check))}: {len(part)} of {total}"
         yield f'<span class="quiet limit">{told}</span></h2>'
         yield '<div class="images">'
         shown = part.sort_values("position", kind="stable").head(_IMAGES_PER_CHECK)
@@ -89,9 +93,9 @@ def _body(
         yield "</div>"
         if len(part) > len(shown):
             yield f'<p class="quiet">and {len(part) - len(shown)} more</p>'
-    if skipped:
+    if findings.skipped:
         yield "<h2>Not checked</h2><ul>"
-        yield from (f"<li>{escape(check.replace('_', ' '))}: {escape(why)}</li>" for check, why in skipped.items())
+        yield from (f"<li>{escape(_words(check))}: {escape(why)}</li>" for check, why in findings.skipped.items())
         yield "</ul>"
 
 

@@ -1,10 +1,11 @@
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from deepcv.data.expectations import Own, judge
-from deepcv.data.findings import Limits
+from deepcv.data.expectations import Own, judge, within_limits
+from deepcv.data.findings import Limits, look
 from deepcv.errors import DeepcvError
 
 LIMITS = Limits(
@@ -51,7 +52,7 @@ def clean_html() -> str:
 @pytest.mark.parametrize("case", ALONE)
 def test_a_violated_limit_is_named_and_nothing_else(case: str) -> None:
     manifest, message = ALONE[case]
-    verdict = judge(manifest, ("a", "b"), LIMITS, severities={"leakage": "warn"})
+    verdict = judge(manifest, ("a", "b"), LIMITS, severities={"leakage": "warn", "label_conflict": "warn"})
     assert not verdict.success
     assert [bool(re.match(message, failure)) for failure in verdict.failures] == [True], verdict.failures
 
@@ -132,3 +133,14 @@ def test_your_own_expectations_are_held() -> None:
 def test_an_expectation_that_does_not_exist_is_named(own: Own, message: str) -> None:
     with pytest.raises(DeepcvError, match=message):
         judge(table(), ("a", "b"), LIMITS, own=[own])
+
+
+def test_a_check_is_within_its_limit_where_its_expectation_holds() -> None:
+    rows = table()
+    rows.loc[1, "sha256"] = rows.loc[0, "sha256"]  # 1 of 16, in another split and of the same label
+    found = look(rows, ("a", "b"), LIMITS)
+    said = within_limits(found, LIMITS)
+    assert said["duplicates"] == (True, "10 %")
+    assert said["leakage"] == (False, "0 images")
+    assert within_limits(found, replace(LIMITS, max_leaks=1))["leakage"] == (True, "1 image")
+    assert "blurred" not in said  # the table has no such column
