@@ -9,6 +9,11 @@ from typing import Any
 import great_expectations as gx
 import numpy as np
 import pandas as pd
+from great_expectations.expectations.expectation import (
+    ColumnMapExpectation,
+    ColumnPairMapExpectation,
+    MulticolumnMapExpectation,
+)
 from great_expectations.render.renderer import ValidationResultsPageRenderer
 from great_expectations.render.view import DefaultJinjaPageView
 
@@ -16,6 +21,8 @@ from deepcv.data.drift import MIN_CRAMERS_V, MIN_KS
 from deepcv.data.findings import MIN_CHANNEL_SWAP, Findings, Limits, look
 from deepcv.data.manifest import readable
 from deepcv.errors import DeepcvError
+
+_OF_IMAGES = (ColumnMapExpectation, ColumnPairMapExpectation, MulticolumnMapExpectation)  # they say which rows fail
 
 # Data Docs load their style and scripts from public networks: the page would be bare offline and would tell them who reads it.
 _REMOTE = re.compile(
@@ -67,13 +74,13 @@ def judge(
     """Hold the manifest and what was found in it against the limits.
 
     A check that fails stops the pipeline where its severity is `fail`, as by default; `quarantine` leaves out each image that
-    it flags, however few. Raises DeepcvError for an expectation of params.yaml that Great Expectations does not have.
+    it flags, however few. Raises DeepcvError for an expectation of params.yaml that cannot be judged.
     """
     findings = findings or look(manifest, classes, limits)
     severities = severities or {}
     on_images = [
         *(_tagged(item, check, severities.get(check, "fail")) for check, item in _on_images(classes, limits)),
-        *(_tagged(_own(number, entry), "own", entry.severity) for number, entry in enumerate(own)),
+        *(_tagged(_own(number, entry, list(manifest)), "own", entry.severity) for number, entry in enumerate(own)),
     ]
     on_dataset = [
         _tagged(item, check, severities.get(check, "fail"), dataset=True)
@@ -96,7 +103,7 @@ def judge(
             severity = config.meta["severity"]
             if severity == "quarantine" and config.meta["check"] == "own":
                 positions = result.result.get("unexpected_index_list") or []
-                severity = severity if positions else "fail"  # it raised, or is about no single image
+                severity = severity if positions else "fail"  # it raised
                 reasons.append(pd.DataFrame({"check": "own", "position": positions, "reason": config.type}))
             texts[severity].append(_explain(result, findings.words))
     quarantined = pd.concat([part for part in reasons if len(part)] or reasons[:1], ignore_index=True)
@@ -171,7 +178,7 @@ def _tagged(expectation: Any, check: str, severity: str, *, dataset: bool = Fals
     return expectation
 
 
-def _own(number: int, own: Own) -> Any:
+def _own(number: int, own: Own, columns: Sequence[str]) -> Any:
     """Make an expectation that params.yaml names as Great Expectations' documentation does, in snake_case or CamelCase."""
     where = f"params.yaml: validate.expectations.{number}"
     known = {name: getattr(gx.expectations, name) for name in dir(gx.expectations) if name.startswith("Expect")}
@@ -183,6 +190,17 @@ def _own(number: int, own: Own) -> Any:
         near = difflib.get_close_matches(snake, by_name, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "see https://greatexpectations.io/expectations"
         raise DeepcvError(f"{where}.expectation: Great Expectations has no {own.expectation!r}; {hint}")
+    if own.severity == "quarantine" and not issubclass(cls, _OF_IMAGES):
+        raise DeepcvError(
+            f"{where}.severity: must be fail or warn, got quarantine: {own.expectation} is about all images together, so that none "
+            "can be left out; expect_column_values_… judges each"
+        )
+    named = [own.kwargs.get(key) for key in ("column", "column_A", "column_B")]
+    for column in [*named, *(own.kwargs.get("column_list") or ())]:
+        if column is not None and column not in columns and cls is not gx.expectations.ExpectColumnToExist:
+            near = difflib.get_close_matches(str(column), columns, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(columns)}"
+            raise DeepcvError(f"{where}.kwargs: the manifest has no column {column!r}; {hint}")
     try:
         return cls(**own.kwargs)
     except (TypeError, ValueError) as error:

@@ -120,7 +120,9 @@ def test_your_own_expectations_are_held() -> None:
     verdict = judge(table(), ("a", "b"), LIMITS, own=[own])
     assert verdict.success
     assert verdict.quarantined["position"].tolist() == [5]
-    assert not judge(table(), ("a", "b"), LIMITS, own=[Own("expect_column_max_to_be_between", {"column": "x"})]).success
+    there = judge(table(), ("a", "b"), LIMITS, own=[Own("expect_column_to_exist", {"column": "x"}, "warn")])
+    assert there.success
+    assert len(there.warnings) == 1
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,14 @@ def test_your_own_expectations_are_held() -> None:
     [
         (Own("expect_colum_values_to_be_unique", {}), "validate.expectations.0.expectation.*mean expect_column_values_to_be_unique"),
         (Own("expect_column_values_to_be_unique", {"colum": "id"}), "validate.expectations.0.kwargs.*colum"),
+        (Own("expect_column_max_to_be_between", {"column": "heigt"}), "0.kwargs: .*no column 'heigt'; did you mean height"),
+        (Own("expect_column_max_to_be_between", {"column": "qq"}), "no column 'qq'; there are id, label, split, sha256"),
+        (Own("expect_column_pair_values_to_be_equal", {"column_A": "width", "column_B": "hight"}), "mean height"),
+        (Own("expect_compound_columns_to_be_unique", {"column_list": ["id", "lable"]}), "mean label"),
+        (
+            Own("expect_column_max_to_be_between", {"column": "width", "max_value": 7}, "quarantine"),
+            "expectations.0.severity: must be fail or warn, got quarantine",
+        ),
     ],
 )  # fmt: skip
 def test_an_expectation_that_does_not_exist_is_named(own: Own, message: str) -> None:
