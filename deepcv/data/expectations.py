@@ -80,7 +80,10 @@ def judge(
     severities = severities or {}
     on_images = [
         *(_tagged(item, check, severities.get(check, "fail")) for check, item in _on_images(classes, limits)),
-        *(_tagged(_own(number, entry, list(manifest)), "own", entry.severity) for number, entry in enumerate(own)),
+        *(
+            _tagged(_own(number, entry, manifest.columns.astype(str).tolist()), "own", entry.severity)
+            for number, entry in enumerate(own)
+        ),
     ]
     on_dataset = [
         _tagged(item, check, severities.get(check, "fail"), dataset=True)
