@@ -56,15 +56,19 @@ def look(path: Path, downloads: Path) -> Findings:
     splits: Counter[str] = Counter()
     shapes: list[tuple[int, int, int]] = []
     jpegs = 0
+    problem = ""
     for number, sample in enumerate(source.samples()):
         splits[sample.split or "to be split"] += 1
         if number % every == 0:
             try:
                 height, width, channels = decode(sample.encoded).shape
-            except DecodeError as error:
-                raise DataError(f"{path}: {sample.id}: {error}") from error
+            except DecodeError as error:  # `validate` says what to do with it
+                problem = problem or f"{path}: {sample.id}: {error}"
+                continue
             shapes.append((height, width, channels))
             jpegs += bool((header := headers.read(sample.encoded)) and header.is_jpeg)
+    if not shapes:
+        raise DataError(problem or f"{path}: holds no image")
     return _summary(source, dict(splits), shapes, jpeg=jpegs == len(shapes))
 
 

@@ -63,10 +63,14 @@ def test_look_tells_jpegs_from_others(other: str, tmp_path: Path) -> None:
     assert look(tmp_path / "pets").jpeg == (other == ".jpg")
 
 
-def test_look_names_a_bad_file(tmp_path: Path) -> None:
+def test_look_goes_by_the_other_files_and_names_a_bad_one_where_there_is_no_other(tmp_path: Path) -> None:
     toys.write_images(tmp_path / "pets", FEW)
+    whole = look(tmp_path / "pets")
     (tmp_path / "pets" / "dog" / "2.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"dog/2\.png: not an image format"):
+    assert look(tmp_path / "pets") == whole  # `validate` judges the file
+    for name in FEW:
+        (tmp_path / "pets" / name).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cat/\d\.png: not an image format"):
         look(tmp_path / "pets")
 
 

@@ -9,12 +9,20 @@ from typing import Any
 import great_expectations as gx
 import numpy as np
 import pandas as pd
+from great_expectations.expectations.expectation import (
+    ColumnMapExpectation,
+    ColumnPairMapExpectation,
+    MulticolumnMapExpectation,
+)
 from great_expectations.render.renderer import ValidationResultsPageRenderer
 from great_expectations.render.view import DefaultJinjaPageView
 
 from deepcv.data.drift import MIN_CRAMERS_V, MIN_KS
 from deepcv.data.findings import MIN_CHANNEL_SWAP, Findings, Limits, look
+from deepcv.data.manifest import readable
 from deepcv.errors import DeepcvError
+
+_OF_IMAGES = (ColumnMapExpectation, ColumnPairMapExpectation, MulticolumnMapExpectation)  # they say which rows fail
 
 # Data Docs load their style and scripts from public networks: the page would be bare offline and would tell them who reads it.
 _REMOTE = re.compile(
@@ -66,13 +74,16 @@ def judge(
     """Hold the manifest and what was found in it against the limits.
 
     A check that fails stops the pipeline where its severity is `fail`, as by default; `quarantine` leaves out each image that
-    it flags, however few. Raises DeepcvError for an expectation of params.yaml that Great Expectations does not have.
+    it flags, however few. Raises DeepcvError for an expectation of params.yaml that cannot be judged.
     """
     findings = findings or look(manifest, classes, limits)
     severities = severities or {}
     on_images = [
         *(_tagged(item, check, severities.get(check, "fail")) for check, item in _on_images(classes, limits)),
-        *(_tagged(_own(number, entry), "own", entry.severity) for number, entry in enumerate(own)),
+        *(
+            _tagged(_own(number, entry, manifest.columns.astype(str).tolist()), "own", entry.severity)
+            for number, entry in enumerate(own)
+        ),
     ]
     on_dataset = [
         _tagged(item, check, severities.get(check, "fail"), dataset=True)
@@ -80,7 +91,9 @@ def judge(
         if item.column in findings.numbers
     ]
     complete = any(entry.severity == "quarantine" for entry in own)
-    images_results, images_html = _run("images", manifest, on_images, complete=complete)
+    # Those that are no images are `readable`'s to judge; positions stay those of the manifest.
+    images = manifest.reset_index(drop=True)[readable(manifest)]
+    images_results, images_html = _run("images", images, on_images, complete=complete)
     row = pd.DataFrame({name: [value] for name, value in findings.numbers.items()})
     dataset_results, dataset_html = _run("dataset", row, on_dataset)
     texts: dict[str, list[str]] = {"fail": [], "quarantine": [], "warn": []}
@@ -90,13 +103,12 @@ def judge(
     for result in [*images_results, *dataset_results]:
         if not result.success:
             config = result.expectation_config
-            word = findings.words.get(config.kwargs.get("column"), "")
             severity = config.meta["severity"]
             if severity == "quarantine" and config.meta["check"] == "own":
                 positions = result.result.get("unexpected_index_list") or []
-                severity = severity if positions else "fail"  # it raised, or is about no single image
+                severity = severity if positions else "fail"  # it raised
                 reasons.append(pd.DataFrame({"check": "own", "position": positions, "reason": config.type}))
-            texts[severity].append(_explain(result) + (f" ({word})" if word else ""))
+            texts[severity].append(_explain(result, findings.words))
     quarantined = pd.concat([part for part in reasons if len(part)] or reasons[:1], ignore_index=True)
     return Verdict(
         not texts["fail"], tuple(texts["fail"]), tuple(texts["quarantine"] + texts["warn"]), quarantined,
@@ -118,13 +130,25 @@ def _on_images(classes: tuple[str, ...], limits: Limits) -> list[tuple[str, Any]
     ]
 
 
-def _on_dataset(limits: Limits) -> list[tuple[str, Any]]:
-    """Pairs of (check, expectation) on the one row of numbers; a column's maximum is its number, and the page shows it."""
-    between = gx.expectations.ExpectColumnMaxToBeBetween
-    most = {
+def within_limits(findings: Findings, limits: Limits) -> dict[str, tuple[bool, str]]:
+    """Say for each check with a number of images whether it is within its limit, and what that is: "5 %" or "2 images"."""
+    said = {}
+    for column, (check, limit) in _most(limits).items():
+        if column in findings.numbers:
+            amount = (
+                f"{100 * limit:g} %" if column.endswith("_share") else f"{limit:g} image{'' if limit == 1 else 's'}"
+            )
+            said[check] = findings.numbers[column] <= limit, amount
+    return said
+
+
+def _most(limits: Limits) -> dict[str, tuple[str, float]]:
+    """The check and the largest allowed value of each number."""
+    return {
         "class_ratio": ("balance", limits.max_class_ratio),
         "unreadable": ("readable", 0),
         "odd_shapes": ("odd_shape", 0),
+        "label_conflicts": ("label_conflict", 0),
         "duplicate_share": ("duplicates", limits.max_duplicate_share),
         "near_duplicate_share": ("near_duplicates", limits.max_near_duplicate_share),
         "leaks": ("leakage", limits.max_leaks),
@@ -138,11 +162,16 @@ def _on_dataset(limits: Limits) -> list[tuple[str, Any]]:
         "brightness_ks": ("brightness", MIN_KS),
         "channel_swap": ("channel_order", MIN_CHANNEL_SWAP),
     }
+
+
+def _on_dataset(limits: Limits) -> list[tuple[str, Any]]:
+    """Pairs of (check, expectation) on the one row of numbers; a column's maximum is its number, and the page shows it."""
+    between = gx.expectations.ExpectColumnMaxToBeBetween
     return [
         ("balance", between(column="images", min_value=limits.min_images)),
         ("balance", between(column="smallest_class", min_value=limits.min_images_per_class)),
         ("label_noise", between(column="label_agreement_p", min_value=limits.alpha)),
-        *((check, between(column=column, max_value=limit)) for column, (check, limit) in most.items()),
+        *((check, between(column=column, max_value=limit)) for column, (check, limit) in _most(limits).items()),
     ]
 
 
@@ -152,7 +181,7 @@ def _tagged(expectation: Any, check: str, severity: str, *, dataset: bool = Fals
     return expectation
 
 
-def _own(number: int, own: Own) -> Any:
+def _own(number: int, own: Own, columns: Sequence[str]) -> Any:
     """Make an expectation that params.yaml names as Great Expectations' documentation does, in snake_case or CamelCase."""
     where = f"params.yaml: validate.expectations.{number}"
     known = {name: getattr(gx.expectations, name) for name in dir(gx.expectations) if name.startswith("Expect")}
@@ -164,6 +193,17 @@ def _own(number: int, own: Own) -> Any:
         near = difflib.get_close_matches(snake, by_name, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "see https://greatexpectations.io/expectations"
         raise DeepcvError(f"{where}.expectation: Great Expectations has no {own.expectation!r}; {hint}")
+    if own.severity == "quarantine" and not issubclass(cls, _OF_IMAGES):
+        raise DeepcvError(
+            f"{where}.severity: must be fail or warn, got quarantine: {own.expectation} is about all images together, so that none "
+            "can be left out; expect_column_values_… judges each"
+        )
+    named = [own.kwargs.get(key) for key in ("column", "column_A", "column_B")]
+    for column in [*named, *(own.kwargs.get("column_list") or ())]:
+        if column is not None and column not in columns and cls is not gx.expectations.ExpectColumnToExist:
+            near = difflib.get_close_matches(str(column), columns, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(columns)}"
+            raise DeepcvError(f"{where}.kwargs: the manifest has no column {column!r}; {hint}")
     try:
         return cls(**own.kwargs)
     except (TypeError, ValueError) as error:
@@ -188,7 +228,15 @@ def _run(name: str, table: pd.DataFrame, expectations: list[Any], *, complete: b
     return list(outcome.results), str(page)
 
 
-def _explain(result: Any) -> str:
+def _explain(result: Any, words: Mapping[str, str]) -> str:
+    config = result.expectation_config
+    word = words.get(config.kwargs.get("column"), "")
+    if config.meta["check"] == "readable":
+        return word
+    return _compared(result) + (f" ({word})" if word else "")
+
+
+def _compared(result: Any) -> str:
     config = result.expectation_config
     bounds = {
         key: config.kwargs[key] for key in ("min_value", "max_value", "value_set") if config.kwargs.get(key) is not None

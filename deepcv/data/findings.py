@@ -4,16 +4,19 @@ Numbers are computed here, with numpy; whether they pass is Great Expectations' 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from deepcv.data import copies
 from deepcv.data.drift import compare_classes, compare_values
 from deepcv.data.duplicates import Pairs
+from deepcv.data.manifest import readable
 from deepcv.data.neighbours import Agreement, p_value
+from deepcv.data.notes import Notes
 from deepcv.data.samples import DataError
 
 REFERENCE_COLUMNS = (
@@ -22,6 +25,7 @@ REFERENCE_COLUMNS = (
 MIN_CHANNEL_SWAP = 0.1  # a KS distance, the smallest that counts as drift
 _ONE_SHAPE = 0.95  # so many images share one shape: the others are odd
 _PERMUTATIONS = 10_000
+_SHOWN_PROBLEMS = 10
 _ALONE = "the manifest has no column {}; run `dvc repro ingest`"
 
 
@@ -65,31 +69,60 @@ class Findings:
     flagged: pd.DataFrame
     skipped: Mapping[str, str]
     words: Mapping[str, str] = field(default_factory=dict)  # what to say beside a number that fails
+    sampled: int = 0  # images of which the labels were compared
 
 
 def look(
     manifest: pd.DataFrame, classes: tuple[str, ...], limits: Limits, looked: Looked | None = None,
     reference: pd.DataFrame | None = None,
 ) -> Findings:  # fmt: skip
-    """Measure everything that the manifest's columns, the pixels that were looked at and the reference allow."""
+    """Measure everything that the manifest's columns, the pixels that were looked at and the reference allow.
+
+    Of a file that `ingest` could not decode, nothing but `readable` is asked: its zeros are no measures.
+    """
     looked = looked or Looked(skipped={"near_duplicates": "not looked for", "label_noise": "not looked for"})
-    manifest = manifest.reset_index(drop=True)
-    notes = _Notes(dict(looked.skipped))
+    ids = manifest["id"].to_numpy()
+    usable = readable(manifest)
+    rows, place = np.flatnonzero(usable), np.cumsum(usable) - 1
+    twins = None if looked.twins is None else place[looked.twins]
+    of_usable = replace(looked, twins=twins, sampled=place[looked.sampled])
+    notes = _measure(manifest[usable].reset_index(drop=True), classes, limits, of_usable, reference)
+    notes.number_by(rows)
+    notes.numbers["unreadable"] = len(looked.unreadable)
+    notes.words["unreadable"] = _unreadable([f"{ids[at]}: {why}" for at, why in sorted(looked.unreadable.items())])
+    for position, reason in looked.unreadable.items():
+        notes.flag("readable", [position], reason)
+    return Findings(notes.numbers, notes.table(), notes.skipped, notes.words, len(looked.sampled))
+
+
+def _unreadable(problems: list[str]) -> str:
+    more = [f"… and {len(problems) - _SHOWN_PROBLEMS} more"] if len(problems) > _SHOWN_PROBLEMS else []
+    return "\n    ".join(
+        [
+            f"{len(problems)} files are no images; repair or remove them, list their sha256 in data/exclusions.txt, "
+            "or leave them out with `validate.severity: {readable: quarantine}`:",
+            *problems[:_SHOWN_PROBLEMS],
+            *more,
+        ]
+    )
+
+
+def _measure(
+    manifest: pd.DataFrame, classes: tuple[str, ...], limits: Limits, looked: Looked, reference: pd.DataFrame | None
+) -> Notes:
+    notes = Notes(dict(looked.skipped))
     counts = manifest.groupby("label").size().reindex(list(classes), fill_value=0)
     notes.numbers |= {
         "images": len(manifest),
         "smallest_class": int(counts.min()),
         "class_ratio": float(counts.max() / max(1, counts.min())),
-        "unreadable": len(looked.unreadable),
     }
     notes.words |= {"smallest_class": f"{counts.idxmin()}", "class_ratio": f"{counts.idxmax()} to {counts.idxmin()}"}
-    for position, reason in looked.unreadable.items():
-        notes.flag("readable", [position], reason)
     _shapes(manifest, limits, notes)
     notes.flag("labels", ~manifest["label"].isin(classes), "its label is none of the dataset's classes")
-    _copies(manifest, notes)
+    copies.equal(manifest, notes)
     if looked.twins is not None:
-        _twins(manifest, looked.twins, notes)
+        copies.nearly_equal(manifest, looked.twins, notes)
     _pixels(manifest, limits, notes)
     if looked.agreement is not None:
         _label_noise(looked.sampled, looked.agreement, reference, notes)
@@ -100,7 +133,7 @@ def look(
         )
     else:
         _drift(manifest, classes, reference, limits.alpha, notes)
-    return Findings(notes.numbers, notes.table(), notes.skipped, notes.words)
+    return notes
 
 
 def read_reference(path: Path) -> pd.DataFrame:
@@ -119,7 +152,7 @@ def read_reference(path: Path) -> pd.DataFrame:
 def candidate(manifest: pd.DataFrame, looked: Looked) -> pd.DataFrame:
     """What a person can accept as reference: what the checks compare, a row per image, the sampled ones first."""
     first = np.asarray(looked.sampled, np.int64)
-    rest = np.setdiff1d(np.arange(len(manifest)), first)
+    rest = np.setdiff1d(np.flatnonzero(readable(manifest)), first)
     table = manifest.iloc[np.concatenate([first, rest])].reset_index(drop=True)
     table["label_agreement"] = np.float32(np.nan)
     if looked.agreement is not None:
@@ -127,27 +160,7 @@ def candidate(manifest: pd.DataFrame, looked: Looked) -> pd.DataFrame:
     return table[[column for column in REFERENCE_COLUMNS if column in table]]
 
 
-class _Notes:
-    def __init__(self, skipped: dict[str, str]) -> None:
-        self.numbers: dict[str, float] = {}
-        self.words: dict[str, str] = {}
-        self.skipped = skipped
-        self._flagged: list[pd.DataFrame] = []
-
-    def flag(self, check: str, where: object, reasons: object) -> None:
-        """Note the images at a mask or positions, with one reason for all or one for each."""
-        positions = np.asarray(where)
-        positions = np.flatnonzero(positions) if positions.dtype == bool else positions.astype(np.int64)
-        if len(positions):
-            self._flagged.append(pd.DataFrame({"check": check, "position": positions, "reason": reasons}))
-
-    def table(self) -> pd.DataFrame:
-        if not self._flagged:
-            return pd.DataFrame({"check": [], "position": np.empty(0, np.int64), "reason": []})
-        return pd.concat(self._flagged, ignore_index=True).drop_duplicates(["check", "position"], ignore_index=True)
-
-
-def _shapes(manifest: pd.DataFrame, limits: Limits, notes: _Notes) -> None:
+def _shapes(manifest: pd.DataFrame, limits: Limits, notes: Notes) -> None:
     sides = manifest[["width", "height"]]
     wrong = (sides.min(axis=1) < limits.min_side) | (sides.max(axis=1) > limits.max_side)
     notes.flag("size", wrong, f"a side is outside {limits.min_side} to {limits.max_side} pixels")
@@ -172,47 +185,7 @@ def _shapes(manifest: pd.DataFrame, limits: Limits, notes: _Notes) -> None:
     )
 
 
-def _copies(manifest: pd.DataFrame, notes: _Notes) -> None:
-    first = manifest.groupby("sha256").ngroup()
-    copies = manifest["sha256"].duplicated().to_numpy()
-    notes.numbers["duplicate_share"] = float(copies.mean())
-    original = manifest.index.to_series().groupby(first).transform("min").to_numpy()
-    ids = manifest["id"].to_numpy()
-    notes.flag("duplicates", copies, [f"the same file as {name}" for name in ids[original[copies]]])
-    # Test images stay where they are, so that scores compare; what is trained on gives way.
-    splits = manifest["split"].to_numpy()
-    inside = manifest[manifest["sha256"].duplicated(keep=False)]
-    several = inside[inside.groupby("sha256")["split"].transform("nunique") > 1]
-    leaks = []
-    for _, group in several.groupby("sha256"):
-        keep = min(map(str, group["split"]), key=_rank)
-        leaks += [(position, keep) for position in group.index if splits[position] != keep]
-    notes.numbers["leaks"] = len(leaks)
-    notes.flag("leakage", [p for p, _ in leaks], [f"in {splits[p]} and in {keep}" for p, keep in leaks])
-
-
-def _rank(split: str) -> int:
-    return {"test": 0, "val": 1}.get(split, 2)
-
-
-def _twins(manifest: pd.DataFrame, twins: Pairs, notes: _Notes) -> None:
-    ids, splits = manifest["id"].to_numpy(), manifest["split"].to_numpy()
-    notes.numbers["near_duplicate_share"] = len(np.unique(twins[:, 1])) / max(1, len(manifest))
-    notes.flag("near_duplicates", twins[:, 1], [f"nearly {ids[one]}" for one in twins[:, 0]])
-    order = [_rank(split) for split in manifest["split"]]
-    across = [
-        (one, other) if order[one] > order[other] else (other, one)
-        for one, other in twins.tolist()
-        if splits[one] != splits[other]
-    ]
-    notes.numbers["near_leaks"] = len(across)
-    notes.flag(
-        "near_leakage", [p for p, _ in across],
-        [f"in {splits[p]}, nearly {ids[other]} in {splits[other]}" for p, other in across],
-    )  # fmt: skip
-
-
-def _pixels(manifest: pd.DataFrame, limits: Limits, notes: _Notes) -> None:
+def _pixels(manifest: pd.DataFrame, limits: Limits, notes: Notes) -> None:
     for check, column, limit in (
         ("uniform", "contrast", limits.min_contrast),
         ("blurred", "sharpness", limits.min_sharpness),
@@ -226,7 +199,7 @@ def _pixels(manifest: pd.DataFrame, limits: Limits, notes: _Notes) -> None:
 
 
 def _label_noise(
-    sampled: NDArray[np.int64], agreement: Agreement, reference: pd.DataFrame | None, notes: _Notes
+    sampled: NDArray[np.int64], agreement: Agreement, reference: pd.DataFrame | None, notes: Notes
 ) -> None:
     against = agreement.contradicted_by != ""
     notes.numbers["contradicted_share"] = float(against.mean())
@@ -239,7 +212,7 @@ def _label_noise(
 
 
 def _drift(
-    manifest: pd.DataFrame, classes: tuple[str, ...], reference: pd.DataFrame, alpha: float, notes: _Notes
+    manifest: pd.DataFrame, classes: tuple[str, ...], reference: pd.DataFrame, alpha: float, notes: Notes
 ) -> None:
     """Compare with the reference; an effect that is not significant counts as 0."""
     before, after = (

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from deepcv.data.findings import Findings
 from deepcv.data.manifest import encoded_images
 from deepcv.data.markup import picture, thumbnail
 from deepcv.files import write_text
@@ -25,6 +26,8 @@ h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2.2r
 .images { display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr)); gap: 1rem .8rem; }
 figure { margin: 0; } figcaption { font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere; }
 img { width: 96px; height: 96px; object-fit: contain; background: #8882; border-radius: 6px; image-rendering: pixelated; }
+.none { width: 96px; height: 96px; display: grid; place-items: center; border: 1px dashed; border-radius: 6px; font-size: .75rem; }
+li { white-space: pre-line; }
 .limit { font-size: .8rem; font-weight: 400; margin-left: .8rem; } .label { font-weight: 600; } .id, .quiet { opacity: .65; }
 .severity { border-radius: 99px; font-size: .75rem; font-weight: 600; padding: .1rem .6rem; vertical-align: 2px; color: #fff; }
 .fail { background: #b91c1c; } .quarantine { background: #a16207; } .warn { background: #475569; }
@@ -36,23 +39,34 @@ ul { padding-left: 1.2rem; }
 
 
 def write(
-    path: Path, raw: Path, manifest: pd.DataFrame, flagged: pd.DataFrame, severities: Mapping[str, str],
-    outcomes: Mapping[str, Sequence[str]], skipped: Mapping[str, str], *, name: str,
+    path: Path, raw: Path, manifest: pd.DataFrame, findings: Findings, severities: Mapping[str, str],
+    outcomes: Mapping[str, Sequence[str]], limits: Mapping[str, tuple[bool, str]], *, name: str,
 ) -> None:  # fmt: skip
-    """Write the page, whole or not at all: outcomes by severity, then up to 48 images of each check in `flagged`.
+    """Write the page, whole or not at all: outcomes by severity, then up to 48 images of each check that flagged some.
 
-    `flagged` has the columns check, position (row of `manifest`) and reason. Raises DataError where data/raw is damaged.
+    `limits` says of a check whether it is within its limit, and that; others allow no image. Raises DataError where data/raw is
+    damaged.
     """
-    write_text(
-        path,
-        _HEAD + "\n".join(_body(raw, manifest, flagged, severities, outcomes, skipped, name)) + "\n</body>\n</html>\n",
-    )
+    body = "\n".join(_body(raw, manifest, findings, severities, outcomes, limits, name))
+    write_text(path, _HEAD + body + "\n</body>\n</html>\n")
+
+
+def headline(flagged: pd.DataFrame, page: Path) -> str:
+    """Say in one line how many images each check flagged, and where to see them."""
+    counts = ", ".join(f"{_words(check)} {len(part)}" for check, part in flagged.groupby("check"))
+    images = flagged["position"].nunique()
+    return f"{images} image{'' if images == 1 else 's'} flagged: {counts} ({page})" if images else "no image flagged"
+
+
+def _words(check: object) -> str:
+    return str(check).replace("_", " ")
 
 
 def _body(
-    raw: Path, manifest: pd.DataFrame, flagged: pd.DataFrame, severities: Mapping[str, str],
-    outcomes: Mapping[str, Sequence[str]], skipped: Mapping[str, str], name: str,
+    raw: Path, manifest: pd.DataFrame, findings: Findings, severities: Mapping[str, str],
+    outcomes: Mapping[str, Sequence[str]], limits: Mapping[str, tuple[bool, str]], name: str,
 ) -> Iterator[str]:  # fmt: skip
+    flagged = findings.flagged
     images = flagged["position"].nunique()
     yield f"<h1>{escape(name)}: {images} of {len(manifest)} images flagged</h1>"
     yield '<p class="quiet">Worth a look; most are no mistake. Limits and severities: params.yaml, section validate.</p>'
@@ -61,8 +75,11 @@ def _body(
             yield f"<h2>{_badge(severity)}</h2><ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
     for check, part in flagged.groupby("check", sort=True):
         severity = severities.get(str(check), "fail")
-        told = "each is left out" if severity == "quarantine" else f"above its limit: {escape(severity)}"
-        yield f"<h2>{escape(str(check).replace('_', ' '))}: {len(part)}"
+        within, limit = limits.get(str(check), (False, "0 images"))
+        told = f"within the limit of {limit}" if within else f"above the limit of {limit}: {escape(severity)}"
+        told = "each is left out" if severity == "quarantine" else told
+        total = findings.sampled if check == "label_noise" else len(manifest)
+        yield f"<h2>{escape(_words(check))}: {len(part)} of {total}"
         yield f'<span class="quiet limit">{told}</span></h2>'
         yield '<div class="images">'
         shown = part.sort_values("position", kind="stable").head(_IMAGES_PER_CHECK)
@@ -76,9 +93,9 @@ def _body(
         yield "</div>"
         if len(part) > len(shown):
             yield f'<p class="quiet">and {len(part) - len(shown)} more</p>'
-    if skipped:
+    if findings.skipped:
         yield "<h2>Not checked</h2><ul>"
-        yield from (f"<li>{escape(check.replace('_', ' '))}: {escape(why)}</li>" for check, why in skipped.items())
+        yield from (f"<li>{escape(_words(check))}: {escape(why)}</li>" for check, why in findings.skipped.items())
         yield "</ul>"
 
 
@@ -91,6 +108,6 @@ def _image(encoded: bytes) -> str:
     try:
         image_hwc = decode(encoded)
     except DecodeError:
-        return '<img alt="unreadable">'
+        return '<span class="none quiet">unreadable</span>'
     height, width = image_hwc.shape[:2]
     return picture(thumbnail(image_hwc), title=f"{width}×{height}")

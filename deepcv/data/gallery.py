@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from deepcv.data.manifest import SPLITS, DatasetInfo, encoded_images
+from deepcv.data.manifest import SPLITS, DatasetInfo, encoded_images, readable
 from deepcv.data.markup import thumbnail, thumbnail_recipe
 from deepcv.images import DecodeError, UInt8Array, prepare
 
@@ -104,7 +104,7 @@ class Gallery:
     images: int
     by_split: Mapping[str, int]
     quarantined: int
-    unreadable: int  # of those that were to be shown
+    unreadable: int  # of all as `ingest` found them, and of those that were to be shown
     classes: tuple[ClassRow, ...]
     classes_left_out: int
     histograms: tuple[Histogram, ...]
@@ -116,6 +116,7 @@ def collect(raw: Path, rows: pd.DataFrame, info: DatasetInfo, quarantined: NDArr
 
     Of more than 30 classes the 15 largest and the 15 smallest are kept. Raises DataError where data/raw is damaged.
     """
+    usable = readable(rows)
     out = np.zeros(len(rows), np.bool_)
     out[quarantined] = True
     labels = rows["label"].where(rows["label"].notna(), UNLABELLED).astype(str)
@@ -129,8 +130,8 @@ def collect(raw: Path, rows: pd.DataFrame, info: DatasetInfo, quarantined: NDArr
         (names[number], {split: int(n) for split, n in zip(splits, counts.iloc[number], strict=True)})
         for number in kept
     ]
-    chosen = _examples(rows["sha256"], labels, ~out, [label for label, _ in classes])
-    ends = list(_extremes(rows))
+    chosen = _examples(rows["sha256"], labels, usable & ~out, [label for label, _ in classes])
+    ends = list(_extremes(rows, usable))
     wanted = {position for positions in chosen.values() for position in positions}
     wanted |= {position for _, found in ends for position, _ in found}
     shown = _shown(raw, rows, labels, out, np.array(sorted(wanted), np.int64))
@@ -139,14 +140,14 @@ def collect(raw: Path, rows: pd.DataFrame, info: DatasetInfo, quarantined: NDArr
         images=len(rows),
         by_split={str(split): int(count) for split, count in counts.sum().items()},
         quarantined=int(out.sum()),
-        unreadable=sum(one.thumbnail_hwc is None for one in shown.values()),
+        unreadable=int((~usable).sum()) + sum(one.thumbnail_hwc is None for one in shown.values()),
         classes=tuple(
             ClassRow(label, by_split, int(out_by_label.get(label, 0)), tuple(shown[place] for place in chosen[label]))
             for label, by_split in classes
         ),
         classes_left_out=len(names) - len(kept),
         histograms=tuple(
-            histogram(column, unit, rows[column].to_numpy(np.float64), whole=whole)
+            histogram(column, unit, np.where(usable, rows[column].to_numpy(np.float64), np.nan), whole=whole)
             for column, unit, whole in _DISTRIBUTIONS
             if column in rows  # older manifests lack some
         ),
@@ -198,7 +199,7 @@ def _examples(
     return found
 
 
-def _extremes(rows: pd.DataFrame) -> Iterator[tuple[Extreme, list[tuple[int, float]]]]:
+def _extremes(rows: pd.DataFrame, usable: NDArray[np.bool_]) -> Iterator[tuple[Extreme, list[tuple[int, float]]]]:
     """Both ends of each measure, as (end, [(position, value)]); nothing where all images are alike."""
     width, height = rows["width"].to_numpy(np.float64), rows["height"].to_numpy(np.float64)
     derived = {"aspect": width / np.maximum(height, 1), "megapixels": width * height / 1e6}
@@ -208,6 +209,7 @@ def _extremes(rows: pd.DataFrame) -> Iterator[tuple[Extreme, list[tuple[int, flo
             if measure not in rows:
                 continue
             values = rows[measure].to_numpy(np.float64)
+        values = np.where(usable, values, np.nan)
         known = values[np.isfinite(values)]
         median = float(np.median(known)) if len(known) else 0.0
         for title, distance in ((lowest, median - values), (highest, values - median)):

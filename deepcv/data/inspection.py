@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from deepcv.data.duplicates import Pairs, alike, candidates, picture
 from deepcv.data.findings import Looked
-from deepcv.data.manifest import encoded_images
+from deepcv.data.manifest import encoded_images, readable
 from deepcv.data.neighbours import NEIGHBOURS, agree, describe, sample
 from deepcv.data.samples import DataError
 from deepcv.images import DecodeError, UInt8Array, decode
@@ -20,9 +20,10 @@ _MAX_PAIRS = 100_000  # to compare by pixels
 
 def inspect(raw: Path, manifest: pd.DataFrame, *, size: int, seed: int, min_contrast: float) -> Looked:
     """Decode a sample of `size` images and the candidates for near duplicates. Raises DataError where data/raw is damaged."""
-    unreadable: dict[int, str] = {}
+    usable = readable(manifest)
+    unreadable = _problems(raw, manifest, np.flatnonzero(~usable))
     skipped: dict[str, str] = {}
-    drawn = sample(manifest["sha256"], size, seed)
+    drawn = np.flatnonzero(usable)[sample(manifest["sha256"][usable], size, seed)]
     features: list[NDArray[np.float32]] = []
     for start in range(0, len(drawn), _AT_ONCE):
         images = [image for _, image in _decoded(raw, manifest, drawn[start : start + _AT_ONCE], unreadable)]
@@ -45,13 +46,22 @@ def inspect(raw: Path, manifest: pd.DataFrame, *, size: int, seed: int, min_cont
     return Looked(twins, unreadable, drawn, agreement, skipped)
 
 
+def _problems(raw: Path, manifest: pd.DataFrame, positions: NDArray[np.int64]) -> dict[int, str]:
+    """Say why each of these files, which `ingest` could not decode, is no image."""
+    found: dict[int, str] = {}
+    for position, _ in _decoded(raw, manifest, positions, found):
+        found[position] = "`ingest` could not decode it; run `dvc repro --force ingest`"
+    return found
+
+
 class _TooManyError(ValueError):
     pass
 
 
 def _twins(raw: Path, manifest: pd.DataFrame, min_contrast: float, unreadable: dict[int, str]) -> Pairs:
     """Pairs of nearly equal images; what repeats another file or shows nothing is another check's."""
-    looked_at = np.flatnonzero((manifest["contrast"] >= min_contrast) & ~manifest["sha256"].duplicated())
+    shows = readable(manifest) & (manifest["contrast"] >= min_contrast)
+    looked_at = np.flatnonzero(shows & ~manifest["sha256"].duplicated())
     try:
         pairs = looked_at[candidates(manifest["phash"].to_numpy(np.uint64)[looked_at])]
     except DataError as error:

@@ -2,6 +2,7 @@
 
 `data/raw/` holds `manifest.parquet` (columns in `COLUMNS`), `images.bin` (the encoded images end to end; a row's `offset`
 and `bytes` say where its image lies) and `dataset.json` (name, class names in label order, digest of the test split).
+A file that is no image has zeros from `width` to `phash`, but for `bytes` and `offset` (see `readable`).
 `brightness` to `phash` are the fields of `measures.Measures` (float32, `phash` uint64); `annotations` is JSON text or empty.
 """
 
@@ -48,6 +49,11 @@ def read(folder: Path) -> "tuple[pd.DataFrame, DatasetInfo]":
         raise DataError(f"{error.filename or folder}: missing; run `dvc repro ingest`") from error
     except (ValueError, OSError) as error:
         raise DataError(f"{folder}: damaged ({error}); run `dvc repro ingest`") from error
+
+
+def readable(rows: "pd.DataFrame") -> NDArray[np.bool_]:
+    """Tell the rows that are images, (n,), from those of files that `ingest` could not decode."""
+    return rows["width"].to_numpy() > 0
 
 
 def read_info(folder: Path) -> DatasetInfo:

@@ -23,7 +23,7 @@ from deepcv.data import memory
 from deepcv.data.manifest import COLUMNS, SPLITS, DatasetInfo, digest_of_test_split
 from deepcv.data.measures import Measures, measure_all
 from deepcv.data.samples import DataError, Sample
-from deepcv.data.splits import DIGEST_BYTES, OPEN, TEST, SplitRule, assign, check_not_empty
+from deepcv.data.splits import DIGEST_BYTES, LEFT_OUT, OPEN, TEST, TRAIN, SplitRule, assign, check_not_empty
 from deepcv.images import DecodeError, UInt8Array, decode
 from deepcv.parallel import in_order
 
@@ -37,14 +37,15 @@ _ROWS = 8192  # of a row group
 _CHUNK_IMAGES, _CHUNK_BYTES = 64, 2**22  # what a process takes at a time
 _DECODED_BYTES = 2**22  # of images that wait to be measured together
 _SHOWN_PROBLEMS = 10
+_NO_MEASURES = Measures._make([*[0.0] * (len(Measures._fields) - 1), 0])  # of a file that is no image
 
 
 class _Looked(NamedTuple):
-    """What one sample's bytes told; `problem` where they are no image."""
+    """What one sample's bytes told; `problem` where they are no image: then shape and measures are zeros."""
 
     sha256: bytes
     shape: tuple[int, ...]
-    measures: Measures | None
+    measures: Measures
     problem: str
 
 
@@ -59,8 +60,8 @@ class _Kept(ExitStack):
             for name in ("given", "labels", "ranks", "contents")
         }
 
-    def add(self, split: str | None, label: str, rank: bytes, content: bytes) -> None:
-        self.files["given"].write((OPEN if split is None else SPLITS.index(split)).to_bytes(1, "little", signed=True))
+    def add(self, given: int, label: str, rank: bytes, content: bytes) -> None:
+        self.files["given"].write(given.to_bytes(1, "little", signed=True))
         self.files["labels"].write(self.names.setdefault(label, len(self.names)).to_bytes(4, "little"))
         self.files["ranks"].write(rank)
         self.files["contents"].write(content)
@@ -77,13 +78,14 @@ def pack(
     samples: Iterable[Sample], classes: tuple[str, ...], folder: Path, *, name: str, source: str, rule: SplitRule,
     processes: int = 1,
 ) -> dict[str, int]:  # fmt: skip
-    """Write `folder` from samples, in their order, and return how many images each split has.
+    """Write `folder` from samples, in their order; return how many images each split has, and how many are "unreadable".
 
-    The files do not depend on `processes`. Raises DataError that names every bad file.
+    A file that is no image keeps its row, with zeros for all that could not be measured, and takes no part in the draw: `validate`
+    judges it. The files do not depend on `processes`. Raises DataError, also where no file is an image.
     """
     memory.keep_little()
     aside = folder / "rows.tmp"
-    kept = _write_rows(samples, folder, aside, source, rule, processes)
+    kept, bad = _write_rows(samples, folder, aside, source, rule, processes)
     memory.give_back()  # before the draw, of which memory does grow
     rows = pq.ParquetFile(aside, memory_map=True)
 
@@ -98,26 +100,36 @@ def pack(
     ranks, contents = kept.take("ranks", digest), kept.take("contents", digest)
     labels = renumbered[kept.take("labels", "<i4")]
     splits = assign(kept.take("given", "i1"), labels, ranks, contents if rule.group_by else None, rule, image_id)
-    check_not_empty(splits, labels, list(names))
+    if bad.count == len(splits) > 0:
+        bad.report("files are no images, and no other is there; repair them")
+    try:
+        check_not_empty(splits, labels, list(names))
+    except DataError as error:
+        raise DataError(f"{error}\n{bad.text('files are no images; repair them')}") if bad.count else error from None
     tested = bytearray()
     with rows, pq.ParquetWriter(folder / "manifest.parquet", SCHEMA, use_dictionary=_REPEATING) as writer:
         for group in range(rows.num_row_groups):
             table = rows.read_row_group(group, use_threads=False)
             part = splits[group * _ROWS : group * _ROWS + len(table)]
-            column = pa.array(np.array(SPLITS, object)[part], pa.string())
+            drawn = np.array(SPLITS, object)[np.maximum(part, TRAIN)]
+            told = np.where(part == LEFT_OUT, table["split"].fill_null("train").to_numpy(), drawn)
+            column = pa.array(told, pa.string())
             writer.write_table(table.set_column(1, SCHEMA.field("split"), column), row_group_size=_ROWS)
             for digest_hex in table["sha256"].filter(pa.array(part == TEST)).to_pylist():
                 tested += bytes.fromhex(digest_hex)
     aside.unlink()
     info = DatasetInfo(name, classes, digest_of_test_split(tested, labels[splits == TEST], names))
     (folder / "dataset.json").write_text(json.dumps(asdict(info), indent=2) + "\n", encoding="utf-8")
-    return {split: int((splits == number).sum()) for number, split in enumerate(SPLITS)}
+    return {
+        **{split: int((splits == number).sum()) for number, split in enumerate(SPLITS)},
+        **({"unreadable": bad.count} if bad.count else {}),
+    }
 
 
 def _write_rows(
     samples: Iterable[Sample], folder: Path, aside: Path, source: str, rule: SplitRule, processes: int
-) -> _Kept:
-    """Write images.bin and, to `aside`, the rows without their splits."""
+) -> "tuple[_Kept, _Problems]":
+    """Write images.bin and, to `aside`, the rows without their splits; also return which files are no images."""
     bad, ungrouped = _Problems(), _Problems()
     rows: list[tuple[object, ...]] = []
     offset = 0
@@ -128,10 +140,14 @@ def _write_rows(
     ):
         for chunk, found in in_order(_look, _chunks(samples), processes):
             for sample, (sha256, shape, measures, problem) in zip(chunk, found, strict=True):
-                unit = rule.unit(sample.id, sha256.hex())
-                if measures is None:
+                unit: str | None = ""
+                given = LEFT_OUT
+                if problem:
                     bad.add(f"{sample.id}: {problem}")
-                elif unit is None:
+                else:
+                    unit = rule.unit(sample.id, sha256.hex())
+                    given = OPEN if sample.split is None else SPLITS.index(sample.split)
+                if unit is None:
                     ungrouped.add(sample.id)
                 else:
                     blob.write(sample.encoded)
@@ -144,15 +160,14 @@ def _write_rows(
                     )  # fmt: skip
                     offset += len(sample.encoded)
                     content = sha256[:DIGEST_BYTES] if rule.group_by else b""
-                    kept.add(sample.split, sample.label, rule.rank(unit), content)
+                    kept.add(given, sample.label, rule.rank(unit), content)
                     if len(rows) == _ROWS:
                         writer.write_table(_table(rows), row_group_size=_ROWS)
                         rows.clear()
         if rows:
             writer.write_table(_table(rows), row_group_size=_ROWS)
-    bad.report("files are no images; repair or remove them")
     ungrouped.report(f"images are in no group of ingest.group_by {rule.group_by!r}; it must find one in every id")
-    return kept
+    return kept, bad
 
 
 def _table(rows: list[tuple[object, ...]]) -> pa.Table:
@@ -167,12 +182,13 @@ def _look(samples: list[Sample]) -> list[_Looked]:
     waiting: dict[int, UInt8Array] = {}  # by place
     size = 0
     for place, sample in enumerate(samples):
+        content = hashlib.sha256(sample.encoded).digest()
         try:
             image_hwc = decode(sample.encoded)
         except DecodeError as error:
-            looked.append(_Looked(b"", (), None, str(error)))
+            looked.append(_Looked(content, (0, 0, 0), _NO_MEASURES, str(error)))
         else:
-            looked.append(_Looked(hashlib.sha256(sample.encoded).digest(), image_hwc.shape, None, ""))
+            looked.append(_Looked(content, image_hwc.shape, _NO_MEASURES, ""))
             waiting[place] = image_hwc
             size += image_hwc.nbytes
         if waiting and (size >= _DECODED_BYTES or place == len(samples) - 1):
@@ -210,5 +226,9 @@ class _Problems:
     def report(self, what: str) -> None:
         """Raise DataError where there was any."""
         if self.count:
-            more = [f"  … and {self.count - len(self.first)} more"] if self.count > len(self.first) else []
-            raise DataError("\n".join([f"{self.count} {what}:", *self.first, *more]))
+            raise DataError(self.text(what))
+
+    def text(self, what: str) -> str:
+        """How many of what, and the first of them."""
+        more = [f"  … and {self.count - len(self.first)} more"] if self.count > len(self.first) else []
+        return "\n".join([f"{self.count} {what}:", *self.first, *more])

@@ -19,6 +19,7 @@ from deepcv.data.samples import DataError
 
 TRAIN, VAL, TEST = range(3)
 OPEN = -1  # the source leaves the split to DeepCV
+LEFT_OUT = -2  # no image: it is in no split and moves none
 DIGEST_BYTES = 16  # kept of each sha256: 128 bits tell images apart, in half of the memory
 
 Digests = NDArray[np.bytes_]  # (n,) S16
@@ -54,13 +55,15 @@ def assign(
 ) -> NDArray[np.int8]:  # fmt: skip
     """Return each image's split, (n,); what the source left open is drawn from its train images.
 
-    given (n,) is the source's split or OPEN, ranks (n,) are those of the units, contents (n,) tell equal images (needed with
-    `group_by` alone), `name` gives an image's id for messages. A fraction counts against the images that the source did not put
-    into another split. A unit of several labels is drawn with the least of them. Raises DataError.
+    given (n,) is the source's split, OPEN, or LEFT_OUT, which stays; ranks (n,) are those of the units, contents (n,) tell equal
+    images (needed with `group_by` alone), `name` gives an image's id for messages. A fraction counts against the images that the
+    source did not put into another split. A unit of several labels is drawn with the least of them. Raises DataError.
     """
-    splits = np.maximum(given, TRAIN)
+    splits = np.where(given == OPEN, np.int8(TRAIN), given)
     if rule.group_by:
-        _check_together(ranks, splits, np.arange(len(splits)), name, "the source itself puts images of one group into")
+        _check_together(
+            ranks, splits, np.flatnonzero(splits != LEFT_OUT), name, "the source itself puts images of one group into"
+        )
     fractions = {VAL: rule.val_fraction, TEST: rule.test_fraction}
     wanted = {split: share for split, share in fractions.items() if not (splits == split).any()}
     if rule.folds and VAL not in wanted:
@@ -69,8 +72,11 @@ def assign(
     if rule.method == "stable":
         splits[drawn] = _stable(ranks[drawn], wanted, rule)
     else:
+        dealt = 0  # images that the folds shared out so far: the next class goes on where the last one ended
         for members, units in _by_class(drawn, labels, ranks):
-            splits[members] = _shares(units, wanted, rule)
+            found = _shares(units, wanted, rule, dealt)
+            splits[members] = found
+            dealt += int((found != TEST).sum())
     if contents is not None:
         _check_together(contents, splits, drawn, name, "ingest.group_by puts equal images of two groups into")
     return splits
@@ -114,8 +120,8 @@ def _by_class(
         yield order[members], units[members]
 
 
-def _shares(units: NDArray[np.int32], wanted: Mapping[int, float], rule: SplitRule) -> NDArray[np.int8]:
-    """Cut one class: the first share of its images, in whole units, is val, the next is test."""
+def _shares(units: NDArray[np.int32], wanted: Mapping[int, float], rule: SplitRule, dealt: int) -> NDArray[np.int8]:
+    """Cut one class: the first share of its images, in whole units, is val, the next is test; `dealt` images had a fold before."""
     splits = np.zeros(len(units), np.int8)
     start = 0
     for split, share in wanted.items():
@@ -125,11 +131,20 @@ def _shares(units: NDArray[np.int32], wanted: Mapping[int, float], rule: SplitRu
     if rule.folds:  # after the draw, so that models of all folds and of none are judged on the same test images
         rest = np.flatnonzero(splits != TEST)
         first, last = (
-            _whole(units[rest], round(number * len(rest) / rule.folds)) for number in (rule.fold, rule.fold + 1)
+            _whole(units[rest], _start(number, len(rest), rule.folds, dealt)) for number in (rule.fold, rule.fold + 1)
         )
         splits[rest] = TRAIN
         splits[rest[first:last]] = VAL
     return splits
+
+
+def _start(fold: int, images: int, folds: int, dealt: int) -> int:
+    """Count the images before a fold, where those that do not divide go one each to the folds from `dealt` on, round and round.
+
+    Rounding each class by itself would make the same fold the smallest in all of them.
+    """
+    each, left = divmod(images, folds)
+    return fold * each + sum((number - dealt) % folds < left for number in range(fold))
 
 
 def _whole(units: NDArray[np.int32], end: int) -> int:

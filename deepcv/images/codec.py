@@ -69,7 +69,7 @@ def decode_checked(
         raise DecodeError(
             "not a whole image: truncated or damaged"
             if headers.is_known(encoded)
-            else "not an image format that OpenCV reads, by its first bytes"
+            else f"not an image format that OpenCV reads: it begins with {encoded[:12]!r}"
         )
     if image.ndim == 2:
         image = image[:, :, None]

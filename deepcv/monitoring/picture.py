@@ -11,13 +11,22 @@ from deepcv.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _REFERENCE, _NEW, _DRIFT, _QUIET = "#4477aa", "#ee7733", "#b2182b", "#555555"  # told apart by the colour-blind too
 _COLUMNS, _BINS, _MOST_CLASSES, _MOST_POINTS = 4, 40, 20, 1000
+_STEPS = 4  # between an axis' labels: "0.0125" beside "0.0150" is as much as fits
 
 
 def draw(path: Path, title: str, comparison: Comparison, reference: Side, new: Side) -> None:
     """Write the picture."""
+    drawn = figure_of(title, comparison, reference, new)
+    with atomic(path) as aside:
+        drawn.savefig(aside, format="png", metadata={"Software": None})
+
+
+def figure_of(title: str, comparison: Comparison, reference: Side, new: Side) -> "Figure":
+    """Draw the picture."""
     from matplotlib.figure import Figure
 
     findings = comparison.findings
@@ -39,8 +48,7 @@ def draw(path: Path, title: str, comparison: Comparison, reference: Side, new: S
         handles=[_swatch(_REFERENCE, f"reference, {reference.images} images"), _swatch(_NEW, f"new, {new.images} images")],
         loc="outside lower left", ncols=2, frameon=False, fontsize=10,
     )  # fmt: skip
-    with atomic(path) as aside:
-        figure.savefig(aside, format="png", metadata={"Software": None})
+    return figure
 
 
 def _histograms(axes: "Axes", reference: FloatArray, new: FloatArray) -> None:
@@ -54,6 +62,7 @@ def _histograms(axes: "Axes", reference: FloatArray, new: FloatArray) -> None:
         axes.stairs(100 * counts / len(values), edges, fill=True, color=colour, alpha=0.3)
         axes.stairs(100 * counts / len(values), edges, color=colour, linewidth=1.3)
     axes.set_xlim(low, high)
+    axes.locator_params(axis="x", nbins=_STEPS)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("% of images", fontsize=8)
 

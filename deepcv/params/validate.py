@@ -17,6 +17,7 @@ SEVERITIES: Mapping[str, Severity] = {
     "labels": "fail",
     "balance": "fail",
     "duplicates": "fail",
+    "label_conflict": "warn",
     "near_duplicates": "warn",
     "leakage": "warn",
     "near_leakage": "warn",
@@ -95,6 +96,8 @@ class ValidateParams(Section):
             near = closest(check, SEVERITIES)
             hint = f"the closest is '{near[0]}'" if near else f"there are {', '.join(SEVERITIES)}"
             return f"not a check; {hint}"
+        if check == "readable" and self.severity[check] == "warn":
+            return "must be 'fail' or 'quarantine', got 'warn': a file that is no image cannot be prepared"
         if check in WHOLE and self.severity[check] == "quarantine":
             return "must be 'fail' or 'warn', got 'quarantine': it is about all images together, none can be left out"
         return ""

@@ -39,9 +39,14 @@ def main() -> None:
                 kept, source.classes, folder, name=params.dataset, source=Path(params.path).name, rule=rule,
                 processes=len(os.sched_getaffinity(0)),
             )  # fmt: skip
+    unreadable = images.pop("unreadable", 0)
     counts = ", ".join(f"{count} {split}" for split, count in sorted(images.items(), key=lambda item: -item[1]))
     if kept.left_out:
         print(f"{exclusions.FILE}: {kept.left_out} images left out")
+    if unreadable:
+        print(
+            f"{unreadable} files are no images; they are packed as they are for `validate`, which judges them (readable)"
+        )
     print(f"{params.dataset}: {sum(images.values())} images of {len(source.classes)} classes: {counts}")
 
 

@@ -34,7 +34,11 @@ def main() -> None:
     look = partial(_look, params.sample, params.seed, params.min_contrast)
     with meanwhile(look, len(os.sched_getaffinity(0))) as looking:
         gc.disable()  # thousands of classes come and none goes: a sixth of the time
-        from deepcv.data.expectations import Own, judge  # here, so that what looks at pixels need not wait for it
+        from deepcv.data.expectations import (
+            Own,
+            judge,
+            within_limits,
+        )  # here, so that what looks at pixels need not wait for it
 
         gc.enable()
         rows, info = manifest.read(RAW)
@@ -46,8 +50,8 @@ def main() -> None:
     findings.candidate(rows, looked).to_parquet(CANDIDATE, index=False)
     outcomes = {"fail": verdict.failures, "warn": verdict.warnings}
     flagged_page.write(
-        FLAGGED, RAW, rows, found.flagged, params.severities, outcomes, found.skipped, name=info.name
-    )  # fmt: skip
+        FLAGGED, RAW, rows, found, params.severities, outcomes, within_limits(found, limits), name=info.name
+    )
     shown = gallery.collect(RAW, rows, info, verdict.quarantined["position"].to_numpy("int64"))
     gallery_page.write(GALLERY, shown)
     gallery_picture.write(PICTURE, shown)
@@ -57,6 +61,7 @@ def main() -> None:
         print(f"warning: {warning}")
     for why in dict.fromkeys(found.skipped.values()):
         print(f"not checked: {', '.join(check for check, reason in found.skipped.items() if reason == why)}: {why}")
+    print(flagged_page.headline(found.flagged, FLAGGED))
     if not verdict.success:
         raise DeepcvError(
             f"the data fails {len(verdict.failures)} expectations (section validate of params.yaml; report: {DATA_DOCS})\n  "

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from toys import picture
 
 from deepcv.cli import main
-from deepcv.data import diff, diff_page, revisions
+from deepcv.data import diff, diff_page, packing, revisions
 from deepcv.data.diff import COLUMNS, compare
-from deepcv.data.samples import DataError
+from deepcv.data.manifest import SPLITS
+from deepcv.data.samples import DataError, Sample
+from deepcv.data.splits import SplitRule
 from deepcv.images import encode_png
 
 
@@ -249,6 +251,23 @@ def test_a_page_shows_some_and_counts_the_rest(history: History, tmp_path: Path)
     diff_page.write(tmp_path / "page.html", diff.report(before, after), before, after, limit=1)
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "and 2 more" in page.text  # of three that were renamed
+
+
+def test_a_page_says_which_files_are_no_images(tmp_path: Path) -> None:
+    sides = []
+    for name, third in (("before", b""), ("after", b"Read me")):
+        (tmp_path / name).mkdir()
+        given = [Sample(f"a/{n}.png", s, "a", encode_png(picture(n))) for n, s in enumerate(SPLITS)]
+        given += [Sample("a/3.png", None, "a", third), Sample("a/4.png", "test", "a", b"")]
+        packing.pack(given, ("a",), tmp_path / name, name="toy", source="x", rule=SplitRule(0.2, 0.2, 0))
+        sides.append(revisions.Snapshot(name, {file: tmp_path / name / file for file in revisions.FILES}))
+    found = diff.report(*sides)
+    assert ids(found.diff.changed) == ["a/3.png"]
+    diff_page.write(tmp_path / "page.html", found, *sides)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "before: the file is empty" in page
+    assert "after: not an image format that OpenCV reads: it begins with b&#x27;Read me&#x27;" in page
+    assert page.count(">unreadable</span>") == 2
 
 
 def test_a_page_of_damaged_images_is_not_written(history: History, tmp_path: Path) -> None:

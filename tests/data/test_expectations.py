@@ -1,10 +1,11 @@
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from deepcv.data.expectations import Own, judge
-from deepcv.data.findings import Limits
+from deepcv.data.expectations import Own, judge, within_limits
+from deepcv.data.findings import Limits, look
 from deepcv.errors import DeepcvError
 
 LIMITS = Limits(
@@ -51,7 +52,7 @@ def clean_html() -> str:
 @pytest.mark.parametrize("case", ALONE)
 def test_a_violated_limit_is_named_and_nothing_else(case: str) -> None:
     manifest, message = ALONE[case]
-    verdict = judge(manifest, ("a", "b"), LIMITS, severities={"leakage": "warn"})
+    verdict = judge(manifest, ("a", "b"), LIMITS, severities={"leakage": "warn", "label_conflict": "warn"})
     assert not verdict.success
     assert [bool(re.match(message, failure)) for failure in verdict.failures] == [True], verdict.failures
 
@@ -119,7 +120,9 @@ def test_your_own_expectations_are_held() -> None:
     verdict = judge(table(), ("a", "b"), LIMITS, own=[own])
     assert verdict.success
     assert verdict.quarantined["position"].tolist() == [5]
-    assert not judge(table(), ("a", "b"), LIMITS, own=[Own("expect_column_max_to_be_between", {"column": "x"})]).success
+    there = judge(table(), ("a", "b"), LIMITS, own=[Own("expect_column_to_exist", {"column": "x"}, "warn")])
+    assert there.success
+    assert len(there.warnings) == 1
 
 
 @pytest.mark.parametrize(
@@ -127,8 +130,27 @@ def test_your_own_expectations_are_held() -> None:
     [
         (Own("expect_colum_values_to_be_unique", {}), "validate.expectations.0.expectation.*mean expect_column_values_to_be_unique"),
         (Own("expect_column_values_to_be_unique", {"colum": "id"}), "validate.expectations.0.kwargs.*colum"),
+        (Own("expect_column_max_to_be_between", {"column": "heigt"}), "0.kwargs: .*no column 'heigt'; did you mean height"),
+        (Own("expect_column_max_to_be_between", {"column": "qq"}), "no column 'qq'; there are id, label, split, sha256"),
+        (Own("expect_column_pair_values_to_be_equal", {"column_A": "width", "column_B": "hight"}), "mean height"),
+        (Own("expect_compound_columns_to_be_unique", {"column_list": ["id", "lable"]}), "mean label"),
+        (
+            Own("expect_column_max_to_be_between", {"column": "width", "max_value": 7}, "quarantine"),
+            "expectations.0.severity: must be fail or warn, got quarantine",
+        ),
     ],
 )  # fmt: skip
 def test_an_expectation_that_does_not_exist_is_named(own: Own, message: str) -> None:
     with pytest.raises(DeepcvError, match=message):
         judge(table(), ("a", "b"), LIMITS, own=[own])
+
+
+def test_a_check_is_within_its_limit_where_its_expectation_holds() -> None:
+    rows = table()
+    rows.loc[1, "sha256"] = rows.loc[0, "sha256"]  # 1 of 16, in another split and of the same label
+    found = look(rows, ("a", "b"), LIMITS)
+    said = within_limits(found, LIMITS)
+    assert said["duplicates"] == (True, "10 %")
+    assert said["leakage"] == (False, "0 images")
+    assert within_limits(found, replace(LIMITS, max_leaks=1))["leakage"] == (True, "1 image")
+    assert "blurred" not in said  # the table has no such column

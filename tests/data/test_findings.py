@@ -89,3 +89,50 @@ def test_a_candidate_serves_as_reference(tmp_path: Path) -> None:
     assert read["label"].head(3).tolist() == ["b", "a", "a"]
     with pytest.raises(DataError, match="expected an accepted reference"):
         read_reference(tmp_path / "none.parquet")
+
+
+def test_files_that_are_no_images_are_asked_for_nothing_else() -> None:
+    rows = table()
+    clean = look(rows, CLASSES, LIMITS, Looked(), rows)
+    measured = ["width", "height", "channels", "brightness", "contrast", "sharpness", "red_minus_blue"]
+    blank = pd.DataFrame({**rows.iloc[0], "split": "test", "sha256": "e" * 64}, index=[0, 1])
+    blank[measured] = 0
+    both = pd.concat([blank, rows], ignore_index=True)  # two empty files before all others
+    both.loc[0, "label"] = "b"
+    found = look(both, CLASSES, LIMITS, Looked(unreadable={0: "empty", 1: "empty"}), rows)
+    assert found.numbers == clean.numbers | {"unreadable": 2}
+    assert found.flagged.to_dict("list") == {"check": ["readable"] * 2, "position": [0, 1], "reason": ["empty"] * 2}
+    assert found.words["unreadable"].endswith("0.png: empty\n    0.png: empty")
+    both.loc[7, "width"] = 3
+    agreement = Agreement(np.ones(2, np.float32), np.array(["", "b"], object))
+    seen = Looked(np.array([[2, 3]]), {0: "empty"}, np.array([9, 4]), agreement)
+    flags = look(both, CLASSES, LIMITS, seen).flagged
+    places = {check: part["position"].tolist() for check, part in flags.groupby("check")}
+    assert places == {"near_duplicates": [3], "label_noise": [4], "readable": [0], "size": [7], "odd_shape": [7]}
+    assert len(candidate(both, seen)) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "reasons"),
+    [
+        ("label", ("a", "b", "a"), ["a, but b as 4.png", "b, but a as 3.png", "a, but b as 4.png"]),
+        (
+            "annotations", ('{"boxes": [{"label": "cow"}]}', '{"boxes": [{"label": "dog"}]}', '{"boxes": [{"label": "dog"}]}'),
+            ["a (cow), but a (dog) as 4.png", "a (dog), but a (cow) as 3.png", "a (dog), but a (cow) as 3.png"],
+        ),
+        ("annotations", ('{"boxes": [{"label": "cow", "x": 1}]}', '{"boxes": [{"label": "cow", "x": 2}]}') * 2, []),
+        ("annotations", ('{"tags": {"has": ["b", "a"]}}', '{"tags": {"has": ["a", "b"]}}', '{"tags": {"has": ["a"]}}'),
+            [*["a (has: a, b), but a (has: a) as 5.png"] * 2, "a (has: a), but a (has: a, b) as 3.png"]),
+        ("label", ("a", "a", "a"), []),
+    ],
+)  # fmt: skip
+def test_copies_with_other_labels_are_flagged_all(column: str, values: tuple[str, ...], reasons: list[str]) -> None:
+    rows = table().assign(annotations="")
+    rows.loc[3:5, "label"] = "a"
+    rows.loc[3:5, "sha256"] = "c" * 64
+    rows.loc[3:5, column] = values[:3]
+    found = look(rows, CLASSES, LIMITS)
+    assert found.numbers["label_conflicts"] == len(reasons)
+    part = found.flagged[found.flagged["check"] == "label_conflict"]
+    assert part["position"].tolist() == [3, 4, 5][: len(reasons)]
+    assert part["reason"].tolist() == reasons

@@ -8,6 +8,7 @@ import pytest
 from toys import picture
 
 from deepcv.data import flagged_page, manifest, packing
+from deepcv.data.findings import Findings
 from deepcv.data.samples import DataError, Sample
 from deepcv.data.splits import SplitRule
 from deepcv.images import encode_png
@@ -32,7 +33,9 @@ def page(raw: Path, flagged: pd.DataFrame, **severities: str) -> str:
     rows, _ = manifest.read(raw)
     path = raw.parent / "flagged.html"
     outcomes = {"fail": ["width is <9>, expected at most 8"], "warn": []}
-    flagged_page.write(path, raw, rows, flagged, severities, outcomes, {"label_set": "no <reference>"}, name="<p>ets")
+    found = Findings({}, flagged, {"label_set": "no <reference>"}, sampled=50)
+    limits = {"blurred": (False, "5 %"), "duplicates": (True, "5 %"), "odd_shape": (False, "0 images")}
+    flagged_page.write(path, raw, rows, found, severities, outcomes, limits, name="<p>ets")
     return path.read_text(encoding="utf-8")
 
 
@@ -41,13 +44,16 @@ def flags(check: str, positions: range, reason: str = "a <reason>") -> pd.DataFr
 
 
 def test_a_page_says_what_was_flagged_and_why(raw: Path) -> None:
-    both = pd.concat([flags("odd_shape", range(3)), flags("blurred", range(1, 60))])
+    checks = {"odd_shape": range(3), "duplicates": range(1), "size": range(1), "label_noise": range(2)}
+    both = pd.concat([*(flags(check, at) for check, at in checks.items()), flags("blurred", range(1, 60))])
     text = page(raw, both, odd_shape="quarantine", blurred="warn")
     assert "<h1>&lt;p&gt;ets: 60 of 60 images flagged</h1>" in text
-    assert re.findall(r"<h2>([a-z ]+): (\d+)\s*<span[^>]*>([^<]*)", text) == [
-        ("blurred", "59", "above its limit: warn"), ("odd shape", "3", "each is left out"),
+    assert re.findall(r"<h2>([a-z ]+): (\d+ of \d+)\s*<span[^>]*>([^<]*)", text) == [
+        ("blurred", "59 of 60", "above the limit of 5 %: warn"), ("duplicates", "1 of 60", "within the limit of 5 %"),
+        ("label noise", "2 of 50", "above the limit of 0 images: fail"), ("odd shape", "3 of 60", "each is left out"),
+        ("size", "1 of 60", "above the limit of 0 images: fail"),
     ]  # fmt: skip
-    assert text.count("<figure>") == 48 + 3
+    assert text.count("<figure>") == 48 + 3 + 1 + 1 + 2
     assert "and 11 more" in text
     assert "<li>width is &lt;9&gt;, expected at most 8</li>" in text
     assert "<li>label set: no &lt;reference&gt;</li>" in text

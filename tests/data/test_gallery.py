@@ -222,6 +222,24 @@ def test_an_unreadable_image_is_skipped_and_counted(tmp_path: Path) -> None:
     assert ">unreadable</span>" in page
 
 
+def test_a_file_that_is_no_image_is_counted_and_stands_nowhere_else(tmp_path: Path) -> None:
+    raw = pack(tmp_path / "raw", noise(12, 1))
+    clean, _, _ = written(raw, tmp_path)
+    rows, info = manifest.read(raw)
+    blank = rows.iloc[[0, 1]].assign(id=["x", "y"], sha256="e" * 64)  # two empty files, as `ingest` packs them
+    blank[["width", "height", "channels", "brightness", "contrast", "sharpness", "bytes"]] = 0
+    found = collect(raw, pd.concat([rows, blank], ignore_index=True), info, NONE)
+    assert found.unreadable == 2
+    assert found.images == 14
+    assert [one.missing for one in found.histograms] == [2] * 6
+    for one, other in zip(found.histograms, clean.histograms, strict=True):
+        assert one.counts.tolist() == other.counts.tolist()
+    assert [[shown.name for shown, _ in end.images] for end in found.extremes] == [
+        [shown.name for shown, _ in end.images] for end in clean.extremes
+    ]
+    assert not {"x", "y"} & {shown.name for row in found.classes for shown in row.examples}
+
+
 def test_images_without_label_or_measures_are_shown(tmp_path: Path) -> None:
     raw = pack(tmp_path / "raw", noise(12, 2))
     rows, info = manifest.read(raw)

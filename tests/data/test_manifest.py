@@ -64,14 +64,39 @@ def test_equal_samples_give_equal_files(tmp_path: Path) -> None:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-def test_every_bad_file_is_named(tmp_path: Path) -> None:
+def test_files_that_are_no_images_keep_their_rows_and_move_no_other(tmp_path: Path) -> None:
     given = samples()
+    others = pack([one for n, one in enumerate(given) if n not in (3, 7, 9)], tmp_path / "others")
     given[3] = given[3]._replace(encoded=given[3].encoded[:-9])
-    given[7] = given[7]._replace(encoded=b"")
-    with pytest.raises(DataError, match=r"2 files are no images(.|\n)*b/3.png: not a whole(.|\n)*b/7.png: .*empty"):
-        pack(given, tmp_path)
-    assert not (tmp_path / "manifest.parquet").exists()
-    assert not (tmp_path / "dataset.json").exists()
+    given[7] = given[7]._replace(encoded=b"", split="test")
+    given[9] = given[9]._replace(encoded=b"")
+    assert pack(given, tmp_path / "all") == others | {"unreadable": 3}
+    read, info = manifest.read(tmp_path / "all")
+    assert np.flatnonzero(~manifest.readable(read)).tolist() == [3, 7, 9]
+    bad = read[~manifest.readable(read)]
+    assert bad["split"].tolist() == ["train", "test", "train"]
+    assert list(manifest.encoded_images(tmp_path / "all", bad)) == [given[n].encoded for n in (3, 7, 9)]
+    assert not bad[["width", "height", "channels", *Measures._fields]].to_numpy().any()
+    kept, info_of_others = manifest.read(tmp_path / "others")
+    same = ["id", "split", "label", "sha256", "width", "brightness", "phash"]
+    assert read[manifest.readable(read)][same].reset_index(drop=True).equals(kept[same])
+    assert info == info_of_others  # the digest of the test split too
+
+
+def test_a_class_of_bad_files_alone_is_refused_with_their_names(tmp_path: Path) -> None:
+    bad = [Sample(f"c/{n}.png", None, "c", b"hello") for n in range(3)]
+    with pytest.raises(
+        DataError, match=r"too few images of class c(.|\n)*3 files are no images(.|\n)*c/0.png: not a whole"
+    ):
+        pack([*samples(), *bad], tmp_path, ("a", "b", "c"))
+    assert not (tmp_path / "manifest.parquet").exists() or not (tmp_path / "dataset.json").exists()
+
+
+def test_equal_files_that_are_no_images_may_be_of_two_groups(tmp_path: Path) -> None:
+    empty = [Sample(f"{g}/empty.png", None, g, b"") for g in "ab"]
+    rule = SplitRule(0.2, 0.2, 0, group_by="^([ab]/[0-9]+|.*empty)")
+    found = packing.pack([*samples(), *empty], ("a", "b"), tmp_path, name="two", source="x", rule=rule)
+    assert found["unreadable"] == 2
 
 
 def test_many_bad_files_are_counted(tmp_path: Path) -> None:

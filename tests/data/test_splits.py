@@ -146,6 +146,21 @@ def test_folds_partition_all_but_the_test_images(
         assert splits == ({"test": number} if whole[image_id] == "test" else {"val": 1, "train": number - 1})
 
 
+@pytest.mark.parametrize("labels", ["abc" * 30, "a" * 31 + "b" * 17 + "c" * 42, "ab" * 7])
+@pytest.mark.parametrize("number", [2, 5, 7])
+def test_stratified_folds_differ_by_one_image_in_all_and_in_each_class(labels: str, number: int) -> None:
+    rows = images(labels)
+    label_of = {image_id: label for image_id, _, label, _ in rows}
+    counts = []
+    for fold in range(number):
+        val = [image_id for image_id, split in draw(rows, folds=number, fold=fold).items() if split == "val"]
+        counts.append(Counter(label_of[image_id] for image_id in val))
+    sizes = [count.total() for count in counts]
+    assert max(sizes) - min(sizes) <= 1, sizes
+    for label in set(labels):
+        assert max(count[label] for count in counts) - min(count[label] for count in counts) <= 1
+
+
 def test_folds_are_equally_large() -> None:
     for method, tolerance in (("stratified", 0.01), ("stable", 0.1)):
         rows = images("ab" * 2000)

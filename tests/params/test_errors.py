@@ -250,6 +250,7 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ("min_side: 4", "min_side: 400", [(10, "validate.max_side", "must be >= min_side = 400, got 100")]),
     ("min_side: 4", "severity: {blured: warn}", [(9, "validate.severity.blured", "the closest is 'blurred'")]),
     ("min_side: 4", "severity: {balance: quarantine}", [(9, "validate.severity.balance", "none can be left out")]),
+    ("min_side: 4", "severity: {readable: warn}", [(9, "validate.severity.readable", "cannot be prepared")]),
     ("min_side: 4", "severity: {size: stop}", [(9, "validate.severity.size", "'fail' or 'quarantine' or 'warn'")]),
     ("min_side: 4", "reference: a.csv", [(9, "validate.reference", "must be a .parquet file")]),
     ("min_side: 4", "expectations: [{expectatio: x}]", [(9, "validate.expectations.0", "closest is 'expectation'")]),

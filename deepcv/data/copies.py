@@ -1,0 +1,79 @@
+"""Equal and nearly equal images of a manifest: copies, copies of other labels, and leaks between splits."""
+
+import json
+
+import numpy as np
+import pandas as pd
+
+from deepcv.data.duplicates import Pairs
+from deepcv.data.notes import Notes
+
+
+def equal(manifest: pd.DataFrame, notes: Notes) -> None:
+    """Find files that repeat another one, byte for byte, those with another label than their copy, and those in several splits."""
+    first = manifest.groupby("sha256").ngroup()
+    copies = manifest["sha256"].duplicated().to_numpy()
+    notes.numbers["duplicate_share"] = float(copies.mean())
+    original = manifest.index.to_series().groupby(first).transform("min").to_numpy()
+    ids = manifest["id"].to_numpy()
+    notes.flag("duplicates", copies, [f"the same file as {name}" for name in ids[original[copies]]])
+    _conflicts(manifest, notes)
+    # Test images stay where they are, so that scores compare; what is trained on gives way.
+    splits = manifest["split"].to_numpy()
+    inside = manifest[manifest["sha256"].duplicated(keep=False)]
+    several = inside[inside.groupby("sha256")["split"].transform("nunique") > 1]
+    leaks = []
+    for _, group in several.groupby("sha256"):
+        keep = min(map(str, group["split"]), key=_rank)
+        leaks += [(position, keep) for position in group.index if splits[position] != keep]
+    notes.numbers["leaks"] = len(leaks)
+    notes.flag("leakage", [p for p, _ in leaks], [f"in {splits[p]} and in {keep}" for p, keep in leaks])
+
+
+def _conflicts(manifest: pd.DataFrame, notes: Notes) -> None:
+    """Find copies that say different things of one file: another class, or other classes of boxes or tags."""
+    several = manifest[manifest["sha256"].duplicated(keep=False)]
+    texts = several["annotations"] if "annotations" in several else [""] * len(several)
+    labels = several["label"].fillna("")
+    told = [f"{label}{_classes(text)}" for label, text in zip(labels, texts, strict=True)]
+    said = pd.Series(told, several.index, object)
+    at_odds = several[said.groupby(several["sha256"]).transform("nunique") > 1]
+    reasons: dict[int, str] = {}
+    for _, group in at_odds.groupby("sha256"):
+        for position in group.index:
+            other = next(place for place in group.index if said[place] != said[position])
+            reasons[position] = (
+                f"{said[position] or 'no label'}, but {said[other] or 'no label'} as {manifest['id'][other]}"
+            )
+    notes.numbers["label_conflicts"] = len(at_odds)
+    notes.flag("label_conflict", at_odds.index, [reasons[position] for position in at_odds.index])
+
+
+def _classes(annotations: str | None) -> str:
+    """The classes that annotations name, sorted, for comparison and for people; empty for none."""
+    content = json.loads(annotations) if annotations else {}
+    boxes = sorted({str(box.get("label", "")) for box in content.get("boxes", ())})
+    tags = [f"{column}: {', '.join(sorted(names))}" for column, names in sorted(content.get("tags", {}).items())]
+    return "".join(f" ({part})" for part in [", ".join(boxes), *tags] if part)
+
+
+def _rank(split: str) -> int:
+    return {"test": 0, "val": 1}.get(split, 2)
+
+
+def nearly_equal(manifest: pd.DataFrame, twins: Pairs, notes: Notes) -> None:
+    """Note the pairs of nearly equal images, (n, 2), and those across splits."""
+    ids, splits = manifest["id"].to_numpy(), manifest["split"].to_numpy()
+    notes.numbers["near_duplicate_share"] = len(np.unique(twins[:, 1])) / max(1, len(manifest))
+    notes.flag("near_duplicates", twins[:, 1], [f"nearly {ids[one]}" for one in twins[:, 0]])
+    order = [_rank(split) for split in manifest["split"]]
+    across = [
+        (one, other) if order[one] > order[other] else (other, one)
+        for one, other in twins.tolist()
+        if splits[one] != splits[other]
+    ]
+    notes.numbers["near_leaks"] = len(across)
+    notes.flag(
+        "near_leakage", [p for p, _ in across],
+        [f"in {splits[p]}, nearly {ids[other]} in {splits[other]}" for p, other in across],
+    )  # fmt: skip
