@@ -86,7 +86,7 @@ def test_files_that_are_no_images_keep_their_rows_and_move_no_other(tmp_path: Pa
 def test_a_class_of_bad_files_alone_is_refused_with_their_names(tmp_path: Path) -> None:
     bad = [Sample(f"c/{n}.png", None, "c", b"hello") for n in range(3)]
     with pytest.raises(
-        DataError, match=r"too few images of class c(.|\n)*3 files are no images(.|\n)*c/0.png: not a whole"
+        DataError, match=r"too few images of class c(.|\n)*3 files are no images(.|\n)*c/0.png: not an image format"
     ):
         pack([*samples(), *bad], tmp_path, ("a", "b", "c"))
     assert not (tmp_path / "manifest.parquet").exists() or not (tmp_path / "dataset.json").exists()
