@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
+from deepcv.nn import modes
 from deepcv.nn.emitter import Emitter, FitError, Shape, Value, run_on_meta
 from deepcv.nn.ops.op import Op, Range, maps
 
@@ -100,6 +101,14 @@ class _First(nn.Module):
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.body = body
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_First":
+        """A copy in the same mode, layer by layer: the deepcopy of torchvision's cut networks gives one in train mode."""
+        copied = _First.__new__(_First)
+        memo[id(self)] = copied
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        modes.restore(copied, modes.resting(self))
+        return copied
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         (value,) = self.body(images).values()
