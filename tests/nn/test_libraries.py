@@ -15,7 +15,6 @@ from torchvision import models
 from deepcv.nn import DeepcvModule
 from deepcv.nn.spec import SpecError, build, load
 
-
 CUT = "nodes: [{id: net, torchvision: resnet18, at: layer2}]\noutputs: {out: net}\n"
 
 

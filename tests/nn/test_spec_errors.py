@@ -224,6 +224,28 @@ MISFITS: list[tuple[str, str, int, list[str]]] = [
     ("large window", nodes("id: a, op: conv, channels: 8, kernel: 12, padding: 0"), 2, ["(12, 12) is larger"]),
     ("pool padding", nodes("id: a, op: max_pool, padding: 2"), 2, ["padding: 2 is more than half"]),
     ("classes out of range", nodes("id: a, op: conv, channels: $classes-10"), 2, ["node 'a'", "channels", "got 0"]),
+    *(
+        (f"a key without effect: {line}", nodes(f"id: a, {line}"), 2, ["node 'a'", *parts])
+        for line, *parts in (
+            (
+                "op: conv, channels: 8, init_value: 3",
+                "init_value is for init: constant and truncated_normal",
+                "init: he",
+            ),
+            ("op: conv, channels: 8, init: zeros, init_value: 3", "init_value is for", "got init: zeros"),
+            ("op: forget_gate, init_value: 3", "init_value is for", "got no init"),
+            ("op: conv, channels: 8, norm_groups: 4", "norm_groups is for norm: group, got norm: batch"),
+            ("op: conv, channels: 8, norm: none, norm_groups: 4", "norm_groups is for norm: group, got norm: none"),
+            ("op: squeeze_excite, hidden: 4, reduction: 2", "reduction and divisor", "hidden: 4"),
+            ("op: squeeze_excite, hidden: 4, divisor: 2", "reduction and divisor", "hidden: 4"),
+            ("op: eca, kernel: 3, gamma: 5", "gamma and b", "kernel: 3"),
+            ("op: eca, kernel: 3, b: 5", "gamma and b", "kernel: 3"),
+            ("op: pad, left: 1, mode: reflect, value: 3", "value is for mode: constant, got mode: reflect"),
+            ("timm: resnet18, features: true, classes: 10", "classes and pool", "features: true"),
+            ("timm: resnet18, features: true, pool: false", "classes and pool", "features: true"),
+            ("torchvision: resnet18, classes: 0", "needs classes of at least 1"),
+        )
+    ),
     ("classes divide by zero", nodes("id: a, op: conv, channels: 8//($classes-10)"), 2, ["division by zero"]),
 ]
 
@@ -258,6 +280,23 @@ def test_misfit_names_line_node_and_shapes(text: str, line: int, parts: list[str
     with pytest.raises(SpecError) as caught:
         build(spec, (3, 9, 8), 10)
     check(str(caught.value), path, line, parts)
+
+
+def test_keys_that_another_key_asks_for_are_taken_with_inherited_ones(tmp_path: Path) -> None:
+    """What `defaults` says for other nodes is no reason to refuse a node."""
+    head = "defaults: {norm: group, activation: prelu, dropout: 0.1}\n"
+    lines = [
+        "id: a, op: conv, channels: 8, norm_groups: 4",
+        "id: b, op: separable_conv, channels: 8, norm_groups: 2",
+        "id: c, op: conv, channels: 8, norm: none, init: constant, init_value: 3",
+        "id: d, op: conv, channels: 8, init: truncated_normal, init_value: 0.1",
+        "id: e, op: pad, left: 1, value: 3",
+        "id: f, op: squeeze_excite, hidden: 4",
+        "id: g, op: eca, kernel: 3",
+    ]
+    network = build(load(save(tmp_path, head + nodes(*lines))), (3, 9, 8), 10)
+    assert network.get_submodule("a.norm").num_groups == 4
+    assert network.get_submodule("b.norm").num_groups == 2
 
 
 def test_misfit_of_a_stored_spec_names_the_node(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ class Timm(Op):
         """(C, H, W) to (classes,) or (F,), or with `features` to several (C', H', W')."""
         (x,) = inputs
         channels, height, width = maps(x)
+        if self.features and (self.classes or not self.pool):
+            raise FitError("classes and pool are for the end of the network, which features: true leaves out")
         timm = _timm()
         if not timm.is_model(self.name):
             near = timm.list_models(f"*{self.name.split('_')[0]}*")[:5]
@@ -62,6 +64,10 @@ class Torchvision(Op):
         """(C, H, W) to (classes,), or to the shape that its node has."""
         (x,) = inputs
         maps(x)
+        if self.at is None and not self.classes:
+            raise FitError(
+                "needs classes of at least 1; for its features name the node that gives them, e.g. at: flatten"
+            )
         from torchvision import models  # a machine that trains other networks may lack it
         from torchvision.models.feature_extraction import create_feature_extractor
 
