@@ -196,6 +196,70 @@ WRONG: list[tuple[str, str, int, list[str]]] = [
 ]
 
 # The form is right, the shapes are not: (name, file, line, parts), built for images of (3, 9, 8).
+TWICE = "templates:\n  t:\n    parameters: [n, m]\n    nodes: [{id: c, op: conv, channels: $n}]\n"
+UNUSED: list[tuple[str, str, int, list[str]]] = [
+    (
+        "parameter",
+        "parameters: {width: 8, widht: 3}\n" + nodes("id: a, op: conv, channels: 2*$width"),
+        1,
+        ["parameter 'widht' is not used", "the closest is '$width'"],
+    ),
+    (
+        "parameter of the file that a template has too",
+        "parameters:\n  m: 3\n"
+        + TWICE.replace("channels: $n", "channels: $n*$m")
+        + nodes("id: a, template: t, n: 2, m: 1"),
+        2,
+        ["parameter 'm' is not used: nothing says $m"],
+    ),
+    (
+        "parameter of a template",
+        TWICE + nodes("id: a, template: t, n: 2, m: 1"),
+        3,
+        ["template 't': parameter 'm' is not used", "the closest is '$n'"],
+    ),
+    (
+        "default parameter of a template",
+        TWICE.replace("[n, m]", "\n      n: 1\n      nn: 2") + nodes("id: a, template: t"),
+        5,
+        ["template 't': parameter 'nn' is not used", "the closest is '$n'"],
+    ),
+    (
+        "template",
+        RESIDUAL
+        + "  residuals:\n    nodes: [{id: x, op: nonsense}]\n"
+        + nodes("id: a, template: residual, channels: 3"),
+        7,
+        ["template 'residuals' is not used", "the closest is 'residual'"],
+    ),
+    (
+        "template that only an unused one uses",
+        RESIDUAL + "  outer:\n    nodes: [{id: x, template: residual, channels: 3}]\n" + nodes("id: a, op: identity"),
+        2,
+        ["template 'residual' is not used", "there are none"],
+    ),
+]
+USED = {
+    "in a template": "parameters: {width: 8}\n"
+    + RESIDUAL.replace("channels: $channels", "channels: $channels, kernel: $width")
+    + nodes("id: a, template: residual, channels: 3"),
+    "handed to a template within a template": "parameters: {width: 3}\n"
+    + RESIDUAL
+    + "  outer:\n    parameters: {wide: 3}\n    nodes: [{id: x, template: residual, channels: $wide}]\n"
+    + nodes("id: a, template: outer, wide: $width"),
+    "handed to a nested network": "parameters: {width: 8}\nnodes: [{id: a, spec: resnet-18, parameters: {width: $width}}]\n"
+    "outputs: {y: a}\n",
+    "by defaults": "parameters: {p: 0.5}\ndefaults: {dropout: $p}\n" + nodes("id: a, op: conv, channels: 3"),
+    "by the file's defaults in a template": "defaults: {dropout: $q}\ntemplates:\n  t: {parameters: [q], nodes: [{id: c, op: conv, "
+    "channels: 3}]}\n" + nodes("id: a, template: t, q: 0.5"),
+    "in a candidate of a choice": "parameters: {k: 3, name: b}\n"
+    + RESIDUAL
+    + nodes(
+        "id: a, choice: {b: {op: conv, channels: 3, kernel: $k}, c: {template: residual, channels: 3}}, pick: $name"
+    ),
+    "as repeat and checkpoint": "parameters: {n: 3, again: true}\n"
+    + nodes("id: a, op: identity, repeat: $n, checkpoint: $again"),
+}
 MISFITS: list[tuple[str, str, int, list[str]]] = [
     (
         "sum of unequal shapes",
@@ -264,7 +328,14 @@ def check(message: str, path: Path, line: int, parts: list[str]) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(("text", "line", "parts"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
+@pytest.mark.parametrize("text", USED.values(), ids=USED)
+def test_what_is_used_somewhere_is_no_error(text: str, tmp_path: Path) -> None:
+    assert load(save(tmp_path, text)).nodes
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "parts"), [w[1:] for w in [*WRONG, *UNUSED]], ids=[w[0] for w in [*WRONG, *UNUSED]]
+)
 def test_wrong_file_names_line_and_cause(text: str, line: int, parts: list[str], tmp_path: Path) -> None:
     path = save(tmp_path, text)
     with pytest.raises(SpecError) as caught:

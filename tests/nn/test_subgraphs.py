@@ -129,7 +129,8 @@ def test_a_decided_choice_is_the_network_without_it(tmp_path: Path) -> None:
 def test_fixed_sampled_and_mixed_agree(tmp_path: Path, place: int, link: int) -> None:
     """With one-hot mixing weights; the keys are the same but for those of what the fixed one leaves out."""
     opened = spec_of(
-        tmp_path, CHOICE.replace(", pick: $pick", "").replace(", pick: mix", "").replace("pick: wide", "w: 1")
+        tmp_path,
+        CHOICE.replace(", pick: $pick", "").replace(", pick: mix", "").replace("parameters: {pick: wide}", "# open"),
     )
     choices = open_choices(opened)
     assert choices == {"mix": ("small", "wide", "skip"), "link": ("stem", "mix")}
@@ -154,7 +155,7 @@ def test_fixed_sampled_and_mixed_agree(tmp_path: Path, place: int, link: int) ->
 
 
 def test_mixing_weights_get_gradients(tmp_path: Path) -> None:
-    opened = spec_of(tmp_path, CHOICE.replace(", pick: $pick", "").replace("pick: wide", "w: 1"))
+    opened = spec_of(tmp_path, CHOICE.replace(", pick: $pick", "").replace("parameters: {pick: wide}", "# open"))
     network = built(opened, search="mixed")
     learned = torch.zeros(3, requires_grad=True)
     network.get_submodule("_subgraphs.mix").mixing = learned.softmax(0)
@@ -164,7 +165,7 @@ def test_mixing_weights_get_gradients(tmp_path: Path) -> None:
 
 
 def test_an_open_or_wrong_choice_says_so(tmp_path: Path) -> None:
-    opened = spec_of(tmp_path, CHOICE.replace(", pick: $pick", "").replace("pick: wide", "w: 1"))
+    opened = spec_of(tmp_path, CHOICE.replace(", pick: $pick", "").replace("parameters: {pick: wide}", "# open"))
     with pytest.raises(
         SpecError, match=r"net.yaml:6: node 'mix': the choice is open; set pick to one of small, wide, skip"
     ):
@@ -187,7 +188,7 @@ def test_two_may_be_picked(tmp_path: Path) -> None:
 
 
 def test_a_choice_picks_several_and_repeats(tmp_path: Path) -> None:
-    opened = CHOICE.replace("pick: $pick}", "n: 2, repeat: 2}").replace("pick: wide", "w: 1")
+    opened = CHOICE.replace("pick: $pick}", "n: 2, repeat: 2}").replace("parameters: {pick: wide}", "# open")
     spec = spec_of(tmp_path, opened)
     assert open_choices(spec) == dict.fromkeys(("mix.0", "mix.1"), ("small", "wide", "skip"))
     picks = {"mix.0": "small, skip", "mix.1": "small, wide"}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcv.nn.ops import OPS
+from deepcv.nn.spec import unused
 from deepcv.nn.spec.document import INDEX, USE_KEYS, Document, Template, open_document, typed
 from deepcv.nn.spec.errors import Where, closest
 from deepcv.nn.spec.formula import Formula, Value
@@ -31,6 +32,7 @@ def load(path: str | Path, parameters: Mapping[str, object] | None = None) -> Ne
     names = expander.expand(document.nodes, place, {name: (name,) for name in document.inputs})
     outputs = _outputs(document, names)
     nodes = _used(expander, outputs)
+    unused.refuse(document)
     return NetworkSpec(nodes, tuple(outputs.items()), document.inputs, document.sizes)
 
 
