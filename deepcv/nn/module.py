@@ -14,7 +14,8 @@ from deepcv.nn import modes, parametrizations
 from deepcv.nn.emitter import Shape
 from deepcv.nn.layers.subgraphs import MixedChoice, SampledChoice
 from deepcv.nn.spec import NetworkSpec, build, from_canonical, load
-from deepcv.nn.spec.compile import Search
+from deepcv.nn.spec.compile import Search, check_search
+from deepcv.nn.spec.lowering import output_names
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Blueprint:
     outputs: tuple[str, ...] | None = None
     choices: Mapping[str, str] = field(default_factory=dict)
     search: Search | None = None
+
+    def __post_init__(self) -> None:
+        """Raise SpecError for what is no kind of search."""
+        check_search(self.search)
 
     def build(self) -> fx.GraphModule:
         """A new network; see `deepcv.nn.spec.build`."""
@@ -78,7 +83,7 @@ class DeepcvModule(fx.GraphModule):
     ) -> Self:
         """Build a network; arguments, weights and errors are those of `deepcv.nn.spec.build`."""
         shapes = spec.input_shapes(input_shape)
-        wanted = None if outputs is None else tuple(outputs)
+        wanted = None if outputs is None else output_names(outputs)
         return cls.from_blueprint(Blueprint(spec, shapes, classes, wanted, dict(choices or {}), search))
 
     @classmethod
@@ -91,9 +96,6 @@ class DeepcvModule(fx.GraphModule):
     @classmethod
     def from_blueprint(cls, blueprint: Blueprint) -> Self:
         """Build a network with new weights. Raises SpecError."""
-        for node in blueprint.spec.nodes:
-            if hasattr(cls, name := node.id.partition(".")[0]):
-                raise node.error(f"the id is taken: a DeepcvModule has a {name!r} of its own; call the node otherwise")
         network = blueprint.build()
         return cls._around({**vars(network), "_blueprint": blueprint})
 

@@ -122,9 +122,13 @@ def test_a_bare_network_and_its_moving_average_keep_their_mode(
 
 WRONG = [
     ("id: net, timm: resnet81", "has no model 'resnet81'"),
+    ("id: net, timm: resnt18", "has no model 'resnt18'; the closest are resnet18, "),
+    ("id: net, timm: qqqqqq", " more"),
+    ("id: net, torchvision: resnt18", "has no model 'resnt18' for classification; the closest are resnet18, "),
+    ("id: net, torchvision: resnet18, at: layr1", "at: no node 'layr1'; the closest are layer1, "),
     ("id: net, timm: 5", "name must be a text, got 5"),
     ("id: net, torchvision: resnet81", "has no model 'resnet81'"),
-    ("id: net, torchvision: resnet18, at: layer9", "cannot be made"),
+    ("id: net, torchvision: resnet18, at: layer9", "at: no node 'layer9'; the closest are layer"),
     ("id: net, op: feature", "needs a node with several feature maps"),
 ]
 

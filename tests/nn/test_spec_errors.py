@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from deepcv.nn.spec import SpecError, build, from_canonical, load
+from deepcv.nn.spec import ZOO, SpecError, build, from_canonical, load
 
 RESIDUAL = """\
 templates:
@@ -191,11 +192,23 @@ WRONG: list[tuple[str, str, int, list[str]]] = [
     ("broken YAML", "nodes:\n  - {id: a, op: conv\noutputs: {}\n", 3, ["not valid YAML"]),
     ("two documents", nodes() + "---\na: 1\n", 5, ["not valid YAML"]),
     ("number as key", "1: 2\n", 1, ["a key must be a name"]),
-    ("empty file", "", 0, ["nodes and outputs"]),
-    ("a text", "hello", 0, ["nodes and outputs"]),
+    ("empty file", "", 1, ["nodes and outputs"]),
+    ("a text", "hello", 1, ["nodes and outputs"]),
 ]
 
 # The form is right, the shapes are not: (name, file, line, parts), built for images of (3, 9, 8).
+TAKEN_NAMES = [
+    ("torch's name", nodes("id: half, op: identity"), 2, ["cannot be 'half'", "taken by torch, whose modules"]),
+    ("the input's name", nodes("id: input, op: identity"), 2, ["cannot be 'input'", "taken by the images"]),
+    ("$classes", "parameters: {classes: 3}\n" + nodes("id: a, op: identity"), 1, ["taken by $classes"]),
+    (
+        "a key of nodes",
+        RESIDUAL.replace("[channels]", "[repeat]") + nodes("id: a, template: residual"),
+        3,
+        ["cannot be 'repeat'", "taken by a key that nodes have"],
+    ),
+    ("repeat of classes", nodes("id: a, op: identity, repeat: $classes"), 2, ["repeat cannot wait for $classes"]),
+]
 TWICE = "templates:\n  t:\n    parameters: [n, m]\n    nodes: [{id: c, op: conv, channels: $n}]\n"
 UNUSED: list[tuple[str, str, int, list[str]]] = [
     (
@@ -334,7 +347,9 @@ def test_what_is_used_somewhere_is_no_error(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "parts"), [w[1:] for w in [*WRONG, *UNUSED]], ids=[w[0] for w in [*WRONG, *UNUSED]]
+    ("text", "line", "parts"),
+    [w[1:] for w in [*WRONG, *UNUSED, *TAKEN_NAMES]],
+    ids=[w[0] for w in [*WRONG, *UNUSED, *TAKEN_NAMES]],
 )
 def test_wrong_file_names_line_and_cause(text: str, line: int, parts: list[str], tmp_path: Path) -> None:
     path = save(tmp_path, text)
@@ -400,9 +415,23 @@ def test_wrong_override(overrides: dict[str, object], parts: list[str], tmp_path
 def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"absent.yaml: cannot read the network file: No such file"):
         load(tmp_path / "absent.yaml")
+    with pytest.raises(
+        SpecError, match=r"^resnet-18: no such file, but the zoo has .*: give the path ZOO / 'resnet-18.yaml'"
+    ):
+        load("resnet-18")
+    assert load(ZOO / "resnet-18.yaml").nodes
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00nodes")
-    with pytest.raises(SpecError, match="not a UTF-8 text"):
+    with pytest.raises(SpecError, match=r"binary.yaml:1: not a UTF-8 text"):
         load(tmp_path / "binary.yaml")
+    (tmp_path / "binary.yaml").write_bytes("nodes:\n  # é\n".encode() + b"\xff")
+    with pytest.raises(SpecError, match=r"binary.yaml:3: not a UTF-8 text: invalid start byte at byte 14"):
+        load(tmp_path / "binary.yaml")
+    (tmp_path / "zero.yaml").write_bytes("nodes:\n  # é\n".encode() + b"\0")
+    with pytest.raises(SpecError, match=r"zero.yaml:3: not a text: a character '.x00'"):
+        load(tmp_path / "zero.yaml")
+    (tmp_path / "empty.yaml").write_bytes(b"")
+    with pytest.raises(SpecError, match=r"empty.yaml:1: the file must hold the keys nodes and outputs"):
+        load(tmp_path / "empty.yaml")
     (tmp_path / "large.yaml").write_text("#" * 1_000_001)
     with pytest.raises(SpecError, match="at most 1000000"):
         load(tmp_path / "large.yaml")
@@ -430,5 +459,7 @@ def test_build_refuses_wrong_sizes(tmp_path: Path) -> None:
     spec = load(save(tmp_path, nodes("id: a, op: identity")))
     with pytest.raises(SpecError, match="classes must be at least 1, got 0"):
         build(spec, (1, 8, 8), 0)
-    with pytest.raises(SpecError, match=r"input_shape must be \(C, H, W\)"):
-        build(spec, (0, 8, 8), 10)
+    for shape in ((0, 8, 8), (3, 32), 3, (3, "a", 2), "abc", (3, 8.0, 8), (True, 8, 8), {"input": 3}, None):
+        with pytest.raises(SpecError, match=r"input_shape must be \(C, H, W\) with sizes of at least 1, got "):
+            build(spec, shape, 10)  # type: ignore[arg-type]
+    build(spec, torch.Size([1, 8, 8]), 10)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from deepcv.nn.layers.subgraphs import MixedChoice, SampledChoice
+from deepcv.nn.module import Blueprint, DeepcvModule
 from deepcv.nn.spec import NetworkSpec, SpecError, build, load, open_choices
 from deepcv.nn.subgraphs import split_at
 from deepcv.serving.early_exit import EarlyExit
@@ -152,6 +153,34 @@ def test_fixed_sampled_and_mixed_agree(tmp_path: Path, place: int, link: int) ->
     answers = [network.eval()(images())["logits"] for network in (fixed, sampled, mixed)]
     torch.testing.assert_close(answers[1], answers[0], rtol=0, atol=1e-6)
     torch.testing.assert_close(answers[2], answers[0], rtol=0, atol=1e-6)
+
+
+def test_another_kind_of_search_is_refused(tmp_path: Path) -> None:
+    """Also where no choice is open, and in what a file says."""
+    spec = spec_of(tmp_path, BLOCKS)
+    with pytest.raises(SpecError, match="search must be one of sampled, mixed, or None, got 'foo'"):
+        built(spec, search="foo")
+    with pytest.raises(SpecError, match="search must be one of sampled, mixed, or None, got 'foo'"):
+        Blueprint.of_plain({**Blueprint(spec, {"input": SHAPE}, 10).plain(), "search": "foo"})
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (["nope"], "outputs: no output 'nope'; there are exit1, exit2, logits"),
+        (["logit"], "outputs: no output 'logit'; the closest is 'logits'"),
+        ("logits", r"outputs must be a list of names, such as \['logits'\], got the text 'logits'"),
+    ],
+)
+def test_outputs_that_are_not_there_are_told(outputs: list[str], message: str, tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, BLOCKS)
+    for use in (
+        lambda: split_at(built(spec), outputs),
+        lambda: built(spec, outputs=outputs),
+        lambda: DeepcvModule.from_spec(spec, SHAPE, 10, outputs=outputs),
+    ):
+        with pytest.raises(SpecError, match=message):
+            use()
 
 
 def test_mixing_weights_get_gradients(tmp_path: Path) -> None:
