@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from deepcv.nn import parametrizations
+from deepcv.nn import modes, parametrizations
 from deepcv.nn.emitter import Shape
 from deepcv.nn.layers.subgraphs import MixedChoice, SampledChoice
 from deepcv.nn.spec import NetworkSpec, build, from_canonical, load
-from deepcv.nn.spec.compile import Search
+from deepcv.nn.spec.compile import Search, check_search
+from deepcv.nn.spec.lowering import output_names
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Blueprint:
     outputs: tuple[str, ...] | None = None
     choices: Mapping[str, str] = field(default_factory=dict)
     search: Search | None = None
+
+    def __post_init__(self) -> None:
+        """Raise SpecError for what is no kind of search."""
+        check_search(self.search)
 
     def build(self) -> fx.GraphModule:
         """A new network; see `deepcv.nn.spec.build`."""
@@ -78,7 +83,7 @@ class DeepcvModule(fx.GraphModule):
     ) -> Self:
         """Build a network; arguments, weights and errors are those of `deepcv.nn.spec.build`."""
         shapes = spec.input_shapes(input_shape)
-        wanted = None if outputs is None else tuple(outputs)
+        wanted = None if outputs is None else output_names(outputs)
         return cls.from_blueprint(Blueprint(spec, shapes, classes, wanted, dict(choices or {}), search))
 
     @classmethod
@@ -91,9 +96,6 @@ class DeepcvModule(fx.GraphModule):
     @classmethod
     def from_blueprint(cls, blueprint: Blueprint) -> Self:
         """Build a network with new weights. Raises SpecError."""
-        for node in blueprint.spec.nodes:
-            if hasattr(cls, name := node.id.partition(".")[0]):
-                raise node.error(f"the id is taken: a DeepcvModule has a {name!r} of its own; call the node otherwise")
         network = blueprint.build()
         return cls._around({**vars(network), "_blueprint": blueprint})
 
@@ -129,7 +131,9 @@ class DeepcvModule(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         state = {key: value for key, value in vars(self).items() if key != "_blueprint"}
-        return self._base()._around({**copy.deepcopy(state, memo), "_blueprint": self._blueprint})
+        copied = self._base()._around({**copy.deepcopy(state, memo), "_blueprint": self._blueprint})
+        modes.restore(copied, modes.resting(self))  # a layer with a deepcopy of its own may lose it
+        return copied
 
     def __copy__(self) -> Self:
         return self._base()._around({**vars(self), "_graph": copy.deepcopy(self.graph)})
@@ -145,7 +149,7 @@ def content_of(network: DeepcvModule) -> dict[str, Any]:
     return {
         **network.blueprint.plain(),
         "frozen": [name for name, parameter in network.named_parameters() if not parameter.requires_grad],
-        "eval": [name for name, module in network.named_modules() if not module.training],
+        "eval": modes.resting(network),
         "parametrizations": parametrizations.describe(network),
         "active": {
             name: list(layer.active) for name, layer in network.named_modules() if isinstance(layer, SampledChoice)
@@ -165,12 +169,11 @@ def from_content(content: Mapping[str, Any]) -> DeepcvModule:
         parametrizations.restore(network, content["parametrizations"])
     state: Mapping[str, Tensor] = content["state_dict"]
     network.load_state_dict(state, assign=True)  # keeps dtypes and devices
-    frozen, resting = set(content["frozen"]), set(content["eval"])
-    active, mixing = content["active"], content["mixing"]
+    modes.restore(network, content["eval"])
+    frozen, active, mixing = set(content["frozen"]), content["active"], content["mixing"]
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
     for name, layer in network.named_modules():
-        layer.training = name not in resting
         if isinstance(layer, SampledChoice):
             layer.active = tuple(active[name])
         elif isinstance(layer, MixedChoice):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -80,7 +81,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except NetworkFileError:
         raise
     except Exception as error:  # torch, zipfile and safetensors raise several kinds for a damaged file
-        raise NetworkFileError(f"{path}: damaged, or not a file of tensors alone ({error})") from error
+        text = str(error).strip().partition("\n")[0]
+        if isinstance(error, UnpicklingError) or "weights_only" in text:
+            text = type(error).__name__  # torch's text advises to run the code that is in the file
+        raise NetworkFileError(f"{path}: damaged, or not a file of tensors alone ({text})") from error
 
 
 def _read_archive(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

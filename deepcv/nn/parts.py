@@ -1,6 +1,7 @@
 """Named parts of networks: frozen, shared between networks, forked and merged again.
 
-A part is named by the id of a node or of a template use (`stem`, `res1.first`), with `*` for any letters (`res*`, `stem.*`).
+A part is named by the id of a node or of a template use (`stem`, `res1.first`); `freeze` and `unfreeze` also take `*` for any
+letters (`res*`, `stem.*`).
 `share`, `fork` and `merge` work on the tensors of layers, never on the layers: graphs and their subgraphs stay as they are.
 Make optimizers after sharing and forking: they hold parameters.
 """
@@ -105,7 +106,7 @@ def merge(base: nn.Module, forks: Sequence[nn.Module], part: str, weights: Seque
 
     See `averaged` for batch norms. To count what `base` has, put it among the forks. Raises PartError where parts differ.
     """
-    norms = [name for name, module in base.get_submodule(part).named_modules() if isinstance(module, _NormBase)]
+    norms = [name for name, module in _submodule(base, part).named_modules() if isinstance(module, _NormBase)]
     load_state(base, part, averaged([state_of(one, part) for one in forks], weights, norms))
 
 
@@ -144,17 +145,21 @@ def _mean(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
 
 def _tensors(network: nn.Module, part: str) -> dict[str, tuple[nn.Module, str, Tensor]]:
     """Every parameter and stored buffer of a part by its key inside it, with the layer that holds it under which name."""
-    try:
-        root = network.get_submodule(part)
-    except AttributeError:
-        raise PartError(f"no part {part!r}; there are {_known(network)}") from None
     found = {}
-    for path, module in root.named_modules():
+    for path, module in _submodule(network, part).named_modules():
         for key, tensor in _own(module):
             found[f"{path}.{key}".lstrip(".")] = (module, key, tensor)
     if not found:
         raise PartError(f"part {part!r} has no weights")
     return found
+
+
+def _submodule(network: nn.Module, part: str) -> nn.Module:
+    try:
+        return network.get_submodule(part)
+    except AttributeError:
+        pattern = "; only freeze and unfreeze take a *" if "*" in part else ""
+        raise PartError(f"no part {part!r}; there are {_known(network)}{pattern}") from None
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -6,6 +6,9 @@ from operator import getitem
 
 from torch import fx, nn
 
+from deepcv.nn.spec.errors import SpecError, closest
+from deepcv.nn.spec.lowering import output_names
+
 HOME = "_subgraphs"  # where the layers that run subgraphs lie; no id of a network file begins like this
 
 
@@ -22,9 +25,12 @@ def split_at(network: fx.GraphModule, outputs: Sequence[str]) -> tuple[Stretch, 
     """The network in pieces, one per output in this order, e.g. of early exits: each computes what no earlier one has.
 
     Pieces use the network's own modules. Inputs have the names of the network's, other values those of the graph's nodes.
-    Raises KeyError for an output that the network does not have.
+    Raises SpecError for an output that the network does not have.
     """
     ends: dict[str, fx.Node] = network.graph.output_node().args[0]  # type: ignore[assignment]  # what build gives
+    for name in output_names(outputs):
+        if name not in ends:
+            raise SpecError(f"outputs: no output {name!r}; {closest(name, ends)}")
     order = [node for node in network.graph.nodes if node.op not in ("placeholder", "output")]
     done: set[fx.Node] = set()
     pieces = []

@@ -97,8 +97,8 @@ def test_the_ops_are_these_layers() -> None:
         ([{"id": "y", "op": "forget_gate", "reduction": 4}], r"forget_gate reduction: 4 leaves nothing of .*'input'"),
         ([{"id": "flat", "op": "flatten"}, {"id": "y", "op": "forget_gate"}], "forget_gate needs feature maps"),
         (
-            [{"id": "half", "op": "max_pool"}, {"id": "y", "op": "update_gate", "from": ["input", "half"]}],
-            r"update_gate needs equal shapes, got 'input' \(3, 8, 8\) and 'half' \(3, 4, 4\)",
+            [{"id": "halved", "op": "max_pool"}, {"id": "y", "op": "update_gate", "from": ["input", "halved"]}],
+            r"update_gate needs equal shapes, got 'input' \(3, 8, 8\) and 'halved' \(3, 4, 4\)",
         ),
     ],
 )

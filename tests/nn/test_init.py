@@ -68,7 +68,7 @@ SEVERAL: list[tuple[list[dict[str, Any]], list[str]]] = [  # nodes, the layers o
     ([{"op": "cbam", "reduction": 4}], ["channel.fc1", "channel.fc2", "spatial.conv"]),
     ([{"op": "attention_gate", "from": ["input", "input"]}], ["skip", "gate", "psi"]),
     ([{"op": "fuse", "from": ["input", "input"], "to": 0}], ["from1.conv"]),
-    ([{"id": "half", "op": "max_pool"}, {"op": "fuse", "from": ["input", "half"], "to": 1}], ["from0.0.conv"]),
+    ([{"id": "halved", "op": "max_pool"}, {"op": "fuse", "from": ["input", "halved"], "to": 1}], ["from0.0.conv"]),
     ([{"op": "eca"}], ["conv"]),
     ([{"op": "spatial_gate"}], ["conv"]),
     ([{"op": "forget_gate"}], ["context.attend", "context.squeeze", "share"]),

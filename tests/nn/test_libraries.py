@@ -1,14 +1,21 @@
 """Networks of timm and torchvision as nodes."""
 
+import copy
+import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from ignite.handlers import EMAHandler
 from torchvision import models
 
+from deepcv.nn import DeepcvModule
 from deepcv.nn.spec import SpecError, build, load
+
+CUT = "nodes: [{id: net, torchvision: resnet18, at: layer2}]\noutputs: {out: net}\n"
 
 
 def network_of(folder: Path, *nodes: str, shape: tuple[int, int, int] = (3, 64, 64)) -> torch.fx.GraphModule:
@@ -76,11 +83,52 @@ def test_torchvision_networks_and_their_inner_values(tmp_path: Path) -> None:
     assert torch.equal(inner(x)["out"], expected)
 
 
+def through_pickle(network: DeepcvModule) -> DeepcvModule:
+    loaded: DeepcvModule = pickle.loads(pickle.dumps(network))  # noqa: S301  ours
+    return loaded
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, through_pickle])
+def test_a_cut_torchvision_network_is_copied_in_its_mode(
+    tmp_path: Path, copied: Callable[[DeepcvModule], DeepcvModule]
+) -> None:
+    """torchvision's own deepcopy gives one in train mode, whose statistics then move."""
+    (tmp_path / "net.yaml").write_text(CUT)
+    network = DeepcvModule.from_file(tmp_path / "net.yaml", (3, 32, 32), 10).eval()
+    network.get_submodule("net.body.layer1.0").train()  # one layer in the other mode
+    twin = copied(network)
+    assert {n: m.training for n, m in twin.named_modules()} == {n: m.training for n, m in network.named_modules()}
+    body = twin.get_submodule("net.body")
+    assert body.graph is body.eval_graph
+    assert twin.eval() is twin
+    x = torch.randn(2, 3, 32, 32)
+    statistics = twin.get_buffer("net.body.bn1.running_mean").clone()
+    assert torch.equal(twin(x)["out"], network.eval()(x)["out"])
+    assert torch.equal(twin.get_buffer("net.body.bn1.running_mean"), statistics)
+    twin.train()
+    assert body.graph is body.train_graph
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: EMAHandler(network).ema_model])
+def test_a_bare_network_and_its_moving_average_keep_their_mode(
+    tmp_path: Path, copied: Callable[[torch.fx.GraphModule], torch.fx.GraphModule]
+) -> None:
+    network = network_of(tmp_path, "id: net, torchvision: resnet18, at: layer2").eval()
+    network.get_submodule("net.body.layer1.0").train()
+    modes = {name: module.training for name, module in copy.deepcopy(network).named_modules()}
+    assert modes == {name: module.training for name, module in network.named_modules()}
+    assert not any(module.training for module in copied(network.eval()).modules())
+
+
 WRONG = [
     ("id: net, timm: resnet81", "has no model 'resnet81'"),
+    ("id: net, timm: resnt18", "has no model 'resnt18'; the closest are resnet18, "),
+    ("id: net, timm: qqqqqq", " more"),
+    ("id: net, torchvision: resnt18", "has no model 'resnt18' for classification; the closest are resnet18, "),
+    ("id: net, torchvision: resnet18, at: layr1", "at: no node 'layr1'; the closest are layer1, "),
     ("id: net, timm: 5", "name must be a text, got 5"),
     ("id: net, torchvision: resnet81", "has no model 'resnet81'"),
-    ("id: net, torchvision: resnet18, at: layer9", "cannot be made"),
+    ("id: net, torchvision: resnet18, at: layer9", "at: no node 'layer9'; the closest are layer"),
     ("id: net, op: feature", "needs a node with several feature maps"),
 ]
 

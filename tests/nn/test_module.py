@@ -18,6 +18,7 @@ from deepcv.nn.layers.subgraphs import MixedChoice, OpenChoice, SampledChoice
 from deepcv.nn.network_file import NetworkFileError
 from deepcv.nn.spec import SpecError, build, load
 from deepcv.nn.spec.compile import Search
+from deepcv.nn.spec.model import NAME, OWN, TAKEN
 from deepcv.tracking import RegistryError
 
 NETWORKS = Path(__file__).parents[2] / "networks"
@@ -259,8 +260,15 @@ def test_a_frozen_batch_norm_uses_its_statistics_in_train_mode() -> None:
 
 def test_an_id_that_the_class_needs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "net.yaml").write_text("nodes:\n  - {id: spec, op: flatten}\noutputs: {y: spec}\n")
-    with pytest.raises(SpecError, match=r"net.yaml:2: node 'spec': the id is taken"):
-        DeepcvModule.from_file(tmp_path / "net.yaml", SHAPE, 10)
+    for make in (build, DeepcvModule.from_spec):
+        with pytest.raises(SpecError, match=r"net.yaml:2: node 'spec': the id is taken: a DeepcvModule has a 'spec'"):
+            make(load(tmp_path / "net.yaml"), SHAPE, 10)
+
+
+def test_every_name_that_the_class_has_is_kept_from_nodes() -> None:
+    own = {name for name in dir(DeepcvModule) if NAME.fullmatch(name)}
+    assert own <= TAKEN | set(OWN)
+    assert set(OWN) <= own - TAKEN
 
 
 class Bomb:
@@ -273,8 +281,9 @@ class Bomb:
 def test_a_file_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"format": 1, "state_dict": {"x": Bomb()}}, tmp_path / "bomb.pt")
-    with pytest.raises(NetworkFileError, match="not a file of tensors alone"):
+    with pytest.raises(NetworkFileError, match="not a file of tensors alone") as caught:
         network_file.load(tmp_path / "bomb.pt")
+    assert "weights_only" not in str(caught.value)  # torch's own text advises to run it
     assert not (tmp_path / "bomb").exists()
 
 
@@ -282,6 +291,11 @@ WRONG: list[tuple[str, Callable[[Path], object], str]] = [
     ("gone.pt", lambda path: path.with_suffix(".pth").touch(), "there is no such file"),
     ("net.bin", lambda path: path.touch(), "expected a file that ends in .pt or"),
     ("net.pt", lambda path: path.write_bytes(b"PK nothing"), "damaged"),
+    (
+        "net.pt",
+        lambda path: path.write_bytes(b"nothing"),
+        r"damaged, or not a file of tensors alone \(UnpicklingError\)$",
+    ),
     ("net.safetensors", lambda path: path.write_bytes(b"nothing"), "damaged"),
     ("net.pt", lambda path: torch.save([1], path), "expected a state_dict, got list"),
     ("net.pt", lambda path: torch.save({"a": 1}, path), "expected tensors alone, but 'a' is int"),

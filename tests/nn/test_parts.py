@@ -1,6 +1,7 @@
 """Parts of networks: frozen, shared, forked, merged, and kept where several processes and the registry find them."""
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -191,6 +192,13 @@ def test_merged_statistics_are_those_of_all_data(tmp_path: Path) -> None:
         norm.get_buffer("running_var").double(), expected, rtol=2 * (unbiased - 1) + 2e-3, atol=0
     )
     assert norm.get_buffer("num_batches_tracked") == 1
+
+
+@pytest.mark.parametrize(("part", "pattern"), [("stm", ""), ("backb*", "; only freeze and unfreeze take a *")])
+def test_a_merge_of_a_part_that_is_not_there_is_told(part: str, pattern: str, tmp_path: Path) -> None:
+    net = network(tmp_path)
+    with pytest.raises(PartError, match=re.escape(f"no part {part!r}; there are backbone, head{pattern}") + "$"):
+        merge(net, [net], part)
 
 
 def test_a_merge_of_equal_forks_changes_nothing_and_reaches_who_shares(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from deepcv.nn.spec import SpecError, build, from_canonical, load
+from deepcv.nn.spec import ZOO, SpecError, build, from_canonical, load
 
 RESIDUAL = """\
 templates:
@@ -191,11 +192,87 @@ WRONG: list[tuple[str, str, int, list[str]]] = [
     ("broken YAML", "nodes:\n  - {id: a, op: conv\noutputs: {}\n", 3, ["not valid YAML"]),
     ("two documents", nodes() + "---\na: 1\n", 5, ["not valid YAML"]),
     ("number as key", "1: 2\n", 1, ["a key must be a name"]),
-    ("empty file", "", 0, ["nodes and outputs"]),
-    ("a text", "hello", 0, ["nodes and outputs"]),
+    ("empty file", "", 1, ["nodes and outputs"]),
+    ("a text", "hello", 1, ["nodes and outputs"]),
 ]
 
 # The form is right, the shapes are not: (name, file, line, parts), built for images of (3, 9, 8).
+TAKEN_NAMES = [
+    ("torch's name", nodes("id: half, op: identity"), 2, ["cannot be 'half'", "taken by torch, whose modules"]),
+    ("the input's name", nodes("id: input, op: identity"), 2, ["cannot be 'input'", "taken by the images"]),
+    ("$classes", "parameters: {classes: 3}\n" + nodes("id: a, op: identity"), 1, ["taken by $classes"]),
+    (
+        "a key of nodes",
+        RESIDUAL.replace("[channels]", "[repeat]") + nodes("id: a, template: residual"),
+        3,
+        ["cannot be 'repeat'", "taken by a key that nodes have"],
+    ),
+    ("repeat of classes", nodes("id: a, op: identity, repeat: $classes"), 2, ["repeat cannot wait for $classes"]),
+]
+TWICE = "templates:\n  t:\n    parameters: [n, m]\n    nodes: [{id: c, op: conv, channels: $n}]\n"
+UNUSED: list[tuple[str, str, int, list[str]]] = [
+    (
+        "parameter",
+        "parameters: {width: 8, widht: 3}\n" + nodes("id: a, op: conv, channels: 2*$width"),
+        1,
+        ["parameter 'widht' is not used", "the closest is '$width'"],
+    ),
+    (
+        "parameter of the file that a template has too",
+        "parameters:\n  m: 3\n"
+        + TWICE.replace("channels: $n", "channels: $n*$m")
+        + nodes("id: a, template: t, n: 2, m: 1"),
+        2,
+        ["parameter 'm' is not used: nothing says $m"],
+    ),
+    (
+        "parameter of a template",
+        TWICE + nodes("id: a, template: t, n: 2, m: 1"),
+        3,
+        ["template 't': parameter 'm' is not used", "the closest is '$n'"],
+    ),
+    (
+        "default parameter of a template",
+        TWICE.replace("[n, m]", "\n      n: 1\n      nn: 2") + nodes("id: a, template: t"),
+        5,
+        ["template 't': parameter 'nn' is not used", "the closest is '$n'"],
+    ),
+    (
+        "template",
+        RESIDUAL
+        + "  residuals:\n    nodes: [{id: x, op: nonsense}]\n"
+        + nodes("id: a, template: residual, channels: 3"),
+        7,
+        ["template 'residuals' is not used", "the closest is 'residual'"],
+    ),
+    (
+        "template that only an unused one uses",
+        RESIDUAL + "  outer:\n    nodes: [{id: x, template: residual, channels: 3}]\n" + nodes("id: a, op: identity"),
+        2,
+        ["template 'residual' is not used", "there are none"],
+    ),
+]
+USED = {
+    "in a template": "parameters: {width: 8}\n"
+    + RESIDUAL.replace("channels: $channels", "channels: $channels, kernel: $width")
+    + nodes("id: a, template: residual, channels: 3"),
+    "handed to a template within a template": "parameters: {width: 3}\n"
+    + RESIDUAL
+    + "  outer:\n    parameters: {wide: 3}\n    nodes: [{id: x, template: residual, channels: $wide}]\n"
+    + nodes("id: a, template: outer, wide: $width"),
+    "handed to a nested network": "parameters: {width: 8}\nnodes: [{id: a, spec: resnet-18, parameters: {width: $width}}]\n"
+    "outputs: {y: a}\n",
+    "by defaults": "parameters: {p: 0.5}\ndefaults: {dropout: $p}\n" + nodes("id: a, op: conv, channels: 3"),
+    "by the file's defaults in a template": "defaults: {dropout: $q}\ntemplates:\n  t: {parameters: [q], nodes: [{id: c, op: conv, "
+    "channels: 3}]}\n" + nodes("id: a, template: t, q: 0.5"),
+    "in a candidate of a choice": "parameters: {k: 3, name: b}\n"
+    + RESIDUAL
+    + nodes(
+        "id: a, choice: {b: {op: conv, channels: 3, kernel: $k}, c: {template: residual, channels: 3}}, pick: $name"
+    ),
+    "as repeat and checkpoint": "parameters: {n: 3, again: true}\n"
+    + nodes("id: a, op: identity, repeat: $n, checkpoint: $again"),
+}
 MISFITS: list[tuple[str, str, int, list[str]]] = [
     (
         "sum of unequal shapes",
@@ -224,6 +301,28 @@ MISFITS: list[tuple[str, str, int, list[str]]] = [
     ("large window", nodes("id: a, op: conv, channels: 8, kernel: 12, padding: 0"), 2, ["(12, 12) is larger"]),
     ("pool padding", nodes("id: a, op: max_pool, padding: 2"), 2, ["padding: 2 is more than half"]),
     ("classes out of range", nodes("id: a, op: conv, channels: $classes-10"), 2, ["node 'a'", "channels", "got 0"]),
+    *(
+        (f"a key without effect: {line}", nodes(f"id: a, {line}"), 2, ["node 'a'", *parts])
+        for line, *parts in (
+            (
+                "op: conv, channels: 8, init_value: 3",
+                "init_value is for init: constant and truncated_normal",
+                "init: he",
+            ),
+            ("op: conv, channels: 8, init: zeros, init_value: 3", "init_value is for", "got init: zeros"),
+            ("op: forget_gate, init_value: 3", "init_value is for", "got no init"),
+            ("op: conv, channels: 8, norm_groups: 4", "norm_groups is for norm: group, got norm: batch"),
+            ("op: conv, channels: 8, norm: none, norm_groups: 4", "norm_groups is for norm: group, got norm: none"),
+            ("op: squeeze_excite, hidden: 4, reduction: 2", "reduction and divisor", "hidden: 4"),
+            ("op: squeeze_excite, hidden: 4, divisor: 2", "reduction and divisor", "hidden: 4"),
+            ("op: eca, kernel: 3, gamma: 5", "gamma and b", "kernel: 3"),
+            ("op: eca, kernel: 3, b: 5", "gamma and b", "kernel: 3"),
+            ("op: pad, left: 1, mode: reflect, value: 3", "value is for mode: constant, got mode: reflect"),
+            ("timm: resnet18, features: true, classes: 10", "classes and pool", "features: true"),
+            ("timm: resnet18, features: true, pool: false", "classes and pool", "features: true"),
+            ("torchvision: resnet18, classes: 0", "needs classes of at least 1"),
+        )
+    ),
     ("classes divide by zero", nodes("id: a, op: conv, channels: 8//($classes-10)"), 2, ["division by zero"]),
 ]
 
@@ -242,7 +341,16 @@ def check(message: str, path: Path, line: int, parts: list[str]) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(("text", "line", "parts"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
+@pytest.mark.parametrize("text", USED.values(), ids=USED)
+def test_what_is_used_somewhere_is_no_error(text: str, tmp_path: Path) -> None:
+    assert load(save(tmp_path, text)).nodes
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "parts"),
+    [w[1:] for w in [*WRONG, *UNUSED, *TAKEN_NAMES]],
+    ids=[w[0] for w in [*WRONG, *UNUSED, *TAKEN_NAMES]],
+)
 def test_wrong_file_names_line_and_cause(text: str, line: int, parts: list[str], tmp_path: Path) -> None:
     path = save(tmp_path, text)
     with pytest.raises(SpecError) as caught:
@@ -258,6 +366,23 @@ def test_misfit_names_line_node_and_shapes(text: str, line: int, parts: list[str
     with pytest.raises(SpecError) as caught:
         build(spec, (3, 9, 8), 10)
     check(str(caught.value), path, line, parts)
+
+
+def test_keys_that_another_key_asks_for_are_taken_with_inherited_ones(tmp_path: Path) -> None:
+    """What `defaults` says for other nodes is no reason to refuse a node."""
+    head = "defaults: {norm: group, activation: prelu, dropout: 0.1}\n"
+    lines = [
+        "id: a, op: conv, channels: 8, norm_groups: 4",
+        "id: b, op: separable_conv, channels: 8, norm_groups: 2",
+        "id: c, op: conv, channels: 8, norm: none, init: constant, init_value: 3",
+        "id: d, op: conv, channels: 8, init: truncated_normal, init_value: 0.1",
+        "id: e, op: pad, left: 1, value: 3",
+        "id: f, op: squeeze_excite, hidden: 4",
+        "id: g, op: eca, kernel: 3",
+    ]
+    network = build(load(save(tmp_path, head + nodes(*lines))), (3, 9, 8), 10)
+    assert network.get_submodule("a.norm").num_groups == 4
+    assert network.get_submodule("b.norm").num_groups == 2
 
 
 def test_misfit_of_a_stored_spec_names_the_node(tmp_path: Path) -> None:
@@ -290,9 +415,23 @@ def test_wrong_override(overrides: dict[str, object], parts: list[str], tmp_path
 def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"absent.yaml: cannot read the network file: No such file"):
         load(tmp_path / "absent.yaml")
+    with pytest.raises(
+        SpecError, match=r"^resnet-18: no such file, but the zoo has .*: give the path ZOO / 'resnet-18.yaml'"
+    ):
+        load("resnet-18")
+    assert load(ZOO / "resnet-18.yaml").nodes
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00nodes")
-    with pytest.raises(SpecError, match="not a UTF-8 text"):
+    with pytest.raises(SpecError, match=r"binary.yaml:1: not a UTF-8 text"):
         load(tmp_path / "binary.yaml")
+    (tmp_path / "binary.yaml").write_bytes("nodes:\n  # é\n".encode() + b"\xff")
+    with pytest.raises(SpecError, match=r"binary.yaml:3: not a UTF-8 text: invalid start byte at byte 14"):
+        load(tmp_path / "binary.yaml")
+    (tmp_path / "zero.yaml").write_bytes("nodes:\n  # é\n".encode() + b"\0")
+    with pytest.raises(SpecError, match=r"zero.yaml:3: not a text: a character '.x00'"):
+        load(tmp_path / "zero.yaml")
+    (tmp_path / "empty.yaml").write_bytes(b"")
+    with pytest.raises(SpecError, match=r"empty.yaml:1: the file must hold the keys nodes and outputs"):
+        load(tmp_path / "empty.yaml")
     (tmp_path / "large.yaml").write_text("#" * 1_000_001)
     with pytest.raises(SpecError, match="at most 1000000"):
         load(tmp_path / "large.yaml")
@@ -320,5 +459,7 @@ def test_build_refuses_wrong_sizes(tmp_path: Path) -> None:
     spec = load(save(tmp_path, nodes("id: a, op: identity")))
     with pytest.raises(SpecError, match="classes must be at least 1, got 0"):
         build(spec, (1, 8, 8), 0)
-    with pytest.raises(SpecError, match=r"input_shape must be \(C, H, W\)"):
-        build(spec, (0, 8, 8), 10)
+    for shape in ((0, 8, 8), (3, 32), 3, (3, "a", 2), "abc", (3, 8.0, 8), (True, 8, 8), {"input": 3}, None):
+        with pytest.raises(SpecError, match=r"input_shape must be \(C, H, W\) with sizes of at least 1, got "):
+            build(spec, shape, 10)  # type: ignore[arg-type]
+    build(spec, torch.Size([1, 8, 8]), 10)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from deepcv.nn.layers.subgraphs import MixedChoice, SampledChoice
+from deepcv.nn.module import Blueprint, DeepcvModule
 from deepcv.nn.spec import NetworkSpec, SpecError, build, load, open_choices
 from deepcv.nn.subgraphs import split_at
 from deepcv.serving.early_exit import EarlyExit
@@ -129,7 +130,8 @@ def test_a_decided_choice_is_the_network_without_it(tmp_path: Path) -> None:
 def test_fixed_sampled_and_mixed_agree(tmp_path: Path, place: int, link: int) -> None:
     """With one-hot mixing weights; the keys are the same but for those of what the fixed one leaves out."""
     opened = spec_of(
-        tmp_path, CHOICE.replace(", pick: $pick", "").replace(", pick: mix", "").replace("pick: wide", "w: 1")
+        tmp_path,
+        CHOICE.replace(", pick: $pick", "").replace(", pick: mix", "").replace("parameters: {pick: wide}", "# open"),
     )
     choices = open_choices(opened)
     assert choices == {"mix": ("small", "wide", "skip"), "link": ("stem", "mix")}
@@ -153,8 +155,36 @@ def test_fixed_sampled_and_mixed_agree(tmp_path: Path, place: int, link: int) ->
     torch.testing.assert_close(answers[2], answers[0], rtol=0, atol=1e-6)
 
 
+def test_another_kind_of_search_is_refused(tmp_path: Path) -> None:
+    """Also where no choice is open, and in what a file says."""
+    spec = spec_of(tmp_path, BLOCKS)
+    with pytest.raises(SpecError, match="search must be one of sampled, mixed, or None, got 'foo'"):
+        built(spec, search="foo")
+    with pytest.raises(SpecError, match="search must be one of sampled, mixed, or None, got 'foo'"):
+        Blueprint.of_plain({**Blueprint(spec, {"input": SHAPE}, 10).plain(), "search": "foo"})
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (["nope"], "outputs: no output 'nope'; there are exit1, exit2, logits"),
+        (["logit"], "outputs: no output 'logit'; the closest is 'logits'"),
+        ("logits", r"outputs must be a list of names, such as \['logits'\], got the text 'logits'"),
+    ],
+)
+def test_outputs_that_are_not_there_are_told(outputs: list[str], message: str, tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, BLOCKS)
+    for use in (
+        lambda: split_at(built(spec), outputs),
+        lambda: built(spec, outputs=outputs),
+        lambda: DeepcvModule.from_spec(spec, SHAPE, 10, outputs=outputs),
+    ):
+        with pytest.raises(SpecError, match=message):
+            use()
+
+
 def test_mixing_weights_get_gradients(tmp_path: Path) -> None:
-    opened = spec_of(tmp_path, CHOICE.replace(", pick: $pick", "").replace("pick: wide", "w: 1"))
+    opened = spec_of(tmp_path, CHOICE.replace(", pick: $pick", "").replace("parameters: {pick: wide}", "# open"))
     network = built(opened, search="mixed")
     learned = torch.zeros(3, requires_grad=True)
     network.get_submodule("_subgraphs.mix").mixing = learned.softmax(0)
@@ -164,7 +194,7 @@ def test_mixing_weights_get_gradients(tmp_path: Path) -> None:
 
 
 def test_an_open_or_wrong_choice_says_so(tmp_path: Path) -> None:
-    opened = spec_of(tmp_path, CHOICE.replace(", pick: $pick", "").replace("pick: wide", "w: 1"))
+    opened = spec_of(tmp_path, CHOICE.replace(", pick: $pick", "").replace("parameters: {pick: wide}", "# open"))
     with pytest.raises(
         SpecError, match=r"net.yaml:6: node 'mix': the choice is open; set pick to one of small, wide, skip"
     ):
@@ -187,7 +217,7 @@ def test_two_may_be_picked(tmp_path: Path) -> None:
 
 
 def test_a_choice_picks_several_and_repeats(tmp_path: Path) -> None:
-    opened = CHOICE.replace("pick: $pick}", "n: 2, repeat: 2}").replace("pick: wide", "w: 1")
+    opened = CHOICE.replace("pick: $pick}", "n: 2, repeat: 2}").replace("parameters: {pick: wide}", "# open")
     spec = spec_of(tmp_path, opened)
     assert open_choices(spec) == dict.fromkeys(("mix.0", "mix.1"), ("small", "wide", "skip"))
     picks = {"mix.0": "small, skip", "mix.1": "small, wide"}

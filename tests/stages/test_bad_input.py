@@ -109,14 +109,13 @@ def create(project: Path, store: Path) -> None:
     (project / "data/raw").mkdir(parents=True)
     pack(project)
     toys.write_shards(project / "data/shards")
-    toys.network(project)
+    # With the parameter that params.yaml sets: its 16 gives the 4 channels of the toy.
+    toys.network(project, "parameters: {width: 16}\n" + toys.NETWORK.replace("channels: 4", "channels: $width // 4"))
     toys.no_weights(project)
     for name in ("dvc.yaml", "params.yaml", "versions.yaml"):
         shutil.copy(toys.REPOSITORY / name, project)
     replace("params.yaml", "data/sources/digits.yaml", "pets")(project)
     replace("params.yaml", "networks/digits.yaml", "network.yaml")(project)
-    with (project / "network.yaml").open("a") as file:  # what params.yaml sets for the network of the digits
-        file.write("parameters: {width: 16}\n")
     shutil.copytree(store, project / ".deepcv")
     (project / "data/validation").mkdir(parents=True)
     (project / "data/validation/quarantine.csv").write_text("id,check,reason\n")

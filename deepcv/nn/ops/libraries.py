@@ -2,12 +2,15 @@
 
 import copy
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import torch
 from torch import nn
 
+from deepcv.nn import modes
 from deepcv.nn.emitter import Emitter, FitError, Shape, Value, run_on_meta
 from deepcv.nn.ops.op import Op, Range, maps
 
@@ -32,10 +35,11 @@ class Timm(Op):
         """(C, H, W) to (classes,) or (F,), or with `features` to several (C', H', W')."""
         (x,) = inputs
         channels, height, width = maps(x)
+        if self.features and (self.classes or not self.pool):
+            raise FitError("classes and pool are for the end of the network, which features: true leaves out")
         timm = _timm()
         if not timm.is_model(self.name):
-            near = timm.list_models(f"*{self.name.split('_')[0]}*")[:5]
-            raise FitError(f"has no model {self.name!r}; there are {', '.join(near) or 'those of timm.list_models()'}")
+            raise FitError(f"has no model {self.name!r}; {_near(self.name, timm.list_models())}")
         options: dict[str, Any] = {"features_only": True} if self.features else {"num_classes": self.classes}
         if not self.features and not self.pool:
             options["global_pool"] = ""
@@ -61,17 +65,21 @@ class Torchvision(Op):
         """(C, H, W) to (classes,), or to the shape that its node has."""
         (x,) = inputs
         maps(x)
+        if self.at is None and not self.classes:
+            raise FitError(
+                "needs classes of at least 1; for its features name the node that gives them, e.g. at: flatten"
+            )
         from torchvision import models  # a machine that trains other networks may lack it
         from torchvision.models.feature_extraction import create_feature_extractor
 
-        if self.name not in models.list_models(module=models):
-            raise FitError(
-                f"has no model {self.name!r} for classification; torchvision.models.list_models() names them"
-            )
+        known = models.list_models(module=models)
+        if self.name not in known:
+            raise FitError(f"has no model {self.name!r} for classification; {_near(self.name, known)}")
         try:
             with torch.device("cpu"):
                 module: nn.Module = models.get_model(self.name, weights=None, num_classes=max(self.classes, 1))
                 if self.at is not None:
+                    _check_node(module, self.at)
                     module = _First(create_feature_extractor(module, [self.at]))
         except (RuntimeError, TypeError, ValueError) as error:
             raise FitError(f"{self.name} cannot be made for {x}: {error}") from None
@@ -101,10 +109,39 @@ class _First(nn.Module):
         super().__init__()
         self.body = body
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_First":
+        """A copy in the same mode, layer by layer: the deepcopy of torchvision's cut networks gives one in train mode."""
+        copied = _First.__new__(_First)
+        memo[id(self)] = copied
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        modes.restore(copied, modes.resting(self))
+        return copied
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         (value,) = self.body(images).values()
         result: torch.Tensor = value
         return result
+
+
+def _check_node(module: nn.Module, at: str) -> None:
+    """A FitError where a network has no node of this name; a layer's name stands for the last node within."""
+    from torchvision.models.feature_extraction import get_graph_node_names
+
+    ways = [name.split(".") for names in get_graph_node_names(module, suppress_diff_warning=True) for name in names]
+    nodes = dict.fromkeys(".".join(way[: depth + 1]) for way in ways for depth in range(len(way)))
+    if at not in nodes:
+        raise FitError(f"at: no node {at!r}; {_near(at, list(nodes))}")
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown name: the closest few, else the first few."""
+    if near := get_close_matches(name, known, n=5, cutoff=0.6):
+        return f"the closest are {', '.join(near)}" if len(near) > 1 else f"the closest is {near[0]}"
+    return (
+        f"there are {', '.join(known[:5])} and {len(known) - 5} more"
+        if len(known) > 5
+        else f"there are {', '.join(known)}"
+    )
 
 
 def _timm() -> Any:

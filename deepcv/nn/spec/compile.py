@@ -1,7 +1,7 @@
 """From a `NetworkSpec` to a `torch.fx.GraphModule`: all shapes first, then the weights."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import fx, nn
@@ -36,6 +36,8 @@ def build(
     keys whatever is left out. They come from torch's global random generator: `torch.manual_seed` decides. Raises SpecError
     that names the node and the shapes that do not fit.
     """
+    check_search(search)
+    spec.check_ids()
     if classes < 1:
         raise SpecError(f"classes must be at least 1, got {classes}")
     shapes = spec.input_shapes(input_shape)
@@ -57,6 +59,12 @@ def build(
     _initialise(emitter)
     _take_out(spec, emitter)
     return _module(emitter)
+
+
+def check_search(search: object) -> None:
+    """Raise SpecError for what is no kind of search."""
+    if search is not None and search not in get_args(Search):
+        raise SpecError(f"search must be one of {', '.join(get_args(Search))}, or None, got {search!r}")
 
 
 def _emit(node: NodeSpec, classes: int, emitter: Emitter, inputs: list[Value], search: Search | None) -> Value:

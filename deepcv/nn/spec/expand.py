@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcv.nn.ops import OPS
+from deepcv.nn.spec import unused
 from deepcv.nn.spec.document import INDEX, USE_KEYS, Document, Template, open_document, typed
 from deepcv.nn.spec.errors import Where, closest
 from deepcv.nn.spec.formula import Formula, Value
@@ -25,12 +26,19 @@ def load(path: str | Path, parameters: Mapping[str, object] | None = None) -> Ne
 
     Shapes are checked by `build`. Raises SpecError with file and line.
     """
-    document = open_document(Path(path), parameters or {})
+    path = Path(path)
+    if str(path) in zoo() and not path.exists():
+        raise Where(str(path)).error(
+            f"no such file, but the zoo has a network of this name: give the path ZOO / '{path}.yaml', "
+            "with ZOO from deepcv.nn.spec"
+        )
+    document = open_document(path, parameters or {})
     expander = _Expander()
     place = Place(document, document.values, document.defaults)
     names = expander.expand(document.nodes, place, {name: (name,) for name in document.inputs})
     outputs = _outputs(document, names)
     nodes = _used(expander, outputs)
+    unused.refuse(document)
     return NetworkSpec(nodes, tuple(outputs.items()), document.inputs, document.sizes)
 
 

@@ -9,10 +9,17 @@ from deepcv.nn.spec.errors import SpecError, closest
 from deepcv.nn.spec.model import NetworkSpec, NodeSpec
 
 
+def output_names(outputs: Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple. SpecError for one text, which is a sequence of its letters."""
+    if isinstance(outputs, str):
+        raise SpecError(f"outputs must be a list of names, such as [{outputs!r}], got the text {outputs!r}")
+    return tuple(outputs)
+
+
 def wanted(spec: NetworkSpec, outputs: Sequence[str]) -> NetworkSpec:
     """The network with these outputs alone, in the order of the file. SpecError for an unknown name, or for none."""
     names = [name for name, _ in spec.outputs]
-    for name in outputs:
+    for name in output_names(outputs):
         if name not in names:
             raise SpecError(f"outputs: no output {name!r}; {closest(name, names)}")
     if not outputs:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from keyword import iskeyword
+from numbers import Integral
 from typing import Any
 
 from torch import fx, nn
@@ -22,6 +23,13 @@ NODE_KEYS = ("id", "op", "from", "repeat", "checkpoint")  # of every node, whate
 MAX_NODES = 10_000
 Size = tuple[int, int]  # height, width
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+OWN = (
+    "blueprint",
+    "from_blueprint",
+    "from_file",
+    "from_spec",
+    "spec",
+)  # what only a DeepcvModule has, of its nodes' names
 TAKEN = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph()))) | {INPUT}
 
 
@@ -74,19 +82,24 @@ class NetworkSpec:
         """
         sizes = dict(self.sizes)
         if isinstance(given, Mapping):
-            shapes = {name: tuple(shape) for name, shape in given.items()}
+            shapes = {name: _shape(shape) for name, shape in given.items()}
         else:
-            shapes = {name: (*given[:-2], *sizes.get(name, given[-2:])) for name in self.inputs}
+            whole = _shape(given)
+            shapes = {name: (*whole[:-2], *sizes.get(name, whole[-2:])) for name in self.inputs}
         if set(shapes) != set(self.inputs):
             raise SpecError(f"input_shape must name the inputs {', '.join(self.inputs)}, got {', '.join(shapes)}")
         for name, shape in shapes.items():
-            if len(shape) != 3 or min(shape) < 1:
-                raise SpecError(f"input_shape must be (C, H, W) with sizes of at least 1, got {shape}")
             if shape[1:] != sizes.get(name, shape[1:]):
                 raise SpecError(
                     f"the network file says that the input {name!r} is {sizes[name]}, got input_shape {shape}"
                 )
         return {name: shapes[name] for name in self.inputs}
+
+    def check_ids(self) -> None:
+        """Raise SpecError for an id that a `DeepcvModule` has as an attribute."""
+        for node in self.nodes:
+            if (name := node.id.partition(".")[0]) in TAKEN - {INPUT} or name in OWN:
+                raise node.error(f"the id is taken: a DeepcvModule has a {name!r} of its own; call the node otherwise")
 
     def canonical(self) -> dict[str, Any]:
         """The spec as plain data for YAML or JSON: no path, no line; equal for equal networks.
@@ -107,6 +120,14 @@ class NetworkSpec:
     def sha256(self) -> str:
         """The digest of the canonical form: equal for equal networks, however their files are written."""
         return hashlib.sha256(json.dumps(self.canonical(), sort_keys=True).encode()).hexdigest()
+
+
+def _shape(given: object) -> Shape:
+    """A shape (C, H, W) as a tuple; SpecError for anything else."""
+    sides = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    if len(sides) != 3 or any(type(side) is bool or not isinstance(side, Integral) or side < 1 for side in sides):
+        raise SpecError(f"input_shape must be (C, H, W) with sizes of at least 1, got {given!r}")
+    return sides
 
 
 def _canonical_node(node: NodeSpec) -> dict[str, Any]:
@@ -190,5 +211,13 @@ def check_name(name: object, what: str, where: Where, taken: Sequence[str] = ())
     if not isinstance(name, str) or not NAME.fullmatch(name) or "__" in name or iskeyword(name):
         raise where.error(f"{what} must be a name (letters, digits, single underscores, a letter first), got {name!r}")
     if name in taken:
-        raise where.error(f"{what} cannot be {name!r}: the name is taken")
+        raise where.error(f"{what} cannot be {name!r}: the name is taken by {_taker(name)}")
     return name
+
+
+def _taker(name: str) -> str:
+    if name in (*CLASSES, "index"):
+        return f"${name}, which files have already"
+    if name in TAKEN - {INPUT}:
+        return f"torch, whose modules have {name!r} of their own"
+    return "the images that come in" if name == INPUT else "a key that nodes have"

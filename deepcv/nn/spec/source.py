@@ -82,14 +82,18 @@ def read(path: Path) -> Block:
         loader.file = str(path)
         node = loader.get_single_node()
     except UnicodeDecodeError as error:
-        raise nowhere.error(f"not a UTF-8 text: {error.reason} at byte {error.start}") from None
+        line = content.count(b"\n", 0, error.start) + 1
+        raise Where(str(path), line).error(f"not a UTF-8 text: {error.reason} at byte {error.start}") from None
+    except yaml.reader.ReaderError as error:
+        line = content.decode("utf-8").count("\n", 0, error.position) + 1
+        raise Where(str(path), line).error(f"not a text: a character {chr(error.character)!r}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise Where(str(path), line).error(f"not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise nowhere.error(f"not valid YAML: {error}") from None
     if not isinstance(node, yaml.MappingNode):
-        raise nowhere.error("the file must hold the keys nodes and outputs")
+        raise Where(str(path), 1).error("the file must hold the keys nodes and outputs")
     block = _plain(node, str(path))
     assert isinstance(block, Block)  # noqa: S101  for mypy: a mapping node gives a Block
     return block

@@ -6,7 +6,7 @@ from typing import Any
 
 from deepcv.nn.spec.document import Document
 from deepcv.nn.spec.errors import SpecError, closest
-from deepcv.nn.spec.formula import Value
+from deepcv.nn.spec.formula import Formula, Value
 from deepcv.nn.spec.model import MAX_NODES
 from deepcv.nn.spec.scope import Scope
 from deepcv.nn.spec.source import Block, shown
@@ -102,6 +102,8 @@ def checkpointed(use: Use) -> Use:
 def times(use: Use) -> int:
     """How often the node is repeated."""
     times = use.value("repeat")
+    if isinstance(times, Formula):
+        raise use.error("repeat cannot wait for $classes, which only build is told", "repeat")
     if not isinstance(times, int) or isinstance(times, bool) or not 1 <= times <= MAX_NODES:
         raise use.error(f"repeat must be a whole number from 1 to {MAX_NODES}, got {shown(times)}", "repeat")
     return times
