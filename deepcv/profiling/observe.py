@@ -57,7 +57,7 @@ def observe(network: fx.GraphModule, *shapes: Shape) -> tuple[NodeProfile, ...]:
     with torch.no_grad(), as_it_answers(network), counter, fields, live:
         live.add(images)
         notes = _Notes(counter, fields, live)
-        _Observer(network, notes, outputs=output_names(network)).run(*images)
+        _Observer(network, notes, outputs=outputs_by_node(network)).run(*images)
     return tuple(notes.found)
 
 
@@ -71,7 +71,7 @@ def peak_bytes_of(nodes: Sequence[NodeProfile]) -> int:
     return max((node.live_bytes for node in nodes if not node.is_idle), default=0)
 
 
-def output_names(network: fx.GraphModule) -> dict[str, tuple[str, ...]]:
+def outputs_by_node(network: fx.GraphModule) -> dict[str, tuple[str, ...]]:
     """The names of the outputs by the node whose value they are; `output` where the network gives one that has no name."""
     (given,) = network.graph.output_node().args
     if not isinstance(given, Mapping):

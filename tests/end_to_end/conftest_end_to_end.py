@@ -97,6 +97,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             return project
         make(request.getfixturevalue("tree"), project)
         copying = shared.with_suffix(".tmp")
+        shutil.rmtree(copying, ignore_errors=True)  # of a worker that was killed
         shutil.copytree(project.root, copying)
         copying.rename(shared)
     return project

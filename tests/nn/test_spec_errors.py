@@ -210,6 +210,28 @@ TAKEN_NAMES = [
     ("repeat of classes", nodes("id: a, op: identity, repeat: $classes"), 2, ["repeat cannot wait for $classes"]),
 ]
 TWICE = "templates:\n  t:\n    parameters: [n, m]\n    nodes: [{id: c, op: conv, channels: $n}]\n"
+IDLE: list[tuple[str, str, int, list[str]]] = [
+    (f"a key without effect: {line}", nodes(f"id: a, {line}"), 2, ["node 'a'", *parts])
+    for line, *parts in (
+        (
+            "op: conv, channels: 8, init_value: 3",
+            "init_value is for init: constant and truncated_normal",
+            "init: he",
+        ),
+        ("op: conv, channels: 8, init: zeros, init_value: 3", "init_value is for", "got init: zeros"),
+        ("op: forget_gate, init_value: 3", "init_value is for", "got no init"),
+        ("op: conv, channels: 8, norm_groups: 4", "norm_groups is for norm: group, got norm: batch"),
+        ("op: conv, channels: 8, norm: none, norm_groups: 4", "norm_groups is for norm: group, got norm: none"),
+        ("op: squeeze_excite, hidden: 4, reduction: 2", "reduction and divisor", "hidden: 4"),
+        ("op: squeeze_excite, hidden: 4, divisor: 2", "reduction and divisor", "hidden: 4"),
+        ("op: eca, kernel: 3, gamma: 5", "gamma and b", "kernel: 3"),
+        ("op: eca, kernel: 3, b: 5", "gamma and b", "kernel: 3"),
+        ("op: pad, left: 1, mode: reflect, value: 3", "value is for mode: constant, got mode: reflect"),
+        ("timm: resnet18, features: true, classes: 10", "classes and pool", "features: true"),
+        ("timm: resnet18, features: true, pool: false", "classes and pool", "features: true"),
+        ("torchvision: resnet18, classes: 0", "needs classes of at least 1"),
+    )
+]
 UNUSED: list[tuple[str, str, int, list[str]]] = [
     (
         "parameter",
@@ -249,7 +271,7 @@ UNUSED: list[tuple[str, str, int, list[str]]] = [
         "template that only an unused one uses",
         RESIDUAL + "  outer:\n    nodes: [{id: x, template: residual, channels: 3}]\n" + nodes("id: a, op: identity"),
         2,
-        ["template 'residual' is not used", "there are none"],
+        ["template 'residual' is not used: no node says template: residual"],
     ),
 ]
 USED = {
@@ -301,28 +323,6 @@ MISFITS: list[tuple[str, str, int, list[str]]] = [
     ("large window", nodes("id: a, op: conv, channels: 8, kernel: 12, padding: 0"), 2, ["(12, 12) is larger"]),
     ("pool padding", nodes("id: a, op: max_pool, padding: 2"), 2, ["padding: 2 is more than half"]),
     ("classes out of range", nodes("id: a, op: conv, channels: $classes-10"), 2, ["node 'a'", "channels", "got 0"]),
-    *(
-        (f"a key without effect: {line}", nodes(f"id: a, {line}"), 2, ["node 'a'", *parts])
-        for line, *parts in (
-            (
-                "op: conv, channels: 8, init_value: 3",
-                "init_value is for init: constant and truncated_normal",
-                "init: he",
-            ),
-            ("op: conv, channels: 8, init: zeros, init_value: 3", "init_value is for", "got init: zeros"),
-            ("op: forget_gate, init_value: 3", "init_value is for", "got no init"),
-            ("op: conv, channels: 8, norm_groups: 4", "norm_groups is for norm: group, got norm: batch"),
-            ("op: conv, channels: 8, norm: none, norm_groups: 4", "norm_groups is for norm: group, got norm: none"),
-            ("op: squeeze_excite, hidden: 4, reduction: 2", "reduction and divisor", "hidden: 4"),
-            ("op: squeeze_excite, hidden: 4, divisor: 2", "reduction and divisor", "hidden: 4"),
-            ("op: eca, kernel: 3, gamma: 5", "gamma and b", "kernel: 3"),
-            ("op: eca, kernel: 3, b: 5", "gamma and b", "kernel: 3"),
-            ("op: pad, left: 1, mode: reflect, value: 3", "value is for mode: constant, got mode: reflect"),
-            ("timm: resnet18, features: true, classes: 10", "classes and pool", "features: true"),
-            ("timm: resnet18, features: true, pool: false", "classes and pool", "features: true"),
-            ("torchvision: resnet18, classes: 0", "needs classes of at least 1"),
-        )
-    ),
     ("classes divide by zero", nodes("id: a, op: conv, channels: 8//($classes-10)"), 2, ["division by zero"]),
 ]
 
@@ -348,8 +348,8 @@ def test_what_is_used_somewhere_is_no_error(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "line", "parts"),
-    [w[1:] for w in [*WRONG, *UNUSED, *TAKEN_NAMES]],
-    ids=[w[0] for w in [*WRONG, *UNUSED, *TAKEN_NAMES]],
+    [w[1:] for w in [*WRONG, *IDLE, *UNUSED, *TAKEN_NAMES]],
+    ids=[w[0] for w in [*WRONG, *IDLE, *UNUSED, *TAKEN_NAMES]],
 )
 def test_wrong_file_names_line_and_cause(text: str, line: int, parts: list[str], tmp_path: Path) -> None:
     path = save(tmp_path, text)
@@ -383,6 +383,23 @@ def test_keys_that_another_key_asks_for_are_taken_with_inherited_ones(tmp_path: 
     network = build(load(save(tmp_path, head + nodes(*lines))), (3, 9, 8), 10)
     assert network.get_submodule("a.norm").num_groups == 4
     assert network.get_submodule("b.norm").num_groups == 2
+
+
+def test_a_kind_of_norm_and_of_init_can_be_swept(tmp_path: Path) -> None:
+    """A key that has no effect for one value of a parameter has one for another."""
+    head = "parameters: {norm: batch, groups: 4, init: he, value: 0.5, hidden: 2}\n"
+    lines = [
+        "id: a, op: conv, channels: 8, norm: $norm, norm_groups: $groups, init: $init, init_value: $value",
+        "id: b, op: conv, channels: 8, norm: $norm, norm_groups: 4",
+        "id: c, op: squeeze_excite, hidden: $hidden, reduction: 2",
+    ]
+    build(load(save(tmp_path, head + nodes(*lines))), (3, 9, 8), 10)
+
+
+def test_a_stored_network_may_have_a_key_without_effect(tmp_path: Path) -> None:
+    plain = load(save(tmp_path, nodes("id: a, op: conv, channels: 8"))).canonical()
+    plain["nodes"][0] |= {"norm_groups": 4, "init_value": 0.5}
+    build(from_canonical(plain), (3, 9, 8), 10)
 
 
 def test_misfit_of_a_stored_spec_names_the_node(tmp_path: Path) -> None:

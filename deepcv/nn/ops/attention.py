@@ -42,8 +42,6 @@ class SqueezeExciteOp(Op):
         """(C, H, W), kept."""
         (x,) = inputs
         channels, _, _ = maps(x)
-        if self.hidden is not None and (self.reduction, self.divisor) != (16, 8):
-            raise FitError(f"reduction and divisor find the size of the bottleneck, which hidden: {self.hidden} gives")
         hidden = self.hidden or _rounded(channels / self.reduction, self.divisor)
         layer = SqueezeExcite(channels, hidden, ACTIVATIONS[self.activation], ACTIVATIONS[self.gate], self.bias)
         begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
@@ -66,8 +64,6 @@ class Eca(Op):
         """(C, H, W), kept."""
         (x,) = inputs
         channels, _, _ = maps(x)
-        if self.kernel is not None and (self.gamma, self.b) != (2, 1):
-            raise FitError(f"gamma and b find the size of the kernel, which kernel: {self.kernel} gives")
         kernel = self.kernel or eca_kernel(channels, self.gamma, self.b)
         layer = EfficientChannelAttention(_odd(kernel))
         begun = begin(layer.conv, self.init, self.init_value, "torch", self.spectral_norm)

@@ -145,7 +145,6 @@ class SeparableConv(Op):
         padding = extent // 2 if self.padding is None else self.padding
         shape = (channels, *slide(x, extent, self.stride, padding))
         norm, activation = (self.norm, self.activation) if self.between else ("none", "none")
-        norm_groups = self.norm_groups if self.between else None
         window = (self.kernel, self.stride, padding, self.dilation)
         bias = self.norm == "none" if self.bias is None else self.bias
         each = nn.Conv2d(channels, channels, *window, channels, bias=bias)
@@ -157,7 +156,7 @@ class SeparableConv(Op):
 
         def both(x: Value) -> Value:
             x = emitter.module(each, x, shape, "depthwise", begun)
-            x = normalise(emitter, x, norm, norm_groups, part="depthwise_norm")
+            x = normalise(emitter, x, norm, self.norm_groups, part="depthwise_norm")
             return mix.emit(emitter, activate(emitter, x, activation, "depthwise_activation"))
 
         return surrounded(

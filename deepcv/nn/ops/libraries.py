@@ -35,8 +35,6 @@ class Timm(Op):
         """(C, H, W) to (classes,) or (F,), or with `features` to several (C', H', W')."""
         (x,) = inputs
         channels, height, width = maps(x)
-        if self.features and (self.classes or not self.pool):
-            raise FitError("classes and pool are for the end of the network, which features: true leaves out")
         timm = _timm()
         if not timm.is_model(self.name):
             raise FitError(f"has no model {self.name!r}; {_near(self.name, timm.list_models())}")
@@ -65,12 +63,7 @@ class Torchvision(Op):
         """(C, H, W) to (classes,), or to the shape that its node has."""
         (x,) = inputs
         maps(x)
-        if self.at is None and not self.classes:
-            raise FitError(
-                "needs classes of at least 1; for its features name the node that gives them, e.g. at: flatten"
-            )
         from torchvision import models  # a machine that trains other networks may lack it
-        from torchvision.models.feature_extraction import create_feature_extractor
 
         known = models.list_models(module=models)
         if self.name not in known:
@@ -79,8 +72,7 @@ class Torchvision(Op):
             with torch.device("cpu"):
                 module: nn.Module = models.get_model(self.name, weights=None, num_classes=max(self.classes, 1))
                 if self.at is not None:
-                    _check_node(module, self.at)
-                    module = _First(create_feature_extractor(module, [self.at]))
+                    module = _First(_cut(module, self.at))
         except (RuntimeError, TypeError, ValueError) as error:
             raise FitError(f"{self.name} cannot be made for {x}: {error}") from None
         return _called(emitter, module, x)
@@ -123,14 +115,21 @@ class _First(nn.Module):
         return result
 
 
-def _check_node(module: nn.Module, at: str) -> None:
-    """A FitError where a network has no node of this name; a layer's name stands for the last node within."""
-    from torchvision.models.feature_extraction import get_graph_node_names
+def _cut(module: nn.Module, at: str) -> nn.Module:
+    """The network up to a node; a layer's name stands for the last node within. A FitError where there is none."""
+    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+    try:
+        cut: nn.Module = create_feature_extractor(module, [at])
+    except ValueError as error:
+        problem = error
+    else:
+        return cut
     ways = [name.split(".") for names in get_graph_node_names(module, suppress_diff_warning=True) for name in names]
     nodes = dict.fromkeys(".".join(way[: depth + 1]) for way in ways for depth in range(len(way)))
-    if at not in nodes:
-        raise FitError(f"at: no node {at!r}; {_near(at, list(nodes))}")
+    if at in nodes:
+        raise problem
+    raise FitError(f"at: no node {at!r}; {_near(at, list(nodes))}") from None
 
 
 def _near(name: str, known: Sequence[str]) -> str:

@@ -29,8 +29,6 @@ def normalise(
     part: str = "norm",
 ) -> Value:
     """Apply a norm by its name in `norm`, with torch's defaults; `none` leaves the value as it is."""
-    if groups is not None and kind != "group":
-        raise FitError(f"norm_groups is for norm: group, got norm: {kind}")
     if kind == "none":
         if zero_init:
             raise FitError("zero_init is for a norm's scale, and there is no norm")

@@ -65,8 +65,6 @@ class Pad(Op):
         """(C, H, W) to (C, top + H + bottom, left + W + right)."""
         (x,) = inputs
         channels, height, width = maps(x)
-        if self.mode != "constant" and self.value != 0:
-            raise FitError(f"value is for mode: constant, got mode: {self.mode}")
         if self.mode in ("reflect", "circular"):
             less = self.mode == "reflect"
             if max(self.top, self.bottom) > height - less or max(self.left, self.right) > width - less:

@@ -11,7 +11,6 @@ from deepcv.nn.layers.spectral import Spectral, make_spectral
 from deepcv.nn.ops.op import Range
 
 Constant = Annotated[float, Range(-1e6, 1e6)]
-_WITH_VALUE = ("constant", "truncated_normal")
 _WithKernel = nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Bilinear
 
 
@@ -23,9 +22,6 @@ def begin(
     Nothing is drawn where `init` is the `default`, which `build` has drawn already. With `spectral_norm` these layers get
     it, and find the singular vectors of their first weights.
     """
-    if value != 0 and init not in _WITH_VALUE:
-        got = "no init" if init is None else f"init: {init}"
-        raise FitError(f"init_value is for init: {' and '.join(_WITH_VALUE)}, got {got}")
     if init == "truncated_normal" and value < 0:
         raise FitError(f"init_value: {value:g} is the standard deviation of truncated_normal and must not be negative")
     if init == "dirac":

@@ -10,6 +10,7 @@ from deepcv.nn.spec import unused
 from deepcv.nn.spec.document import INDEX, USE_KEYS, Document, Template, open_document, typed
 from deepcv.nn.spec.errors import Where, closest
 from deepcv.nn.spec.formula import Formula, Value
+from deepcv.nn.spec.idle import idle
 from deepcv.nn.spec.model import MAX_NODES, NODE_KEYS, NetworkSpec, NodeSpec, make_node
 from deepcv.nn.spec.scope import KINDS, Names, Scope
 from deepcv.nn.spec.source import Block, Items, shown
@@ -141,6 +142,9 @@ class _Expander:
                     inherited[key] = use.place.defaults[name]
         options = {key: use.scope.computed(use.name, key, value, use.place.values) for key, value in inherited.items()}
         node = make_node(use.id, op, sources, {**options, **given}, use.scope.where(use.name), places)
+        if found := idle(op, dict(node.options), {**inherited, **use.block}):
+            key, why = found
+            raise use.error(why, key if key in use.block else "id")
         if len(self.nodes) == MAX_NODES:
             raise use.error(f"more than {MAX_NODES} nodes once templates and repeats are expanded")
         share = use.owner_id if use.owner_id != use.id else ""

@@ -18,7 +18,7 @@ def refuse(document: Document) -> None:
     for name in document.templates:
         if name not in called:
             raise block.at(name).error(
-                f"template {name!r} is not used: no node says template: {name}; {closest(name, called)}"
+                f"template {name!r} is not used: no node says template: {name}{_instead(name, called)}"
             )
     used = _names([document.nodes, document.defaults])
     for template in document.templates.values():
@@ -36,9 +36,12 @@ def refuse(document: Document) -> None:
 def _check(name: str, used: set[str], where: Where, prefix: str) -> None:
     if name not in used:
         others = [f"${other}" for other in sorted(used - {*CLASSES, INDEX})]
-        raise where.error(
-            f"{prefix}parameter {name!r} is not used: nothing says ${name}; {closest(f'${name}', others)}"
-        )
+        raise where.error(f"{prefix}parameter {name!r} is not used: nothing says ${name}{_instead(f'${name}', others)}")
+
+
+def _instead(name: str, used: Iterable[str]) -> str:
+    """What the file uses in its place, if anything."""
+    return f"; {closest(name, known)}" if (known := list(used)) else ""
 
 
 def _place(template: Template, name: str) -> Where:
