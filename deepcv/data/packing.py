@@ -23,7 +23,17 @@ from deepcv.data import memory
 from deepcv.data.manifest import COLUMNS, SPLITS, DatasetInfo, digest_of_test_split
 from deepcv.data.measures import Measures, measure_all
 from deepcv.data.samples import DataError, Sample
-from deepcv.data.splits import DIGEST_BYTES, LEFT_OUT, OPEN, TEST, TRAIN, SplitRule, assign, check_not_empty
+from deepcv.data.splits import (
+    DIGEST_BYTES,
+    LEFT_OUT,
+    OPEN,
+    TEST,
+    TRAIN,
+    SplitRule,
+    assign,
+    check_named,
+    check_not_empty,
+)
 from deepcv.images import DecodeError, UInt8Array, decode
 from deepcv.parallel import in_order
 
@@ -55,6 +65,7 @@ class _Kept(ExitStack):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.names: dict[str, int] = {}  # of the labels, numbered as they come
+        self.named: set[int] = set()  # splits that the source gives any file, readable or not
         self.files = {
             name: self.enter_context((folder / f"{name}.tmp").open("wb"))
             for name in ("given", "labels", "ranks", "contents")
@@ -99,9 +110,11 @@ def pack(
     digest = f"S{DIGEST_BYTES}"
     ranks, contents = kept.take("ranks", digest), kept.take("contents", digest)
     labels = renumbered[kept.take("labels", "<i4")]
-    splits = assign(kept.take("given", "i1"), labels, ranks, contents if rule.group_by else None, rule, image_id)
-    if bad.count == len(splits) > 0:
+    given = kept.take("given", "i1")
+    if bad.count == len(given) > 0:
         bad.report("files are no images, and no other is there; repair them")
+    check_named(kept.named, given, f"\n{bad.text('files are no images; repair them')}")
+    splits = assign(given, labels, ranks, contents if rule.group_by else None, rule, image_id)
     try:
         check_not_empty(splits, labels, list(names))
     except DataError as error:
@@ -141,12 +154,14 @@ def _write_rows(
         for chunk, found in in_order(_look, _chunks(samples), processes):
             for sample, (sha256, shape, measures, problem) in zip(chunk, found, strict=True):
                 unit: str | None = ""
-                given = LEFT_OUT
+                given = OPEN if sample.split is None else SPLITS.index(sample.split)
+                if given != OPEN:
+                    kept.named.add(given)
                 if problem:
                     bad.add(f"{sample.id}: {problem}")
+                    given = LEFT_OUT
                 else:
                     unit = rule.unit(sample.id, sha256.hex())
-                    given = OPEN if sample.split is None else SPLITS.index(sample.split)
                 if unit is None:
                     ungrouped.add(sample.id)
                 else:

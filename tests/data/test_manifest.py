@@ -66,6 +66,7 @@ def test_equal_samples_give_equal_files(tmp_path: Path) -> None:
 
 def test_files_that_are_no_images_keep_their_rows_and_move_no_other(tmp_path: Path) -> None:
     given = samples()
+    given[5] = given[5]._replace(split="test")
     others = pack([one for n, one in enumerate(given) if n not in (3, 7, 9)], tmp_path / "others")
     given[3] = given[3]._replace(encoded=given[3].encoded[:-9])
     given[7] = given[7]._replace(encoded=b"", split="test")
@@ -90,6 +91,19 @@ def test_a_class_of_bad_files_alone_is_refused_with_their_names(tmp_path: Path) 
     ):
         pack([*samples(), *bad], tmp_path, ("a", "b", "c"))
     assert not (tmp_path / "manifest.parquet").exists() or not (tmp_path / "dataset.json").exists()
+
+
+@pytest.mark.parametrize("split", ["val", "test", "train"])
+@pytest.mark.parametrize("folds", [0, 3])
+def test_a_split_of_the_source_without_images_is_refused_and_not_drawn(split: str, folds: int, tmp_path: Path) -> None:
+    rest = [one for one in ("train", "val", "test") if one != split]
+    given = [sample._replace(split=rest[n % 2]) for n, sample in enumerate(samples())]
+    bad = [Sample(f"{split}/a/{n}.png", split, "a", b"hello") for n in range(20)]
+    rule = SplitRule(0.2, 0.2, 0, folds=folds)
+    message = rf"the source has a {split} split of its own, but none of its files(.|\n)*20 files are no images(.|\n)*a/0.png: "
+    with pytest.raises(DataError, match=message):
+        packing.pack([*given, *bad], ("a", "b"), tmp_path, name="two", source="x", rule=rule)
+    assert not (tmp_path / "manifest.parquet").exists()
 
 
 def test_equal_files_that_are_no_images_may_be_of_two_groups(tmp_path: Path) -> None:
