@@ -4,7 +4,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from deepcv.data.expectations import Own, judge, within_limits
+from deepcv.data.expectations import Own, judge
 from deepcv.data.findings import Limits, look
 from deepcv.errors import DeepcvError
 
@@ -148,9 +148,30 @@ def test_an_expectation_that_does_not_exist_is_named(own: Own, message: str) -> 
 def test_a_check_is_within_its_limit_where_its_expectation_holds() -> None:
     rows = table()
     rows.loc[1, "sha256"] = rows.loc[0, "sha256"]  # 1 of 16, in another split and of the same label
-    found = look(rows, ("a", "b"), LIMITS)
-    said = within_limits(found, LIMITS)
-    assert said["duplicates"] == (True, "10 %")
-    assert said["leakage"] == (False, "0 images")
-    assert within_limits(found, replace(LIMITS, max_leaks=1))["leakage"] == (True, "1 image")
+    said = judge(rows, ("a", "b"), LIMITS).limits
+    assert said["duplicates"] == (True, "within the limit of 10 %")
+    assert said["leakage"] == (False, "above the limit of 0 images")
+    assert judge(rows, ("a", "b"), replace(LIMITS, max_leaks=1)).limits["leakage"] == (
+        True,
+        "within the limit of 1 image",
+    )
     assert "blurred" not in said  # the table has no such column
+
+
+@pytest.mark.parametrize(
+    ("share", "p", "expected"),
+    [
+        (0.01, 0.5, (True, "within the limit of 5 %")),
+        (0.01, 1e-5, (False, "within the limit of 5 %, but label_agreement_p is 1e-05, expected at least 0.001")),
+        (0.2, 0.5, (False, "above the limit of 5 %")),
+        (0.2, 1e-5, (False, "above the limit of 5 %, but label_agreement_p is 1e-05, expected at least 0.001")),
+    ],
+)
+def test_a_check_of_two_numbers_holds_where_both_do(share: float, p: float, expected: tuple[bool, str]) -> None:
+    found = look(table(), ("a", "b"), LIMITS)
+    numbers = {**found.numbers, "contradicted_share": share, "label_agreement_p": p, "brightness_ks": 0.05}
+    verdict = judge(table(), ("a", "b"), LIMITS, replace(found, numbers=numbers))
+    assert verdict.limits["label_noise"] == expected
+    assert verdict.success == expected[0]
+    # A distance, a ratio and a number of classes are no images.
+    assert not {"brightness", "balance", "label_set", "class_shares"} & set(verdict.limits)
