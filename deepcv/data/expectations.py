@@ -11,6 +11,7 @@ import great_expectations as gx
 import numpy as np
 import pandas as pd
 from great_expectations.expectations.expectation import (
+    ColumnAggregateExpectation,
     ColumnMapExpectation,
     ColumnPairMapExpectation,
     MulticolumnMapExpectation,
@@ -31,6 +32,8 @@ _COUNTS = (
     "near_leaks",
 )  # numbers of images, as shares of them are
 _OF_IMAGES = (ColumnMapExpectation, ColumnPairMapExpectation, MulticolumnMapExpectation)  # they say which rows fail
+# The columns that these name must be there; expectations on the table may name others, to find out whether they are.
+_OF_COLUMNS = (*_OF_IMAGES, ColumnAggregateExpectation, gx.expectations.ExpectColumnTypeToBe)
 
 # Data Docs load their style and scripts from public networks: the page would be bare offline and would tell them who reads it.
 _REMOTE = re.compile(
@@ -216,8 +219,8 @@ def _own(number: int, own: Own, columns: Sequence[str]) -> Any:
             "can be left out; expect_column_values_… judges each"
         )
     named = [own.kwargs.get(key) for key in ("column", "column_A", "column_B")]
-    for column in [*named, *(own.kwargs.get("column_list") or ())]:
-        if column is not None and column not in columns and cls is not gx.expectations.ExpectColumnToExist:
+    for column in [*named, *(own.kwargs.get("column_list") or ())] if issubclass(cls, _OF_COLUMNS) else ():
+        if column is not None and column not in columns:
             near = difflib.get_close_matches(str(column), columns, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(columns)}"
             raise DeepcvError(f"{where}.kwargs: the manifest has no column {column!r}; {hint}")
