@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from deepcv.data import memory
 from deepcv.data.manifest import COLUMNS, SPLITS, DatasetInfo, digest_of_test_split
 from deepcv.data.measures import Measures, measure_all
-from deepcv.data.samples import DataError, Sample
+from deepcv.data.samples import DataError, Sample, no_images
 from deepcv.data.splits import (
     DIGEST_BYTES,
     LEFT_OUT,
@@ -112,13 +112,14 @@ def pack(
     labels = renumbered[kept.take("labels", "<i4")]
     given = kept.take("given", "i1")
     if bad.count == len(given) > 0:
-        bad.report("files are no images, and no other is there; repair them")
-    check_named(kept.named, given, f"\n{bad.text('files are no images; repair them')}")
+        raise DataError(bad.text(f"{no_images(bad.count)}, and no other is there; repair each"))
+    unreadable = bad.text(f"{no_images(bad.count)}; repair each")
+    check_named(kept.named, given, f"\n{unreadable}")
     splits = assign(given, labels, ranks, contents if rule.group_by else None, rule, image_id)
     try:
         check_not_empty(splits, labels, list(names))
     except DataError as error:
-        raise DataError(f"{error}\n{bad.text('files are no images; repair them')}") if bad.count else error from None
+        raise DataError(f"{error}\n{unreadable}") if bad.count else error from None
     tested = bytearray()
     with rows, pq.ParquetWriter(folder / "manifest.parquet", SCHEMA, use_dictionary=_REPEATING) as writer:
         for group in range(rows.num_row_groups):
@@ -181,7 +182,10 @@ def _write_rows(
                         rows.clear()
         if rows:
             writer.write_table(_table(rows), row_group_size=_ROWS)
-    ungrouped.report(f"images are in no group of ingest.group_by {rule.group_by!r}; it must find one in every id")
+    if ungrouped.count:
+        images = "1 image is" if ungrouped.count == 1 else f"{ungrouped.count} images are"
+        group = f"in no group of ingest.group_by {rule.group_by!r}; it must find one in every id"
+        raise DataError(ungrouped.text(f"{images} {group}"))
     return kept, bad
 
 
@@ -238,12 +242,7 @@ class _Problems:
         if len(self.first) < _SHOWN_PROBLEMS:
             self.first.append(f"  {problem}")
 
-    def report(self, what: str) -> None:
-        """Raise DataError where there was any."""
-        if self.count:
-            raise DataError(self.text(what))
-
     def text(self, what: str) -> str:
-        """How many of what, and the first of them."""
+        """What they are, and the first of them."""
         more = [f"  … and {self.count - len(self.first)} more"] if self.count > len(self.first) else []
-        return "\n".join([f"{self.count} {what}:", *self.first, *more])
+        return "\n".join([f"{what}:", *self.first, *more])

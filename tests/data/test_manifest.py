@@ -114,8 +114,10 @@ def test_equal_files_that_are_no_images_may_be_of_two_groups(tmp_path: Path) -> 
 
 
 def test_many_bad_files_are_counted(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"25 files are no images(.|\n)* and 15 more"):
+    with pytest.raises(DataError, match=r"^25 files are no images, and no other(.|\n)* and 15 more"):
         pack([Sample(str(n), None, "a", b"x") for n in range(25)], tmp_path)
+    with pytest.raises(DataError, match=r"^1 file is no image, and no other is there; repair each:\n  0: "):
+        pack([Sample("0", None, "a", b"x")], tmp_path)
 
 
 def test_a_class_that_is_too_small_to_split_is_named(tmp_path: Path) -> None:
@@ -185,6 +187,8 @@ def test_an_error_of_the_source_comes_through_the_processes(tmp_path: Path) -> N
 def test_an_image_outside_of_all_groups_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"11 images are in no group of ingest.group_by.*(.|\n)*  a/0.png\n"):
         pack(samples(), tmp_path, group_by=r"(1)1\.png")
+    with pytest.raises(DataError, match=r"^1 image is in no group of ingest.group_by.*:\n  x\.png$"):
+        pack([*samples(), Sample("x.png", None, "a", encode_png(picture(99)))], tmp_path, group_by=r"^([ab])/")
 
 
 def test_equal_images_of_two_groups_in_two_splits_are_named(tmp_path: Path) -> None:
