@@ -33,23 +33,29 @@ def equal(manifest: pd.DataFrame, notes: Notes) -> None:
 def _conflicts(manifest: pd.DataFrame, notes: Notes) -> None:
     """Find copies that say different things of one file: another class, or other classes of boxes or tags."""
     several = manifest[manifest["sha256"].duplicated(keep=False)]
-    texts = several["annotations"] if "annotations" in several else [""] * len(several)
-    labels = several["label"].fillna("")
+    # A missing value is None or NaN, as the reader of the manifest has it.
+    labels, texts = (
+        several[column].astype(object).fillna("").tolist() if column in several else [""] * len(several)
+        for column in ("label", "annotations")
+    )
     told = [f"{label}{_classes(text)}" for label, text in zip(labels, texts, strict=True)]
-    said = pd.Series(told, several.index, object)
-    at_odds = several[said.groupby(several["sha256"]).transform("nunique") > 1]
-    reasons: dict[int, str] = {}
-    for _, group in at_odds.groupby("sha256"):
-        for position in group.index:
-            other = next(place for place in group.index if said[place] != said[position])
-            reasons[position] = (
-                f"{said[position] or 'no label'}, but {said[other] or 'no label'} as {manifest['id'][other]}"
-            )
-    notes.numbers["label_conflicts"] = len(at_odds)
-    notes.flag("label_conflict", at_odds.index, [reasons[position] for position in at_odds.index])
+    positions, files, ids = several.index.tolist(), several["sha256"].tolist(), several["id"].tolist()
+    # Of each file, where each text stands first: one file may have as many copies as the dataset has images.
+    firsts: dict[str, dict[str, int]] = {}
+    for place, (file, said) in enumerate(zip(files, told, strict=True)):
+        firsts.setdefault(file, {}).setdefault(said, place)
+    conflicts: list[int] = []
+    reasons: list[str] = []
+    for place, (file, said) in enumerate(zip(files, told, strict=True)):
+        other = next((first for text, first in firsts[file].items() if text != said), None)  # the first or the second
+        if other is not None:
+            conflicts.append(positions[place])
+            reasons.append(f"{said or 'no label'}, but {told[other] or 'no label'} as {ids[other]}")
+    notes.numbers["label_conflicts"] = len(conflicts)
+    notes.flag("label_conflict", conflicts, reasons)
 
 
-def _classes(annotations: str | None) -> str:
+def _classes(annotations: str) -> str:
     """The classes that annotations name, sorted, for comparison and for people; empty for none."""
     content = json.loads(annotations) if annotations else {}
     boxes = sorted({str(box.get("label", "")) for box in content.get("boxes", ())})

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import great_expectations as gx
 import numpy as np
 import pandas as pd
 from great_expectations.expectations.expectation import (
+    ColumnAggregateExpectation,
     ColumnMapExpectation,
     ColumnPairMapExpectation,
     MulticolumnMapExpectation,
@@ -22,7 +24,16 @@ from deepcv.data.findings import MIN_CHANNEL_SWAP, Findings, Limits, look
 from deepcv.data.manifest import readable
 from deepcv.errors import DeepcvError
 
+_COUNTS = (
+    "unreadable",
+    "odd_shapes",
+    "label_conflicts",
+    "leaks",
+    "near_leaks",
+)  # numbers of images, as shares of them are
 _OF_IMAGES = (ColumnMapExpectation, ColumnPairMapExpectation, MulticolumnMapExpectation)  # they say which rows fail
+# The columns that these name must be there; expectations on the table may name others, to find out whether they are.
+_OF_COLUMNS = (*_OF_IMAGES, ColumnAggregateExpectation, gx.expectations.ExpectColumnTypeToBe)
 
 # Data Docs load their style and scripts from public networks: the page would be bare offline and would tell them who reads it.
 _REMOTE = re.compile(
@@ -57,7 +68,8 @@ class Own:
 class Verdict:
     """What failed by severity, each as what was expected and found; `html` is the Data Docs page.
 
-    `quarantined` has a row (position, reason) per image and reason to leave it out.
+    `quarantined` has a row (position, reason) per image and reason to leave it out. `limits` says of each check that counts images
+    whether all of its expectations hold, and how its numbers stand: "within the limit of 5 %".
     """
 
     success: bool
@@ -65,6 +77,7 @@ class Verdict:
     warnings: tuple[str, ...]
     quarantined: pd.DataFrame
     html: str
+    limits: Mapping[str, tuple[bool, str]]
 
 
 def judge(
@@ -112,7 +125,7 @@ def judge(
     quarantined = pd.concat([part for part in reasons if len(part)] or reasons[:1], ignore_index=True)
     return Verdict(
         not texts["fail"], tuple(texts["fail"]), tuple(texts["quarantine"] + texts["warn"]), quarantined,
-        _page(images_html, dataset_html),
+        _page(images_html, dataset_html), _limits(dataset_results),
     )  # fmt: skip
 
 
@@ -130,16 +143,23 @@ def _on_images(classes: tuple[str, ...], limits: Limits) -> list[tuple[str, Any]
     ]
 
 
-def within_limits(findings: Findings, limits: Limits) -> dict[str, tuple[bool, str]]:
-    """Say for each check with a number of images whether it is within its limit, and what that is: "5 %" or "2 images"."""
-    said = {}
-    for column, (check, limit) in _most(limits).items():
-        if column in findings.numbers:
+def _limits(results: Sequence[Any]) -> dict[str, tuple[bool, str]]:
+    """Say of each check that counts images whether its expectations hold, and how: "above the limit of 2 images"."""
+    counts, others = {}, defaultdict(list)
+    for result in results:
+        check, column = result.expectation_config.meta["check"], result.expectation_config.kwargs["column"]
+        if column.endswith("_share") or column in _COUNTS:
+            limit = result.expectation_config.kwargs["max_value"]
             amount = (
                 f"{100 * limit:g} %" if column.endswith("_share") else f"{limit:g} image{'' if limit == 1 else 's'}"
             )
-            said[check] = findings.numbers[column] <= limit, amount
-    return said
+            counts[check] = bool(result.success), f"{'within' if result.success else 'above'} the limit of {amount}"
+        elif not result.success:
+            others[check].append(_compared(result))
+    return {
+        check: (holds and check not in others, ", but ".join([told, *others[check]] if check in others else [told]))
+        for check, (holds, told) in counts.items()
+    }
 
 
 def _most(limits: Limits) -> dict[str, tuple[str, float]]:
@@ -199,8 +219,8 @@ def _own(number: int, own: Own, columns: Sequence[str]) -> Any:
             "can be left out; expect_column_values_… judges each"
         )
     named = [own.kwargs.get(key) for key in ("column", "column_A", "column_B")]
-    for column in [*named, *(own.kwargs.get("column_list") or ())]:
-        if column is not None and column not in columns and cls is not gx.expectations.ExpectColumnToExist:
+    for column in [*named, *(own.kwargs.get("column_list") or ())] if issubclass(cls, _OF_COLUMNS) else ():
+        if column is not None and column not in columns:
             near = difflib.get_close_matches(str(column), columns, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(columns)}"
             raise DeepcvError(f"{where}.kwargs: the manifest has no column {column!r}; {hint}")

@@ -17,7 +17,7 @@ from deepcv.data.duplicates import Pairs
 from deepcv.data.manifest import readable
 from deepcv.data.neighbours import Agreement, p_value
 from deepcv.data.notes import Notes
-from deepcv.data.samples import DataError
+from deepcv.data.samples import DataError, no_images
 
 REFERENCE_COLUMNS = (
     "label", "width", "height", "channels", "brightness", "contrast", "sharpness", "red_minus_blue", "label_agreement",
@@ -99,8 +99,8 @@ def _unreadable(problems: list[str]) -> str:
     more = [f"… and {len(problems) - _SHOWN_PROBLEMS} more"] if len(problems) > _SHOWN_PROBLEMS else []
     return "\n    ".join(
         [
-            f"{len(problems)} files are no images; repair or remove them, list their sha256 in data/exclusions.txt, "
-            "or leave them out with `validate.severity: {readable: quarantine}`:",
+            f"{no_images(len(problems))}; repair or remove each, list its sha256 in data/exclusions.txt, "
+            "or leave it out with `validate.severity: {readable: quarantine}`:",
             *problems[:_SHOWN_PROBLEMS],
             *more,
         ]

@@ -44,7 +44,7 @@ def write(
 ) -> None:  # fmt: skip
     """Write the page, whole or not at all: outcomes by severity, then up to 48 images of each check that flagged some.
 
-    `limits` says of a check whether it is within its limit, and that; others allow no image. Raises DataError where data/raw is
+    `limits` says of a check whether it holds, and how it stands to its limit; others allow no image. Raises DataError where data/raw is
     damaged.
     """
     body = "\n".join(_body(raw, manifest, findings, severities, outcomes, limits, name))
@@ -75,8 +75,8 @@ def _body(
             yield f"<h2>{_badge(severity)}</h2><ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
     for check, part in flagged.groupby("check", sort=True):
         severity = severities.get(str(check), "fail")
-        within, limit = limits.get(str(check), (False, "0 images"))
-        told = f"within the limit of {limit}" if within else f"above the limit of {limit}: {escape(severity)}"
+        holds, told = limits.get(str(check), (False, "above the limit of 0 images"))
+        told = escape(told if holds else f"{told}: {severity}")
         told = "each is left out" if severity == "quarantine" else told
         total = findings.sampled if check == "label_noise" else len(manifest)
         yield f"<h2>{escape(_words(check))}: {len(part)} of {total}"

@@ -104,7 +104,7 @@ class Gallery:
     images: int
     by_split: Mapping[str, int]
     quarantined: int
-    unreadable: int  # of all as `ingest` found them, and of those that were to be shown
+    unreadable: int  # files that `ingest` could not decode, plus chosen ones that cannot be decoded now
     classes: tuple[ClassRow, ...]
     classes_left_out: int
     histograms: tuple[Histogram, ...]

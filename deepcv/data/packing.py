@@ -22,8 +22,18 @@ from numpy.typing import NDArray
 from deepcv.data import memory
 from deepcv.data.manifest import COLUMNS, SPLITS, DatasetInfo, digest_of_test_split
 from deepcv.data.measures import Measures, measure_all
-from deepcv.data.samples import DataError, Sample
-from deepcv.data.splits import DIGEST_BYTES, LEFT_OUT, OPEN, TEST, TRAIN, SplitRule, assign, check_not_empty
+from deepcv.data.samples import DataError, Sample, no_images
+from deepcv.data.splits import (
+    DIGEST_BYTES,
+    LEFT_OUT,
+    OPEN,
+    TEST,
+    TRAIN,
+    SplitRule,
+    assign,
+    check_named,
+    check_not_empty,
+)
 from deepcv.images import DecodeError, UInt8Array, decode
 from deepcv.parallel import in_order
 
@@ -55,6 +65,7 @@ class _Kept(ExitStack):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.names: dict[str, int] = {}  # of the labels, numbered as they come
+        self.named: set[int] = set()  # splits that the source gives any file, readable or not
         self.files = {
             name: self.enter_context((folder / f"{name}.tmp").open("wb"))
             for name in ("given", "labels", "ranks", "contents")
@@ -99,13 +110,16 @@ def pack(
     digest = f"S{DIGEST_BYTES}"
     ranks, contents = kept.take("ranks", digest), kept.take("contents", digest)
     labels = renumbered[kept.take("labels", "<i4")]
-    splits = assign(kept.take("given", "i1"), labels, ranks, contents if rule.group_by else None, rule, image_id)
-    if bad.count == len(splits) > 0:
-        bad.report("files are no images, and no other is there; repair them")
+    given = kept.take("given", "i1")
+    if bad.count == len(given) > 0:
+        raise DataError(bad.text(f"{no_images(bad.count)}, and no other is there; repair each"))
+    unreadable = bad.text(f"{no_images(bad.count)}; repair each")
+    check_named(kept.named, given, f"\n{unreadable}")
+    splits = assign(given, labels, ranks, contents if rule.group_by else None, rule, image_id)
     try:
         check_not_empty(splits, labels, list(names))
     except DataError as error:
-        raise DataError(f"{error}\n{bad.text('files are no images; repair them')}") if bad.count else error from None
+        raise DataError(f"{error}\n{unreadable}") if bad.count else error from None
     tested = bytearray()
     with rows, pq.ParquetWriter(folder / "manifest.parquet", SCHEMA, use_dictionary=_REPEATING) as writer:
         for group in range(rows.num_row_groups):
@@ -141,12 +155,14 @@ def _write_rows(
         for chunk, found in in_order(_look, _chunks(samples), processes):
             for sample, (sha256, shape, measures, problem) in zip(chunk, found, strict=True):
                 unit: str | None = ""
-                given = LEFT_OUT
+                given = OPEN if sample.split is None else SPLITS.index(sample.split)
+                if given != OPEN:
+                    kept.named.add(given)
                 if problem:
                     bad.add(f"{sample.id}: {problem}")
+                    given = LEFT_OUT
                 else:
                     unit = rule.unit(sample.id, sha256.hex())
-                    given = OPEN if sample.split is None else SPLITS.index(sample.split)
                 if unit is None:
                     ungrouped.add(sample.id)
                 else:
@@ -166,7 +182,10 @@ def _write_rows(
                         rows.clear()
         if rows:
             writer.write_table(_table(rows), row_group_size=_ROWS)
-    ungrouped.report(f"images are in no group of ingest.group_by {rule.group_by!r}; it must find one in every id")
+    if ungrouped.count:
+        images = "1 image is" if ungrouped.count == 1 else f"{ungrouped.count} images are"
+        group = f"in no group of ingest.group_by {rule.group_by!r}; it must find one in every id"
+        raise DataError(ungrouped.text(f"{images} {group}"))
     return kept, bad
 
 
@@ -223,12 +242,7 @@ class _Problems:
         if len(self.first) < _SHOWN_PROBLEMS:
             self.first.append(f"  {problem}")
 
-    def report(self, what: str) -> None:
-        """Raise DataError where there was any."""
-        if self.count:
-            raise DataError(self.text(what))
-
     def text(self, what: str) -> str:
-        """How many of what, and the first of them."""
+        """What they are, and the first of them."""
         more = [f"  … and {self.count - len(self.first)} more"] if self.count > len(self.first) else []
-        return "\n".join([f"{self.count} {what}:", *self.first, *more])
+        return "\n".join([f"{what}:", *self.first, *more])

@@ -20,3 +20,8 @@ class Sample(NamedTuple):
     label: str
     encoded: bytes
     annotations: str = ""
+
+
+def no_images(count: int) -> str:
+    """Write how many files cannot be decoded: 1 file is no image, 2 files are no images."""
+    return "1 file is no image" if count == 1 else f"{count} files are no images"

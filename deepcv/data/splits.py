@@ -7,7 +7,7 @@ that are equal byte for byte or, with `group_by`, all images of one group.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,6 +80,20 @@ def assign(
     if contents is not None:
         _check_together(contents, splits, drawn, name, "ingest.group_by puts equal images of two groups into")
     return splits
+
+
+def check_named(named: Iterable[int], given: NDArray[np.int8], why: str) -> None:
+    """Raise DataError where a split that the source names has no image in `given`; `why` says what became of its files.
+
+    Drawing such a split from train would judge models on other images than the source meant, and nobody would see it.
+    """
+    there = {TRAIN if split == OPEN else split for split in np.unique(given).tolist()}
+    if lost := [SPLITS[split] for split in sorted(set(named) - there)]:
+        hint = "" if "train" in lost else ", or remove all of them from the source, and the split is drawn from train"
+        raise DataError(
+            f"the source has a {' and a '.join(lost)} split of its own, but none of its files there is an image; repair "
+            f"them{hint}{why}"
+        )
 
 
 def check_not_empty(splits: NDArray[np.int8], labels: NDArray[np.int32], names: list[str]) -> None:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from deepcv.data import exclusions, packing
 from deepcv.data.labels import relabelled
-from deepcv.data.samples import DataError
+from deepcv.data.samples import DataError, no_images
 from deepcv.data.sources import open_source
 from deepcv.data.splits import SplitRule
 from deepcv.files import atomic_folder
@@ -44,9 +44,7 @@ def main() -> None:
     if kept.left_out:
         print(f"{exclusions.FILE}: {kept.left_out} images left out")
     if unreadable:
-        print(
-            f"{unreadable} files are no images; they are packed as they are for `validate`, which judges them (readable)"
-        )
+        print(f"{no_images(unreadable)}; each is packed as it is for `validate`, which judges it (readable)")
     print(f"{params.dataset}: {sum(images.values())} images of {len(source.classes)} classes: {counts}")
 
 

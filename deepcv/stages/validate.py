@@ -34,24 +34,20 @@ def main() -> None:
     look = partial(_look, params.sample, params.seed, params.min_contrast)
     with meanwhile(look, len(os.sched_getaffinity(0))) as looking:
         gc.disable()  # thousands of classes come and none goes: a sixth of the time
-        from deepcv.data.expectations import (
-            Own,
-            judge,
-            within_limits,
-        )  # here, so that what looks at pixels need not wait for it
+        # Here, so that what looks at pixels need not wait for it.
+        from deepcv.data import expectations
 
         gc.enable()
         rows, info = manifest.read(RAW)
         looked = looking()
     reference = None if params.reference == NO_REFERENCE else findings.read_reference(Path(params.reference))
     found = findings.look(rows, info.classes, limits, looked, reference)
-    verdict = judge(rows, info.classes, limits, found, params.severities, [Own(**own) for own in params.expectations])
+    own = [expectations.Own(**entry) for entry in params.expectations]
+    verdict = expectations.judge(rows, info.classes, limits, found, params.severities, own)
     write_text(DATA_DOCS, verdict.html)
     findings.candidate(rows, looked).to_parquet(CANDIDATE, index=False)
     outcomes = {"fail": verdict.failures, "warn": verdict.warnings}
-    flagged_page.write(
-        FLAGGED, RAW, rows, found, params.severities, outcomes, within_limits(found, limits), name=info.name
-    )
+    flagged_page.write(FLAGGED, RAW, rows, found, params.severities, outcomes, verdict.limits, name=info.name)
     shown = gallery.collect(RAW, rows, info, verdict.quarantined["position"].to_numpy("int64"))
     gallery_page.write(GALLERY, shown)
     gallery_picture.write(PICTURE, shown)

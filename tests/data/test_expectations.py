@@ -4,7 +4,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from deepcv.data.expectations import Own, judge, within_limits
+from deepcv.data.expectations import Own, judge
 from deepcv.data.findings import Limits, look
 from deepcv.errors import DeepcvError
 
@@ -120,9 +120,24 @@ def test_your_own_expectations_are_held() -> None:
     verdict = judge(table(), ("a", "b"), LIMITS, own=[own])
     assert verdict.success
     assert verdict.quarantined["position"].tolist() == [5]
-    there = judge(table(), ("a", "b"), LIMITS, own=[Own("expect_column_to_exist", {"column": "x"}, "warn")])
-    assert there.success
-    assert len(there.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "holds"),
+    [
+        ("expect_column_to_exist", {"column": "x"}, False),
+        ("expect_column_to_exist", {"column": "id"}, True),
+        ("expect_table_columns_to_match_ordered_list", {"column_list": ["id", "x"]}, False),
+        ("expect_table_columns_to_match_ordered_list", {"column_list": list(table())}, True),
+        ("expect_table_columns_to_match_set", {"column_set": ["id", "x"]}, False),
+    ],
+)
+def test_an_expectation_on_the_table_may_name_columns_that_are_not_there(
+    name: str, kwargs: dict[str, object], holds: bool
+) -> None:
+    verdict = judge(table(), ("a", "b"), LIMITS, own=[Own(name, kwargs, "warn")])
+    assert verdict.success
+    assert len(verdict.warnings) == (not holds)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +148,7 @@ def test_your_own_expectations_are_held() -> None:
         (Own("expect_column_max_to_be_between", {"column": "heigt"}), "0.kwargs: .*no column 'heigt'; did you mean height"),
         (Own("expect_column_max_to_be_between", {"column": "qq"}), "no column 'qq'; there are id, label, split, sha256"),
         (Own("expect_column_pair_values_to_be_equal", {"column_A": "width", "column_B": "hight"}), "mean height"),
+        (Own("expect_column_type_to_be", {"column": "widht", "type_": "int64"}), "mean width"),
         (Own("expect_compound_columns_to_be_unique", {"column_list": ["id", "lable"]}), "mean label"),
         (
             Own("expect_column_max_to_be_between", {"column": "width", "max_value": 7}, "quarantine"),
@@ -148,9 +164,30 @@ def test_an_expectation_that_does_not_exist_is_named(own: Own, message: str) -> 
 def test_a_check_is_within_its_limit_where_its_expectation_holds() -> None:
     rows = table()
     rows.loc[1, "sha256"] = rows.loc[0, "sha256"]  # 1 of 16, in another split and of the same label
-    found = look(rows, ("a", "b"), LIMITS)
-    said = within_limits(found, LIMITS)
-    assert said["duplicates"] == (True, "10 %")
-    assert said["leakage"] == (False, "0 images")
-    assert within_limits(found, replace(LIMITS, max_leaks=1))["leakage"] == (True, "1 image")
+    said = judge(rows, ("a", "b"), LIMITS).limits
+    assert said["duplicates"] == (True, "within the limit of 10 %")
+    assert said["leakage"] == (False, "above the limit of 0 images")
+    assert judge(rows, ("a", "b"), replace(LIMITS, max_leaks=1)).limits["leakage"] == (
+        True,
+        "within the limit of 1 image",
+    )
     assert "blurred" not in said  # the table has no such column
+
+
+@pytest.mark.parametrize(
+    ("share", "p", "expected"),
+    [
+        (0.01, 0.5, (True, "within the limit of 5 %")),
+        (0.01, 1e-5, (False, "within the limit of 5 %, but label_agreement_p is 1e-05, expected at least 0.001")),
+        (0.2, 0.5, (False, "above the limit of 5 %")),
+        (0.2, 1e-5, (False, "above the limit of 5 %, but label_agreement_p is 1e-05, expected at least 0.001")),
+    ],
+)
+def test_a_check_of_two_numbers_holds_where_both_do(share: float, p: float, expected: tuple[bool, str]) -> None:
+    found = look(table(), ("a", "b"), LIMITS)
+    numbers = {**found.numbers, "contradicted_share": share, "label_agreement_p": p, "brightness_ks": 0.05}
+    verdict = judge(table(), ("a", "b"), LIMITS, replace(found, numbers=numbers))
+    assert verdict.limits["label_noise"] == expected
+    assert verdict.success == expected[0]
+    # A distance, a ratio and a number of classes are no images.
+    assert not {"brightness", "balance", "label_set", "class_shares"} & set(verdict.limits)

@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from deepcv.data import copies
 from deepcv.data.findings import Limits, Looked, candidate, look, read_reference
 from deepcv.data.neighbours import Agreement
+from deepcv.data.notes import Notes
 from deepcv.data.samples import DataError
 
 LIMITS = Limits(10, 2, 2.0, 4, 100, 0.1)
@@ -136,3 +138,33 @@ def test_copies_with_other_labels_are_flagged_all(column: str, values: tuple[str
     part = found.flagged[found.flagged["check"] == "label_conflict"]
     assert part["position"].tolist() == [3, 4, 5][: len(reasons)]
     assert part["reason"].tolist() == reasons
+
+
+def test_of_very_many_copies_each_is_told_one_that_differs() -> None:
+    """They would take some half an hour where each copy looked through the others."""
+    count = 20_000
+    rows = table(count).assign(sha256="c" * 64, annotations="", label="a", id=[f"{n}.png" for n in range(count)])
+    rows.loc[count - 2, "label"] = None
+    rows.loc[count - 1, "label"] = "b"
+    notes = Notes({})
+    copies.equal(rows, notes)
+    assert notes.numbers["label_conflicts"] == count
+    flags = notes.table()
+    reasons = flags[flags["check"] == "label_conflict"].set_index("position")["reason"]
+    assert set(reasons[: count - 2]) == {f"a, but no label as {count - 2}.png"}
+    assert reasons[count - 2 :].tolist() == ["no label, but a as 0.png", "b, but a as 0.png"]
+
+
+@pytest.mark.parametrize("kind", [object, "float64", "str"])
+def test_copies_without_annotations_are_no_conflict(kind: object) -> None:
+    """Older manifests and those of others have no text there, which pandas reads as None or NaN."""
+    rows = table().assign(annotations=pd.Series([None] * 400, dtype=kind))
+    rows.loc[3:5, "sha256"] = "c" * 64
+    rows.loc[3:5, "label"] = "a"
+    assert look(rows, CLASSES, LIMITS).numbers["label_conflicts"] == 0
+    if kind != "float64":
+        rows.loc[4, "annotations"] = '{"boxes": [{"label": "cow"}]}'
+        rows.loc[5, "label"] = np.nan
+        assert look(rows, CLASSES, LIMITS).flagged.query("check == 'label_conflict'")["reason"].tolist() == [
+            "a, but a (cow) as 4.png", "a (cow), but a as 3.png", "no label, but a as 3.png"
+        ]  # fmt: skip

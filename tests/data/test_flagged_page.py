@@ -34,7 +34,10 @@ def page(raw: Path, flagged: pd.DataFrame, **severities: str) -> str:
     path = raw.parent / "flagged.html"
     outcomes = {"fail": ["width is <9>, expected at most 8"], "warn": []}
     found = Findings({}, flagged, {"label_set": "no <reference>"}, sampled=50)
-    limits = {"blurred": (False, "5 %"), "duplicates": (True, "5 %"), "odd_shape": (False, "0 images")}
+    limits = {
+        "blurred": (False, "above the limit of 5 %"), "duplicates": (True, "within the limit of 5 %"),
+        "label_noise": (False, "within the limit of 5 %, but p is <1"), "odd_shape": (False, "above the limit of 0 images"),
+    }  # fmt: skip
     flagged_page.write(path, raw, rows, found, severities, outcomes, limits, name="<p>ets")
     return path.read_text(encoding="utf-8")
 
@@ -50,7 +53,7 @@ def test_a_page_says_what_was_flagged_and_why(raw: Path) -> None:
     assert "<h1>&lt;p&gt;ets: 60 of 60 images flagged</h1>" in text
     assert re.findall(r"<h2>([a-z ]+): (\d+ of \d+)\s*<span[^>]*>([^<]*)", text) == [
         ("blurred", "59 of 60", "above the limit of 5 %: warn"), ("duplicates", "1 of 60", "within the limit of 5 %"),
-        ("label noise", "2 of 50", "above the limit of 0 images: fail"), ("odd shape", "3 of 60", "each is left out"),
+        ("label noise", "2 of 50", "within the limit of 5 %, but p is &lt;1: fail"), ("odd shape", "3 of 60", "each is left out"),
         ("size", "1 of 60", "above the limit of 0 images: fail"),
     ]  # fmt: skip
     assert text.count("<figure>") == 48 + 3 + 1 + 1 + 2

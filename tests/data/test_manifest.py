@@ -66,6 +66,7 @@ def test_equal_samples_give_equal_files(tmp_path: Path) -> None:
 
 def test_files_that_are_no_images_keep_their_rows_and_move_no_other(tmp_path: Path) -> None:
     given = samples()
+    given[5] = given[5]._replace(split="test")
     others = pack([one for n, one in enumerate(given) if n not in (3, 7, 9)], tmp_path / "others")
     given[3] = given[3]._replace(encoded=given[3].encoded[:-9])
     given[7] = given[7]._replace(encoded=b"", split="test")
@@ -92,6 +93,19 @@ def test_a_class_of_bad_files_alone_is_refused_with_their_names(tmp_path: Path) 
     assert not (tmp_path / "manifest.parquet").exists() or not (tmp_path / "dataset.json").exists()
 
 
+@pytest.mark.parametrize("split", ["val", "test", "train"])
+@pytest.mark.parametrize("folds", [0, 3])
+def test_a_split_of_the_source_without_images_is_refused_and_not_drawn(split: str, folds: int, tmp_path: Path) -> None:
+    rest = [one for one in ("train", "val", "test") if one != split]
+    given = [sample._replace(split=rest[n % 2]) for n, sample in enumerate(samples())]
+    bad = [Sample(f"{split}/a/{n}.png", split, "a", b"hello") for n in range(20)]
+    rule = SplitRule(0.2, 0.2, 0, folds=folds)
+    message = rf"the source has a {split} split of its own, but none of its files(.|\n)*20 files are no images(.|\n)*a/0.png: "
+    with pytest.raises(DataError, match=message):
+        packing.pack([*given, *bad], ("a", "b"), tmp_path, name="two", source="x", rule=rule)
+    assert not (tmp_path / "manifest.parquet").exists()
+
+
 def test_equal_files_that_are_no_images_may_be_of_two_groups(tmp_path: Path) -> None:
     empty = [Sample(f"{g}/empty.png", None, g, b"") for g in "ab"]
     rule = SplitRule(0.2, 0.2, 0, group_by="^([ab]/[0-9]+|.*empty)")
@@ -100,8 +114,10 @@ def test_equal_files_that_are_no_images_may_be_of_two_groups(tmp_path: Path) -> 
 
 
 def test_many_bad_files_are_counted(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"25 files are no images(.|\n)* and 15 more"):
+    with pytest.raises(DataError, match=r"^25 files are no images, and no other(.|\n)* and 15 more"):
         pack([Sample(str(n), None, "a", b"x") for n in range(25)], tmp_path)
+    with pytest.raises(DataError, match=r"^1 file is no image, and no other is there; repair each:\n  0: "):
+        pack([Sample("0", None, "a", b"x")], tmp_path)
 
 
 def test_a_class_that_is_too_small_to_split_is_named(tmp_path: Path) -> None:
@@ -171,6 +187,8 @@ def test_an_error_of_the_source_comes_through_the_processes(tmp_path: Path) -> N
 def test_an_image_outside_of_all_groups_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"11 images are in no group of ingest.group_by.*(.|\n)*  a/0.png\n"):
         pack(samples(), tmp_path, group_by=r"(1)1\.png")
+    with pytest.raises(DataError, match=r"^1 image is in no group of ingest.group_by.*:\n  x\.png$"):
+        pack([*samples(), Sample("x.png", None, "a", encode_png(picture(99)))], tmp_path, group_by=r"^([ab])/")
 
 
 def test_equal_images_of_two_groups_in_two_splits_are_named(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ CASES = {
     "path not there": Case("ingest", remove("pets"), r"ingest: pets: there is no such file or folder \(ingest\.path"),
     "truncated image": Case(
         "validate", ingested(truncate("pets/dog/3.png")),
-        r"validate: the data fails 1 expectations.*\n  1 files are no images; repair or remove them.*\n    dog/3\.png: not a whole",
+        r"validate: the data fails 1 expectations.*\n  1 file is no image; repair or remove each.*\n    dog/3\.png: not a whole",
     ),
     "no image at all": Case(
         "validate", ingested(lambda project: (project / "pets/dog/3.png").write_text("Read me")),

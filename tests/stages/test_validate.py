@@ -85,12 +85,15 @@ def test_one_file_under_two_classes_is_told_and_can_be_left_out(
     assert left_out["reason"].tolist() == ["cat, but dog as dog/twice.png", "dog, but cat as cat/3.png"]
 
 
-def test_files_that_are_no_images_stop_the_pipeline_by_default(pets: Callable[..., Path]) -> None:
+def test_files_that_are_no_images_stop_the_pipeline_by_default(
+    pets: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     project = pets()
     (project / "pets/cat/3.png").write_bytes(b"")
     ingest.main()
+    assert "1 file is no image; each is packed as it is" in capsys.readouterr().out
     with pytest.raises(
-        DeepcvError, match=r"1 files are no images; repair or remove them.*\n    cat/3.png: the file is empty"
+        DeepcvError, match=r"1 file is no image; repair or remove each.*\n    cat/3.png: the file is empty"
     ):
         validate.main()
     assert not validate.VERDICT.exists()
