@@ -3,8 +3,8 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from deepcv.data.samples import DataError, Sample
@@ -122,9 +122,9 @@ def fitting(source: Source, origin: object, sizes: Mapping[str, tuple[float, flo
     The images are not read once more for it: a DataError that counts what does not fit comes after the last one.
     """
 
-    def samples() -> Iterator[Sample]:
+    def check(samples: Iterable[Sample]) -> Iterator[Sample]:
         problems: defaultdict[str, list[object]] = defaultdict(list)
-        for sample in source.samples():
+        for sample in samples:
             declared = sizes.get(sample.id, _UNKNOWN)
             header = headers.read(sample.encoded)
             if header and (found := _misfit(sample, declared, (header.width, header.height))):
@@ -135,7 +135,7 @@ def fitting(source: Source, origin: object, sizes: Mapping[str, tuple[float, flo
             yield sample
         refuse(origin, problems)
 
-    return Source(source.classes, source.count, samples)
+    return replace(source, check=check)
 
 
 def _misfit(sample: Sample, declared: tuple[float, float], size: tuple[float, float]) -> tuple[str, str] | None:

@@ -15,11 +15,19 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset to read: class names in the order of their label numbers, and its samples, one at a time."""
+    """A dataset to read: class names in the order of their label numbers, and its samples, one at a time.
+
+    `read` gives them unchecked; `check` passes on those that it is given and raises DataError where some do not fit.
+    """
 
     classes: tuple[str, ...]
     count: int
-    samples: Callable[[], Iterator[Sample]]
+    read: Callable[[], Iterator[Sample]]
+    check: Callable[[Iterable[Sample]], Iterator[Sample]] = iter
+
+    def samples(self) -> Iterator[Sample]:
+        """Give all samples, checked. Who leaves some out calls `check` on the others: it must not judge what is left out."""
+        return self.check(self.read())
 
 
 @dataclass(frozen=True)
