@@ -3,8 +3,9 @@
 import io
 import json
 import tarfile
+import tracemalloc
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,9 @@ from PIL import Image
 from deepcv.data.readers import open_images
 from deepcv.data.samples import DataError, Sample
 from deepcv.data.sources import Source, open_source
+from deepcv.data.sources.boxes import Box, Labelled, declared_size
+from deepcv.data.sources.description import Description
+from deepcv.data.sources.source import Problems
 from deepcv.images import encode_png
 
 
@@ -442,6 +446,28 @@ def test_coco_images_of_another_size_than_declared_are_refused(tmp_path: Path) -
     message = r"2 images of another size than their annotations say: images/1.png \(annotations say 640×8, the file has 8×8\), im"
     with pytest.raises(DataError, match=message):
         list(source.samples())
+
+
+def test_equal_declared_sizes_are_one_object_and_undeclared_ones_none() -> None:
+    labelled = Labelled(Description("dataset.yaml", {}))
+    for number, side in enumerate((8, 8, 0)):
+        labelled.add(PurePosixPath(f"{number}"), None, [Box("cat", (0, 0, 1, 1))], declared_size(side, side))
+    one, two, three = (place.size for place in labelled.finish({}).values())
+    assert one == (8, 8)
+    assert one is two
+    assert three is None
+
+
+def test_of_many_problems_the_first_are_kept() -> None:
+    problems = Problems()
+    tracemalloc.start()
+    for number in range(20_000):
+        problems.add("bad boxes", f"{number:0100d}")
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 20_000  # bytes
+    with pytest.raises(DataError, match=r"20000 bad boxes: 0+0, 0+1, 0+2, 0+3, 0+4, …$"):
+        problems.refuse("dataset.yaml")
 
 
 def test_coco_of_a_category_that_is_not_listed_is_reported_once(tmp_path: Path) -> None:
