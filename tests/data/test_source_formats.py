@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 import toys
@@ -19,7 +21,7 @@ from deepcv.data.sources import Source, open_source
 from deepcv.data.sources.boxes import Box, Labelled, declared_size
 from deepcv.data.sources.description import Description
 from deepcv.data.sources.source import Problems
-from deepcv.images import encode_png
+from deepcv.images import encode_png, headers
 
 
 def opened(path: Path) -> Source:
@@ -446,6 +448,31 @@ def test_coco_images_of_another_size_than_declared_are_refused(tmp_path: Path) -
     message = r"2 images of another size than their annotations say: images/1.png \(annotations say 640×8, the file has 8×8\), im"
     with pytest.raises(DataError, match=message):
         list(source.samples())
+
+
+@pytest.mark.parametrize("suffix", [".hdr", ".ras"])
+@pytest.mark.parametrize(
+    ("bbox", "size", "message"),
+    [
+        ([0, 0, 8, 8], {}, ""),
+        ([0, 0, 8, 30], {}, r"1 images that a box leaves: images/1.png .* leaves the image of 8×8"),
+        ([0, 0, 8, 8], {"width": 500, "height": 8}, "2 images of another size .* the file has 8×8"),
+    ],
+)
+def test_images_whose_header_is_not_known_are_checked_too(
+    suffix: str, bbox: list[float], size: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    root = coco_of(tmp_path, bbox, **size)
+    pixels = toys.picture(0, height=8, width=8, channels=3)
+    encoded = cv2.imencode(suffix, pixels.astype(np.float32) if suffix == ".hdr" else pixels)[1].tobytes()
+    assert headers.read(encoded) is None
+    for number in (1, 2):
+        (root / f"images/{number}.png").write_bytes(encoded)
+    if not message:
+        assert len(by_id(root)) == 2
+        return
+    with pytest.raises(DataError, match=message):
+        by_id(root)
 
 
 def test_equal_declared_sizes_are_one_object_and_undeclared_ones_none() -> None:

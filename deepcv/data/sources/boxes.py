@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 from deepcv.data.samples import DataError, Sample
 from deepcv.data.sources.description import Description
@@ -126,26 +127,35 @@ def fitting(source: Source, origin: object, plan: Mapping[PurePosixPath, Place])
     def check(samples: Iterable[Sample]) -> Iterator[Sample]:
         problems = Problems()
         for sample in samples:
-            declared = plan[PurePosixPath(sample.id)].size
-            header = headers.read(sample.encoded)
-            if header and (found := _misfit(sample, declared, (header.width, header.height))):
-                # Where a header seems wrong, the pixels decide: not every format's header says how the image is turned.
-                found = _misfit(sample, declared, _decoded_size(sample.encoded))
-                if found:
-                    problems.add(found[0], f"{sample.id} ({found[1]})")
+            if found := _misfit(sample, plan[PurePosixPath(sample.id)].size):
+                problems.add(found[0], f"{sample.id} ({found[1]})")
             yield sample
         problems.refuse(origin)
 
     return replace(source, check=check)
 
 
-def _misfit(sample: Sample, declared: tuple[float, float] | None, size: tuple[float, float]) -> tuple[str, str] | None:
+def _misfit(sample: Sample, declared: tuple[float, float] | None) -> tuple[str, str] | None:
     """Return the kind of problem and what it is; None where all fits."""
-    if declared:  # the boxes were held against it
+    # Where a size is declared, the boxes were held against it.
+    boxes = [] if declared else json.loads(sample.annotations or "{}").get("boxes", [])
+    if not declared and not boxes:
+        return None
+    header = headers.read(sample.encoded)
+    if header and not _misfit_of_size((header.width, header.height), declared, boxes):
+        return None
+    # Not every format has a header that is known, and not every header says how the image is turned: the pixels decide.
+    return _misfit_of_size(_decoded_size(sample.encoded), declared, boxes)
+
+
+def _misfit_of_size(
+    size: tuple[float, float], declared: tuple[float, float] | None, boxes: Sequence[Mapping[str, Any]]
+) -> tuple[str, str] | None:
+    if declared:
         fits = all(abs(one - other) <= SLACK for one, other in zip(declared, size, strict=True)) or size == _UNKNOWN
         text = f"annotations say {declared[0]:g}×{declared[1]:g}, the file has {size[0]:g}×{size[1]:g}"
         return None if fits else ("images of another size than their annotations say", text)
-    for box in json.loads(sample.annotations or "{}").get("boxes", []):
+    for box in boxes:
         try:
             check_inside(box["xyxy"], size)
         except ValueError as error:
