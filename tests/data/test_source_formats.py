@@ -21,7 +21,7 @@ from deepcv.data.sources import Source, open_source
 from deepcv.data.sources.boxes import Box, Labelled, declared_size
 from deepcv.data.sources.description import Description
 from deepcv.data.sources.source import Problems
-from deepcv.images import encode_png, headers
+from deepcv.images import decode, encode_png, headers
 
 
 def opened(path: Path) -> Source:
@@ -568,6 +568,20 @@ def test_images_that_nothing_lists_are_an_error_until_the_description_skips_them
     assert set(by_id(root)) == {"images/1.png", "images/2.png"}
     write(root, {"dataset.yaml": PARTS[kind]["dataset.yaml"] + "unlisted: keep\n"})
     with pytest.raises(DataError, match="expected `unlisted: skip`, got 'keep'"):
+        opened(root)
+
+
+@pytest.mark.parametrize(
+    "suffix", [".apng", ".avif", ".dib", ".gif", ".HDR", ".jfif", ".pam", ".pfm", ".pic", ".ras", ".sr", ".webp"]
+)
+def test_images_of_every_format_that_is_decoded_are_seen_where_nothing_lists_them(suffix: str, tmp_path: Path) -> None:
+    root = write(toys.write_images(tmp_path, ["images/1.png", "images/2.png"]), PARTS["table"])
+    pixels = toys.picture(0, height=8, width=8, channels=3)
+    given = pixels.astype(np.float32) if suffix in {".HDR", ".pfm", ".pic"} else pixels
+    encoded = cv2.imencode(".jpg" if suffix == ".jfif" else suffix.lower(), given)[1].tobytes()
+    assert decode(encoded).shape == (8, 8, 3)
+    (root / f"images/3{suffix}").write_bytes(encoded)
+    with pytest.raises(DataError, match=f"1 images that nothing lists .*: images/3{suffix}"):
         opened(root)
 
 
