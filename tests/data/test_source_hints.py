@@ -87,6 +87,13 @@ def test_the_error_gives_the_description_with_which_the_folder_is_read(case: str
     assert open_source(root, Path("/nonexistent")).count == len(images)
 
 
+def test_folders_of_annotations_alone_are_named(tmp_path: Path) -> None:
+    write(tmp_path, ["a/1.png", "b/1.png"], {"annotations/x.json": "{}"})
+    assert refused(tmp_path) == f"{tmp_path}: the folder 'annotations' holds annotations and no images of a class"
+    write(tmp_path, [], {"more/x.json": "{}"})
+    assert "the folders 'annotations', 'more' hold annotations and no images" in refused(tmp_path)
+
+
 def test_a_table_in_an_archive_or_as_parquet_is_noticed(tmp_path: Path) -> None:
     root = write(tmp_path / "birds", PAIR, {})
     pd.DataFrame({"image": ["1.png", "2.png"], "label": ["a", "b"]}).to_parquet(root / "l.parquet")

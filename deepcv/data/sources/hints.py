@@ -21,17 +21,16 @@ def class_folders_or_hint(tree: Tree) -> Source:
     found = [name for name in tree.files if name.suffix.lower() in {".json", ".xml", *TABLES}]
     if not found:
         return class_folders(tree)
-    others = {name.parent for name in tree.files} - _folders_of_these_alone(tree, found)
+    alone = _folders_of_these_alone(tree, found)
     try:
         source = class_folders(tree)
     except LayoutError as error:
         raise LayoutError(f"{error}{_hint(tree, found)}") from None
-    if all(name.parent in others for name in found):
+    if not alone:
         return source
-    sole = sorted({str(name.parent) for name in found} - set(map(str, others)))
-    raise LayoutError(
-        f"{tree.origin}: {', '.join(sole[:5])} holds annotations, no images of a class{_hint(tree, found)}"
-    )
+    folders = ", ".join(repr(str(folder)) for folder in sorted(alone)[:5])
+    what = f"the folder {folders} holds" if len(alone) == 1 else f"the folders {folders} hold"
+    raise LayoutError(f"{tree.origin}: {what} annotations and no images of a class{_hint(tree, found)}")
 
 
 def _folders_of_these_alone(tree: Tree, found: Iterable[PurePosixPath]) -> set[PurePosixPath]:
