@@ -1,9 +1,12 @@
 """The `dataset.yaml` that would read a folder of a table, COCO or VOC, said where someone gave it as class folders."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
+
+import yaml
 
 from deepcv.data.samples import DataError
 from deepcv.data.sources.classfolders import class_folders
@@ -121,7 +124,8 @@ def _table(tree: Tree, found: list[PurePosixPath]) -> tuple[str, list[str]] | No
             label = next(
                 (c for usual in _LABELS for c in rest if c.lower() == usual), rest[0] if len(rest) == 1 else None
             )
-            unclear = f"label: <column of the class>  # one of {', '.join(rest)}; or `numbers: [<column>]`, `tags: [<column>]`"
+            written = ", ".join(map(_quoted, rest))
+            unclear = f"label: <column of the class>  # one of {written}; or `numbers: [<column>]`, `tags: [<column>]`"
             return "a table", [
                 *lines,
                 *_unless("images", folder, "."),
@@ -131,7 +135,7 @@ def _table(tree: Tree, found: list[PurePosixPath]) -> tuple[str, list[str]] | No
             ]
     return "a table", [
         *lines,
-        f"image: <column of the paths>  # one of {', '.join(columns)}",
+        f"image: <column of the paths>  # one of {', '.join(map(_quoted, columns))}",
         "label: <column of the class>",
     ]
 
@@ -153,6 +157,19 @@ def _unless(key: str, value: object, default: str) -> list[str]:
 
 
 def _quoted(value: object) -> str:
-    """As YAML reads it back."""
+    """As YAML reads it back: plain or in single quotes where it can."""
     text = str(value)
-    return text if re.fullmatch(r"[A-Za-z_.<][\w ./<>-]*", text) else "'" + text.replace("'", "''") + "'"
+    in_quotes = "'" + text.replace("'", "''") + "'"
+    if re.fullmatch(r"[A-Za-z_.<][\w ./<>-]*", text) and _is_read(text, text):
+        return text
+    if _is_read(in_quotes, text):
+        return in_quotes
+    return str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf)).strip()
+
+
+def _is_read(written: str, text: str) -> bool:
+    """Whether YAML reads the text and nothing else: `yes` is a boolean, a line break in quotes a space."""
+    try:
+        return bool(yaml.safe_load(written) == text)
+    except yaml.YAMLError:
+        return False
