@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import nn
 
+from deepcv.data import exclusions
 from deepcv.data.samples import DataError
 from deepcv.data.sources import Source, open_source
 from deepcv.images import DecodeError, decode, headers
@@ -50,14 +51,15 @@ class Proposal:
 
 
 def look(path: Path, downloads: Path) -> Findings:
-    """Open a dataset and decode some of its images. Raises DataError."""
+    """Open a dataset and decode some of its images, without those that `ingest` would leave out. Raises DataError."""
     source = open_source(path, downloads)
+    kept = exclusions.Kept(source.read(), exclusions.read(exclusions.FILE))
     every = max(1, source.count // _LOOKED_AT)
     splits: Counter[str] = Counter()
     shapes: list[tuple[int, int, int]] = []
     jpegs = 0
     problem = ""
-    for number, sample in enumerate(source.samples()):
+    for number, sample in enumerate(source.check(kept)):
         splits[sample.split or "to be split"] += 1
         if number % every == 0:
             try:
@@ -163,7 +165,7 @@ def _network_parameters(network: Path) -> dict[str, Any]:
 def _summary(source: Source, splits: dict[str, int], shapes: list[tuple[int, int, int]], *, jpeg: bool) -> Findings:
     sizes = {(height, width) for height, width, _ in shapes}
     return Findings(
-        images=source.count,
+        images=sum(splits.values()),
         classes=source.classes,
         splits=splits,
         height=int(median(height for height, _, _ in shapes)),

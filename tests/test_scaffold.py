@@ -6,7 +6,9 @@ import pytest
 import toys
 
 from deepcv import scaffold
+from deepcv.data import exclusions
 from deepcv.data.samples import DataError
+from deepcv.files import sha256
 from deepcv.nn import spec
 from deepcv.params import whole
 from deepcv.params.base import ParamsError
@@ -52,6 +54,13 @@ def test_look_tells_splits_apart_and_takes_the_median_size(tmp_path: Path) -> No
     found = look(tmp_path / "pets")
     assert found.splits == {"train": 2, "test": 2}
     assert (found.height, found.width, found.same_size, found.colour) == (9, 9, False, True)
+
+
+def test_look_leaves_excluded_images_out(tmp_path: Path) -> None:
+    root = toys.write_images(tmp_path / "pets", FEW, height=10, width=12)
+    exclusions.add(tmp_path / exclusions.FILE, sha256(root / FEW[0]))
+    found = look(root)
+    assert (found.images, found.splits) == (4, {"to be split": 4})
 
 
 @pytest.mark.parametrize("other", [".jpg", ".png"])

@@ -23,7 +23,7 @@ def relabelled(source: Source, names: Mapping[str, str]) -> Source:
         raise DataError(f"ingest.labels: leaves one class ({classes[0]}); training needs two or more")
 
     def samples() -> Iterator[Sample]:
-        for sample in source.samples():
+        for sample in source.read():
             yield sample._replace(label=names.get(sample.label, sample.label))
 
-    return Source(classes, source.count, samples)
+    return Source(classes, source.count, samples, source.check)

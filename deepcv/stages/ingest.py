@@ -32,11 +32,11 @@ def main() -> None:
     with _alone():
         source = relabelled(open_source(Path(params.path), state_dir() / "downloads"), params.labels)
         kept = exclusions.Kept(
-            tqdm(source.samples(), total=source.count, desc="ingest", unit="image", mininterval=0.5), listed
+            tqdm(source.read(), total=source.count, desc="ingest", unit="image", mininterval=0.5), listed
         )
         with atomic_folder(RAW) as folder:
             images = packing.pack(
-                kept, source.classes, folder, name=params.dataset, source=Path(params.path).name, rule=rule,
+                source.check(kept), source.classes, folder, name=params.dataset, source=Path(params.path).name, rule=rule,
                 processes=len(os.sched_getaffinity(0)),
             )  # fmt: skip
     unreadable = images.pop("unreadable", 0)

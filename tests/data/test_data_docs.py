@@ -86,6 +86,17 @@ def test_an_example_is_read(section: str, tmp_path: Path) -> None:
         assert samples(folder) == found
 
 
+def test_the_mask_of_the_table_can_be_named_as_the_page_says(tmp_path: Path) -> None:
+    folder = build("A table", tmp_path)
+    description, rows = folder / "dataset.yaml", folder / "labels.csv"
+    named = re.search(r"masks: \[\].*`(\S+)`", description.read_text())
+    assert named
+    description.write_text(description.read_text().replace("masks: []", "masks: [outline]"))
+    header, *lines = rows.read_text().splitlines()
+    rows.write_text("\n".join([f"{header},outline", *(f"{line},{named[1]}" for line in lines)]))
+    assert '"masks": {"outline": "images/masks/1.png"}' in samples(folder)[0].annotations
+
+
 @pytest.mark.parametrize("section", KINDS)
 def test_the_page_has_every_key(section: str, tmp_path: Path) -> None:
     (text,) = (text for text in blocks(section).values() if f"source: {KINDS[section]}" in text)

@@ -3,10 +3,13 @@
 import io
 import json
 import tarfile
+import tracemalloc
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 import toys
@@ -15,7 +18,10 @@ from PIL import Image
 from deepcv.data.readers import open_images
 from deepcv.data.samples import DataError, Sample
 from deepcv.data.sources import Source, open_source
-from deepcv.images import encode_png
+from deepcv.data.sources.boxes import Box, Labelled, declared_size
+from deepcv.data.sources.description import Description
+from deepcv.data.sources.source import Problems
+from deepcv.images import decode, encode_png, headers
 
 
 def opened(path: Path) -> Source:
@@ -444,6 +450,53 @@ def test_coco_images_of_another_size_than_declared_are_refused(tmp_path: Path) -
         list(source.samples())
 
 
+@pytest.mark.parametrize("suffix", [".hdr", ".ras"])
+@pytest.mark.parametrize(
+    ("bbox", "size", "message"),
+    [
+        ([0, 0, 8, 8], {}, ""),
+        ([0, 0, 8, 30], {}, r"1 images that a box leaves: images/1.png .* leaves the image of 8×8"),
+        ([0, 0, 8, 8], {"width": 500, "height": 8}, "2 images of another size .* the file has 8×8"),
+    ],
+)
+def test_images_whose_header_is_not_known_are_checked_too(
+    suffix: str, bbox: list[float], size: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    root = coco_of(tmp_path, bbox, **size)
+    pixels = toys.picture(0, height=8, width=8, channels=3)
+    encoded = cv2.imencode(suffix, pixels.astype(np.float32) if suffix == ".hdr" else pixels)[1].tobytes()
+    assert headers.read(encoded) is None
+    for number in (1, 2):
+        (root / f"images/{number}.png").write_bytes(encoded)
+    if not message:
+        assert len(by_id(root)) == 2
+        return
+    with pytest.raises(DataError, match=message):
+        by_id(root)
+
+
+def test_equal_declared_sizes_are_one_object_and_undeclared_ones_none() -> None:
+    labelled = Labelled(Description("dataset.yaml", {}))
+    for number, side in enumerate((8, 8, 0)):
+        labelled.add(PurePosixPath(f"{number}"), None, [Box("cat", (0, 0, 1, 1))], declared_size(side, side))
+    one, two, three = (place.size for place in labelled.finish({}).values())
+    assert one == (8, 8)
+    assert one is two
+    assert three is None
+
+
+def test_of_many_problems_the_first_are_kept() -> None:
+    problems = Problems()
+    tracemalloc.start()
+    for number in range(20_000):
+        problems.add("bad boxes", f"{number:0100d}")
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 20_000  # bytes
+    with pytest.raises(DataError, match=r"20000 bad boxes: 0+0, 0+1, 0+2, 0+3, 0+4, …$"):
+        problems.refuse("dataset.yaml")
+
+
 def test_coco_of_a_category_that_is_not_listed_is_reported_once(tmp_path: Path) -> None:
     root = coco_of(tmp_path, [0, 0, 8, 8])
     write(
@@ -515,6 +568,20 @@ def test_images_that_nothing_lists_are_an_error_until_the_description_skips_them
     assert set(by_id(root)) == {"images/1.png", "images/2.png"}
     write(root, {"dataset.yaml": PARTS[kind]["dataset.yaml"] + "unlisted: keep\n"})
     with pytest.raises(DataError, match="expected `unlisted: skip`, got 'keep'"):
+        opened(root)
+
+
+@pytest.mark.parametrize(
+    "suffix", [".apng", ".avif", ".dib", ".gif", ".HDR", ".jfif", ".pam", ".pfm", ".pic", ".ras", ".sr", ".webp"]
+)
+def test_images_of_every_format_that_is_decoded_are_seen_where_nothing_lists_them(suffix: str, tmp_path: Path) -> None:
+    root = write(toys.write_images(tmp_path, ["images/1.png", "images/2.png"]), PARTS["table"])
+    pixels = toys.picture(0, height=8, width=8, channels=3)
+    given = pixels.astype(np.float32) if suffix in {".HDR", ".pfm", ".pic"} else pixels
+    encoded = cv2.imencode(".jpg" if suffix == ".jfif" else suffix.lower(), given)[1].tobytes()
+    assert decode(encoded).shape == (8, 8, 3)
+    (root / f"images/3{suffix}").write_bytes(encoded)
+    with pytest.raises(DataError, match=f"1 images that nothing lists .*: images/3{suffix}"):
         opened(root)
 
 

@@ -87,6 +87,50 @@ def test_the_error_gives_the_description_with_which_the_folder_is_read(case: str
     assert open_source(root, Path("/nonexistent")).count == len(images)
 
 
+ODD = [
+    "yes",
+    "no",
+    "on",
+    "true",
+    "null",
+    ".5",
+    ".inf",
+    "my col ",
+    " col",
+    "<<",
+    "a: b",
+    "it's",
+    "a #b",
+    "1e3",
+    "a\nb",
+    "\a",
+]
+
+
+@pytest.mark.parametrize("column", ODD)
+def test_a_column_of_any_name_is_read_back(column: str, tmp_path: Path) -> None:
+    root = write(tmp_path, PAIR, {})
+    pd.DataFrame({column: ["1.png", "2.png"], "label": ["a", "b"]}).to_csv(root / "labels.csv", index=False)
+    text = described(refused(root))
+    assert yaml.safe_load(text) == {"source": "table", "images": "images", "image": column}
+    (root / "dataset.yaml").write_text(text)
+    assert open_source(root, Path("/nonexistent")).count == 2
+
+
+def test_a_folder_of_any_name_is_read_back_in_a_list_of_splits(tmp_path: Path) -> None:
+    split = {"train": "a, train", "val": "{val}"}
+    images = [f"{folder}/{n}.png" for folder in split.values() for n in "12"]
+    root = write(tmp_path, images, {f"x/{s}.json": coco("1.png", "2.png") for s in split})
+    assert yaml.safe_load(described(refused(root)))["images"] == split
+
+
+def test_folders_of_annotations_alone_are_named(tmp_path: Path) -> None:
+    write(tmp_path, ["a/1.png", "b/1.png"], {"annotations/x.json": "{}"})
+    assert refused(tmp_path) == f"{tmp_path}: the folder 'annotations' holds annotations and no images of a class"
+    write(tmp_path, [], {"more/x.json": "{}"})
+    assert "the folders 'annotations', 'more' hold annotations and no images" in refused(tmp_path)
+
+
 def test_a_table_in_an_archive_or_as_parquet_is_noticed(tmp_path: Path) -> None:
     root = write(tmp_path / "birds", PAIR, {})
     pd.DataFrame({"image": ["1.png", "2.png"], "label": ["a", "b"]}).to_parquet(root / "l.parquet")

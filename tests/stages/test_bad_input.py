@@ -1,6 +1,7 @@
 """What a person gets wrong, stage by stage: exit status 1, one clear message, no traceback."""
 
 import fcntl
+import json
 import os
 import re
 import resource
@@ -243,3 +244,22 @@ def test_excluded_images_are_left_out_under_every_name(pets: Path) -> None:
     ids = set(manifest.read(pets / "data/raw")[0]["id"])
     assert len(ids) == 15
     assert not ids & {"cat/3.png", "cat/again.png"}
+
+
+def test_an_excluded_image_is_left_out_though_its_box_leaves_it(pets: Path) -> None:
+    names = [f"{number}.png" for number in range(16)]
+    shutil.rmtree(pets / "pets")
+    toys.write_images(pets / "pets/images", names)
+    rows = [{"image_id": n, "category_id": n % 2, "bbox": [0, 0, 4, 99 if n == 3 else 4]} for n in range(16)]
+    content = {
+        "images": [{"id": n, "file_name": name} for n, name in enumerate(names)],
+        "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}], "annotations": rows,
+    }  # fmt: skip
+    (pets / "pets/annotations.json").write_text(json.dumps(content))
+    (pets / "pets/dataset.yaml").write_text("source: coco\n")
+    assert "1 images that a box leaves: images/3.png" in ingest(pets).stderr
+    exclusions.add(pets / exclusions.FILE, sha256(pets / "pets/images/3.png"))
+    done = ingest(pets)
+    assert done.returncode == 0, done.stderr
+    ids = set(manifest.read(pets / "data/raw")[0]["id"])
+    assert ids == {f"images/{name}" for name in names if name != "3.png"}

@@ -123,7 +123,10 @@ class Warp:
         return to_uint8(values.round_())
 
     def masks(self, masks: Tensor, outside: int = 0) -> Tensor:
-        """Warp integer masks (b, h, w) or (b, k, h, w), below 2²⁴, to the nearest pixel's value, or `outside` from outside."""
+        """Warp integer masks (b, h, w) or (b, k, h, w) to the nearest pixel's value, or `outside` from outside.
+
+        All values and their distance to `outside` must be below 2²⁴: they are warped as float32.
+        """
         shifted = (masks if masks.ndim == 4 else masks[:, None]).float() - outside
         values = F.grid_sample(shifted, self._grid(shifted), mode="nearest", padding_mode="zeros", align_corners=False)
         return (values + outside).to(masks.dtype).reshape(masks.shape)

@@ -15,8 +15,8 @@ class Marks:
 
     `boxes`, float (b, k, 4), are left, top, right, bottom and `keypoints`, float (b, k, 2), x, y: pixels from the image's top left
     corner, so that the centre of its first pixel is (0.5, 0.5). Where an image has fewer than k, the rest is NaN, and so becomes
-    what leaves the image: its place in the list stays. `masks`, integers below 2²⁴, (b, h, w) or (b, k, h, w), are numbers of
-    classes or objects; pixels that come from outside the image become `outside`.
+    what leaves the image: its place in the list stays. `masks`, integers (b, h, w) or (b, k, h, w), are numbers of classes or
+    objects; pixels that come from outside the image become `outside`. It, the masks and their distance to it are below 2²⁴.
     """
 
     boxes: Tensor | None = None
@@ -34,6 +34,8 @@ class Marks:
             if self.masks.ndim not in (3, 4) or self.masks.dtype not in _INTEGERS:
                 raise ValueError(f"expected masks (b, h, w) or (b, k, h, w) of integers, got {_described(self.masks)}")
             limits = torch.iinfo(self.masks.dtype)
+            if abs(self.outside) >= _FLOAT32_EXACT:
+                raise ValueError(f"expected outside, the masks' value there, between −2²⁴ and 2²⁴, got {self.outside}")
             if not limits.min <= self.outside <= limits.max:
                 raise ValueError(f"masks of {self.masks.dtype} cannot hold {self.outside}, the value for outside")
         if len(sizes := {len(values) for values in self._all()}) > 1:
@@ -89,6 +91,7 @@ class Marks:
         return [values for values in (self.boxes, self.masks, self.keypoints) if values is not None]
 
 
+_FLOAT32_EXACT = 2**24  # masks are warped as float32, which holds all integers below it
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 

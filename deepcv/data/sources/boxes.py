@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 from deepcv.data.samples import DataError, Sample
 from deepcv.data.sources.description import Description
-from deepcv.data.sources.source import Place, Source, refuse
+from deepcv.data.sources.source import Place, Problems, Source, refuse
 from deepcv.images import DecodeError, decode, headers
 
 BACKGROUND = "background"
@@ -50,20 +50,21 @@ class Box:
 
 
 def check_inside(
-    xyxy: tuple[float, float, float, float], size: tuple[float, float] = _UNKNOWN, slack: float = SLACK
+    xyxy: tuple[float, float, float, float], size: tuple[float, float] | None = None, slack: float = SLACK
 ) -> None:
-    """Raise ValueError where a box leaves its image by more than `slack`. `size` is width and height, in the box's unit."""
+    """Raise ValueError where a box leaves its image by more than `slack`. `size`: width, height in its unit, if known."""
     left, top, right, bottom = xyxy
+    size = size or _UNKNOWN
     if min(left, top) < -slack or right > size[0] + slack or bottom > size[1] + slack:
         sides = ", ".join(f"{side:g}" for side in xyxy)
         image = "the image" if size == _UNKNOWN else f"the image of {size[0]:g}×{size[1]:g}"
         raise ValueError(f"the box from left, top to right, bottom ({sides}) leaves {image}")
 
 
-def declared_size(width: object, height: object) -> tuple[float, float]:
-    """Return the size that annotations give, infinite where they give none or 0. Raises ValueError or TypeError."""
+def declared_size(width: object, height: object) -> tuple[float, float] | None:
+    """Return the size that annotations give, None where they give none or 0. Raises ValueError or TypeError."""
     sides = (float(width or 0), float(height or 0))  # type: ignore[arg-type]
-    return sides if min(sides) > 0 else _UNKNOWN
+    return sides if min(sides) > 0 else None
 
 
 def annotations(boxes: Sequence[Box]) -> str:
@@ -92,18 +93,19 @@ class Labelled:
     plan: dict[PurePosixPath, Place] = field(default_factory=dict)
     bare: list[PurePosixPath] = field(default_factory=list)
     named: set[PurePosixPath] = field(default_factory=set)  # all images that the format lists, with boxes or without
+    sizes: dict[tuple[float, float], tuple[float, float]] = field(default_factory=dict)  # one object for each size
 
-    sizes: dict[str, tuple[float, float]] = field(default_factory=dict)  # declared ones, by the image's name
-
-    def add(self, name: PurePosixPath, split: str | None, boxes: Sequence[Box],
-            text: Callable[[Sequence[Box]], str] = annotations) -> None:  # fmt: skip
-        """Take an image."""
+    def add(
+        self, name: PurePosixPath, split: str | None, boxes: Sequence[Box], size: tuple[float, float] | None = None
+    ) -> None:
+        """Take an image; `size` is the declared one, None where annotations give none."""
+        size = None if size is None else self.sizes.setdefault(size, size)
         self.named.add(name)
         wish = self.description.values.get("without_boxes")
         if boxes:
-            self.plan[name] = Place(split, image_label(boxes), text(boxes))
+            self.plan[name] = Place(split, image_label(boxes), annotations(boxes), size)
         elif wish == BACKGROUND:
-            self.plan[name] = Place(split, BACKGROUND, text(boxes))
+            self.plan[name] = Place(split, BACKGROUND, annotations(boxes), size)
         elif wish is None:
             self.bare.append(name)
         elif wish != "skip":
@@ -116,35 +118,44 @@ class Labelled:
         return self.plan
 
 
-def fitting(source: Source, origin: object, sizes: Mapping[str, tuple[float, float]]) -> Source:
+def fitting(source: Source, origin: object, plan: Mapping[PurePosixPath, Place]) -> Source:
     """Hold every image that is read against its declared size, or its boxes against its own one.
 
     The images are not read once more for it: a DataError that counts what does not fit comes after the last one.
     """
 
-    def samples() -> Iterator[Sample]:
-        problems: defaultdict[str, list[object]] = defaultdict(list)
-        for sample in source.samples():
-            declared = sizes.get(sample.id, _UNKNOWN)
-            header = headers.read(sample.encoded)
-            if header and (found := _misfit(sample, declared, (header.width, header.height))):
-                # Where a header seems wrong, the pixels decide: not every format's header says how the image is turned.
-                found = _misfit(sample, declared, _decoded_size(sample.encoded))
-                if found:
-                    problems[found[0]].append(f"{sample.id} ({found[1]})")
+    def check(samples: Iterable[Sample]) -> Iterator[Sample]:
+        problems = Problems()
+        for sample in samples:
+            if found := _misfit(sample, plan[PurePosixPath(sample.id)].size):
+                problems.add(found[0], f"{sample.id} ({found[1]})")
             yield sample
-        refuse(origin, problems)
+        problems.refuse(origin)
 
-    return Source(source.classes, source.count, samples)
+    return replace(source, check=check)
 
 
-def _misfit(sample: Sample, declared: tuple[float, float], size: tuple[float, float]) -> tuple[str, str] | None:
+def _misfit(sample: Sample, declared: tuple[float, float] | None) -> tuple[str, str] | None:
     """Return the kind of problem and what it is; None where all fits."""
-    if declared != _UNKNOWN:  # the boxes were held against it
+    # Where a size is declared, the boxes were held against it.
+    boxes = [] if declared else json.loads(sample.annotations or "{}").get("boxes", [])
+    if not declared and not boxes:
+        return None
+    header = headers.read(sample.encoded)
+    if header and not _misfit_of_size((header.width, header.height), declared, boxes):
+        return None
+    # Not every format has a header that is known, and not every header says how the image is turned: the pixels decide.
+    return _misfit_of_size(_decoded_size(sample.encoded), declared, boxes)
+
+
+def _misfit_of_size(
+    size: tuple[float, float], declared: tuple[float, float] | None, boxes: Sequence[Mapping[str, Any]]
+) -> tuple[str, str] | None:
+    if declared:
         fits = all(abs(one - other) <= SLACK for one, other in zip(declared, size, strict=True)) or size == _UNKNOWN
         text = f"annotations say {declared[0]:g}×{declared[1]:g}, the file has {size[0]:g}×{size[1]:g}"
         return None if fits else ("images of another size than their annotations say", text)
-    for box in json.loads(sample.annotations or "{}").get("boxes", []):
+    for box in boxes:
         try:
             check_inside(box["xyxy"], size)
         except ValueError as error:

@@ -32,7 +32,7 @@ def coco(tree: Tree, description: Description) -> Source:
     check_classes(description.origin, plan.values(), every_split=False)
     ordered = [classes[number] for number in sorted(classes)]
     source = source_of(tree, plan, dict.fromkeys([*ordered, *(place.label for place in plan.values())]))
-    return fitting(source, description.origin, labelled.sizes)
+    return fitting(source, description.origin, plan)
 
 
 def _collect(
@@ -80,11 +80,10 @@ def _collect(
     files = set(tree.files)
     labelled.named.update(names.values())
     for image, name in names.items():
-        labelled.sizes[str(name)] = sizes[image]
         if image in broken:
             continue
         if name in files:
-            labelled.add(name, split, found[image])
+            labelled.add(name, split, found[image], sizes[image])
         else:
             problems[f"images that are not below {tree.origin}"].append(str(name))
     return classes

@@ -1,9 +1,12 @@
 """The `dataset.yaml` that would read a folder of a table, COCO or VOC, said where someone gave it as class folders."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
+
+import yaml
 
 from deepcv.data.samples import DataError
 from deepcv.data.sources.classfolders import class_folders
@@ -21,17 +24,16 @@ def class_folders_or_hint(tree: Tree) -> Source:
     found = [name for name in tree.files if name.suffix.lower() in {".json", ".xml", *TABLES}]
     if not found:
         return class_folders(tree)
-    others = {name.parent for name in tree.files} - _folders_of_these_alone(tree, found)
+    alone = _folders_of_these_alone(tree, found)
     try:
         source = class_folders(tree)
     except LayoutError as error:
         raise LayoutError(f"{error}{_hint(tree, found)}") from None
-    if all(name.parent in others for name in found):
+    if not alone:
         return source
-    sole = sorted({str(name.parent) for name in found} - set(map(str, others)))
-    raise LayoutError(
-        f"{tree.origin}: {', '.join(sole[:5])} holds annotations, no images of a class{_hint(tree, found)}"
-    )
+    folders = ", ".join(repr(str(folder)) for folder in sorted(alone)[:5])
+    what = f"the folder {folders} holds" if len(alone) == 1 else f"the folders {folders} hold"
+    raise LayoutError(f"{tree.origin}: {what} annotations and no images of a class{_hint(tree, found)}")
 
 
 def _folders_of_these_alone(tree: Tree, found: Iterable[PurePosixPath]) -> set[PurePosixPath]:
@@ -122,7 +124,8 @@ def _table(tree: Tree, found: list[PurePosixPath]) -> tuple[str, list[str]] | No
             label = next(
                 (c for usual in _LABELS for c in rest if c.lower() == usual), rest[0] if len(rest) == 1 else None
             )
-            unclear = f"label: <column of the class>  # one of {', '.join(rest)}; or `numbers: [<column>]`, `tags: [<column>]`"
+            written = ", ".join(map(_quoted, rest))
+            unclear = f"label: <column of the class>  # one of {written}; or `numbers: [<column>]`, `tags: [<column>]`"
             return "a table", [
                 *lines,
                 *_unless("images", folder, "."),
@@ -132,7 +135,7 @@ def _table(tree: Tree, found: list[PurePosixPath]) -> tuple[str, list[str]] | No
             ]
     return "a table", [
         *lines,
-        f"image: <column of the paths>  # one of {', '.join(columns)}",
+        f"image: <column of the paths>  # one of {', '.join(map(_quoted, columns))}",
         "label: <column of the class>",
     ]
 
@@ -154,6 +157,19 @@ def _unless(key: str, value: object, default: str) -> list[str]:
 
 
 def _quoted(value: object) -> str:
-    """As YAML reads it back."""
+    """As YAML reads it back: plain or in single quotes where it can."""
     text = str(value)
-    return text if re.fullmatch(r"[A-Za-z_.<][\w ./<>-]*", text) else "'" + text.replace("'", "''") + "'"
+    in_quotes = "'" + text.replace("'", "''") + "'"
+    if re.fullmatch(r"[A-Za-z_.<][\w ./<>-]*", text) and _is_read(text, text):
+        return text
+    if _is_read(in_quotes, text):
+        return in_quotes
+    return str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf)).strip()
+
+
+def _is_read(written: str, text: str) -> bool:
+    """Whether YAML reads the text and nothing else: `yes` is a boolean, a line break in quotes a space."""
+    try:
+        return bool(yaml.safe_load(written) == text)
+    except yaml.YAMLError:
+        return False

@@ -1,6 +1,6 @@
 """What every reader gives, a `Source`, and the checks that they share."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,20 +15,29 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset to read: class names in the order of their label numbers, and its samples, one at a time."""
+    """A dataset to read: class names in the order of their label numbers, and its samples, one at a time.
+
+    `read` gives them unchecked; `check` passes on those that it is given and raises DataError where some do not fit.
+    """
 
     classes: tuple[str, ...]
     count: int
-    samples: Callable[[], Iterator[Sample]]
+    read: Callable[[], Iterator[Sample]]
+    check: Callable[[Iterable[Sample]], Iterator[Sample]] = iter
+
+    def samples(self) -> Iterator[Sample]:
+        """Give all samples, checked. Who leaves some out calls `check` on the others: it must not judge what is left out."""
+        return self.check(self.read())
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an image of a tree belongs; `annotations` as in `Sample`."""
+    """Where an image of a tree belongs; `annotations` as in `Sample`, `size` is width and height where annotations declare it."""
 
     split: str | None
     label: str
     annotations: str = ""
+    size: tuple[float, float] | None = None
 
 
 def source_of(tree: Tree, plan: Mapping[PurePosixPath, Place], classes: Iterable[str] | None = None) -> Source:
@@ -56,13 +65,34 @@ def split_named(name: str) -> str | None:
 
 def refuse(origin: object, problems: Mapping[str, Sequence[object]]) -> None:
     """Raise one DataError that counts every kind of problem and shows the first of each; nothing where there is none."""
-    lines = [
-        f"  {len(found)} {what}: {', '.join(map(str, found[:_SHOWN]))}{', …' if len(found) > _SHOWN else ''}"
-        for what, found in problems.items()
-        if found
-    ]
-    if lines:
-        raise DataError(f"{origin}: repair these:\n" + "\n".join(lines))
+    counted = Problems()
+    for what, found in problems.items():
+        for one in found:
+            counted.add(what, one)
+    counted.refuse(origin)
+
+
+class Problems:
+    """Counts problems of each kind and keeps the first ones alone: every image of millions may have one."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._shown: defaultdict[str, list[str]] = defaultdict(list)
+
+    def add(self, what: str, one: object) -> None:
+        """Take one problem of the kind `what`."""
+        self._counts[what] += 1
+        if self._counts[what] <= _SHOWN:
+            self._shown[what].append(str(one))
+
+    def refuse(self, origin: object) -> None:
+        """Raise one DataError that counts every kind and shows the first of each; nothing where there is none."""
+        lines = [
+            f"  {count} {what}: {', '.join(self._shown[what])}{', …' if count > _SHOWN else ''}"
+            for what, count in self._counts.items()
+        ]
+        if lines:
+            raise DataError(f"{origin}: repair these:\n" + "\n".join(lines))
 
 
 def unlisted(

@@ -9,8 +9,8 @@ from deepcv.data.samples import DataError
 
 _LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}
 _IMAGE_SUFFIXES = {
-    ".avif", ".bmp", ".gif", ".j2k", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff",
-    ".webp",
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".hdr", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pam", ".pbm", ".pfm",
+    ".pgm", ".pic", ".png", ".pnm", ".ppm", ".ras", ".sr", ".tif", ".tiff", ".webp",
 }  # fmt: skip
 
 

@@ -47,13 +47,12 @@ def voc(tree: Tree, description: Description) -> Source:
         try:
             root = _parse(content)
             size = declared_size(root.findtext("size/width"), root.findtext("size/height"))
-            labelled.sizes[str(image)] = size
-            labelled.add(image, split_of.get(name.stem), _boxes(root, size))
+            labelled.add(image, split_of.get(name.stem), _boxes(root, size), size)
         except (ValueError, expat.ExpatError) as error:
             problems["bad XML files"].append(f"{name} ({error})")
     plan = labelled.finish({**problems, **unlisted(tree, description, [pictures], labelled.named)})
     check_classes(description.origin, plan.values(), every_split=False)
-    return fitting(source_of(tree, plan), description.origin, labelled.sizes)
+    return fitting(source_of(tree, plan), description.origin, plan)
 
 
 def _splits(tree: Tree, folder: PurePosixPath) -> tuple[dict[str, str], defaultdict[str, list[object]]]:
@@ -72,8 +71,8 @@ def _splits(tree: Tree, folder: PurePosixPath) -> tuple[dict[str, str], defaultd
     return split_of, problems
 
 
-def _boxes(root: Element, size: tuple[float, float]) -> list[Box]:
-    """Raise ValueError where the XML is not VOC's, or a box leaves an image of this width and height."""
+def _boxes(root: Element, size: tuple[float, float] | None) -> list[Box]:
+    """Raise ValueError where the XML is not VOC's, or a box leaves an image of this width and height, where they are known."""
     found = []
     for item in root.findall("object"):
         label = (item.findtext("name") or "").strip()

@@ -55,7 +55,7 @@ def yolo(tree: Tree, description: Description) -> Source:
     relative = source_of(tree, plan, dict.fromkeys([*classes, *(place.label for place in plan.values())]))
 
     def samples() -> Iterator[Sample]:
-        return map(_in_pixels, relative.samples())
+        return map(_in_pixels, relative.read())
 
     return Source(relative.classes, relative.count, samples)
 

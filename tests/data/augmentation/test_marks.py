@@ -306,6 +306,8 @@ def test_chains_that_move_nothing_keep_marks(monkeypatch: pytest.MonkeyPatch) ->
         ({"keypoints": torch.zeros(2, 1, 3)}, r"expected keypoints \(b, k, 2\)"),
         ({"masks": torch.zeros(2, 5, 5)}, "of integers"),
         ({"masks": torch.zeros(2, 5, 5, dtype=torch.uint8), "outside": -1}, "cannot hold -1"),
+        ({"masks": torch.zeros(2, 5, 5, dtype=torch.int32), "outside": 2**24}, "between .* 2²⁴, got 16777216"),
+        ({"masks": torch.zeros(2, 5, 5, dtype=torch.int64), "outside": -(2**40)}, "2²⁴, got -1099511627776"),
         ({"boxes": torch.zeros(2, 1, 4), "keypoints": torch.zeros(3, 1, 2)}, r"equally many images, got \[2, 3\]"),
     ],
 )
