@@ -9,6 +9,7 @@ from torch import fx, nn
 from deepcv.nn import subgraphs
 from deepcv.nn.emitter import Emitter, FitError, Shape, Value
 from deepcv.nn.init import reset
+from deepcv.nn.layers.dilated import guard
 from deepcv.nn.layers.subgraphs import Checkpointed, MixedChoice, OpenChoice, SampledChoice
 from deepcv.nn.ops.choice import Choice, candidate_names
 from deepcv.nn.spec import lowering
@@ -85,6 +86,7 @@ def _emit(node: NodeSpec, classes: int, emitter: Emitter, inputs: list[Value], s
 def _initialise(emitter: Emitter) -> None:
     """Give the modules storage and first values, in the order of the file."""
     for module in emitter.root.modules():
+        guard(module)
         parameters = dict(module.named_parameters(recurse=False))
         buffers = dict(module.named_buffers(recurse=False))
         tensors = [*parameters.values(), *buffers.values()]
