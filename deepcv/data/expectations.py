@@ -162,9 +162,10 @@ def _limits(results: Sequence[Any]) -> dict[str, tuple[bool, str]]:
     }
 
 
-def _most(limits: Limits) -> dict[str, tuple[str, float]]:
-    """The check and the largest allowed value of each number."""
-    return {
+def _on_dataset(limits: Limits) -> list[tuple[str, Any]]:
+    """Pairs of (check, expectation) on the one row of numbers; a column's maximum is its number, and the page shows it."""
+    between = gx.expectations.ExpectColumnMaxToBeBetween
+    most = {
         "class_ratio": ("balance", limits.max_class_ratio),
         "unreadable": ("readable", 0),
         "odd_shapes": ("odd_shape", 0),
@@ -182,16 +183,11 @@ def _most(limits: Limits) -> dict[str, tuple[str, float]]:
         "brightness_ks": ("brightness", MIN_KS),
         "channel_swap": ("channel_order", MIN_CHANNEL_SWAP),
     }
-
-
-def _on_dataset(limits: Limits) -> list[tuple[str, Any]]:
-    """Pairs of (check, expectation) on the one row of numbers; a column's maximum is its number, and the page shows it."""
-    between = gx.expectations.ExpectColumnMaxToBeBetween
     return [
         ("balance", between(column="images", min_value=limits.min_images)),
         ("balance", between(column="smallest_class", min_value=limits.min_images_per_class)),
         ("label_noise", between(column="label_agreement_p", min_value=limits.alpha)),
-        *((check, between(column=column, max_value=limit)) for column, (check, limit) in _most(limits).items()),
+        *((check, between(column=column, max_value=limit)) for column, (check, limit) in most.items()),
     ]
 
 

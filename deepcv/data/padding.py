@@ -76,8 +76,7 @@ def padded_batches(
     Raises ShardError where an image is damaged.
     """
     sizes = np.stack([images.index["height"], images.index["width"]], 1)
-    ranks = np.empty(len(sizes), np.int64)
-    ranks[permutation(seed, epoch, len(sizes), torch.device("cpu"))] = np.arange(len(sizes))
+    ranks = permutation(seed, epoch, len(sizes), torch.device("cpu")).argsort().numpy()
     batches = bucketed(sizes, batch_size, ranks)
     for number in permutation(seed, epoch, len(batches), torch.device("cpu")).tolist():
         chosen = batches[number]

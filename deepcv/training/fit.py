@@ -317,11 +317,12 @@ def check_size(
     """Raise DeepcvError where the network would have other parameters for images of `size` (height, width)."""
     what = f"train.progressive_resize makes images of {size[0]}×{size[1]}, which the network does not take"
     hint = "one that ends in a global pool takes most sizes; or set train.progressive_resize.until to 0"
+    images = (shards.input_shape[0], *size)
     try:
-        network = build_network(spec, (shards.input_shape[0], *size), len(shards.classes))
+        network = build_network(spec, images, len(shards.classes))
     except DeepcvError as error:
         raise DeepcvError(f"{what}: {error}; {hint}") from error
-    smaller, outputs, images = network.state_dict(), output_shapes(network), (shards.input_shape[0], *size)
+    smaller, outputs = network.state_dict(), output_shapes(network)
     for term in config.losses:
         if term.target == "images" and (shape := outputs.get(term.output, images)) != images:
             raise DeepcvError(

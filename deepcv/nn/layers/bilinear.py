@@ -9,5 +9,7 @@ class Bilinear(nn.Bilinear):
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """(N, …, F1) and (N, …, F2) to (N, …, out)."""
-        weight = self.weight  # once: a parametrization may change it each time
+        return self._by(self.weight, input1, input2)
+
+    def _by(self, weight: Tensor, input1: Tensor, input2: Tensor) -> Tensor:
         return F.bilinear(input1.to(weight.dtype), input2.to(weight.dtype), weight, self.bias)

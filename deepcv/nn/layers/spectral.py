@@ -108,8 +108,7 @@ class SpectralBilinear(Spectral, Bilinear):
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """(N, …, F1) and (N, …, F2) to (N, …, out)."""
-        weight = self.normalised()
-        return F.bilinear(input1.to(weight.dtype), input2.to(weight.dtype), weight, self.bias)
+        return self._by(self.normalised(), input1, input2)
 
 
 _KINDS: Mapping[type[nn.Module], type[Spectral]] = MappingProxyType(
