@@ -33,8 +33,10 @@ class Run:
 
 
 def eventually(read: Callable[[], Any], good: Callable[[Any], bool], timeout_s: float = 20) -> Any:
-    """Return the first value read that is good; the last one after the time-out."""
+    """Return the first value read that is good. Raises TimeoutError with the last one."""
     deadline = time.monotonic() + timeout_s
-    while not good(value := read()) and time.monotonic() < deadline:
+    while not good(value := read()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not as expected within {timeout_s:g} s: {value!r}")
         time.sleep(0.1)
     return value
