@@ -137,7 +137,9 @@ def test_conv_in_eval_uses_running_statistics() -> None:
 def test_what_is_learned_after_detach_teaches_nothing_before_it() -> None:
     conv = {"id": "c", "op": "conv", "channels": 6, "from": ["input"]}
     nodes = [conv, {"id": "x", "op": "detach", "from": ["c"]}, {"id": "p", "op": "conv", "channels": 2, "from": ["x"]}]
-    net = build(from_canonical({"format": 1, "nodes": nodes, "outputs": [["c", "c"], ["x", "x"], ["p", "p"]]}), SHAPE, 10)
+    net = build(
+        from_canonical({"format": 1, "nodes": nodes, "outputs": [["c", "c"], ["x", "x"], ["p", "p"]]}), SHAPE, 10
+    )
     found = net(torch.randn(5, *SHAPE))
     assert torch.equal(found["x"], found["c"])
     assert not found["x"].requires_grad
