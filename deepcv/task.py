@@ -56,3 +56,32 @@ class Task:
 
 
 CLASSIFICATION = Task()
+
+
+@dataclass(frozen=True)
+class FurtherTarget:
+    """One of `preprocess.more_targets`: labels or numbers that outputs beside `logits` may learn, and what they are called."""
+
+    task: Task
+    names: tuple[str, ...]
+
+    @property
+    def of(self) -> str:
+        """What params call it: `boxes`, `tags.COLUMN`, `numbers` or `numbers.COLUMN`."""
+        return self.task.of
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of a prediction: `numbers.NAME` of each number; of labels those that are likely, and the probabilities."""
+        if self.task.kind == "regression":
+            return tuple(f"numbers.{name}" for name in self.names)
+        return self.of, f"{self.of}.probabilities"
+
+    def stored(self) -> dict[str, Any]:
+        """As plain values, for `of_description`."""
+        return {**asdict(self.task), "names": self.names}
+
+    @classmethod
+    def of_description(cls, values: Mapping[str, Any]) -> "FurtherTarget":
+        """Read what `stored` gave."""
+        return cls(Task(values["of"], tuple(values["mean"]), tuple(values["std"])), tuple(values["names"]))

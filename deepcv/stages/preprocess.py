@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from deepcv.data import manifest, packed, preparation, quarantine, shards
+from deepcv.data.targets import Targets
 from deepcv.errors import DeepcvError
 from deepcv.files import atomic_folder, sha256
 from deepcv.home import state_dir
@@ -22,7 +23,7 @@ from deepcv.images import ImageRecipe
 from deepcv.params.base import load_section
 from deepcv.params.preprocess import PreprocessParams
 from deepcv.stages import entry
-from deepcv.task import Task
+from deepcv.task import FurtherTarget, Task
 
 RAW = Path("data/raw")
 QUARANTINE = Path("data/validation/quarantine.csv")
@@ -33,24 +34,27 @@ _FORGOTTEN_S = 30 * 24 * 3600
 def main() -> Callable[[], None]:
     """Read data/raw without what `validate` quarantined, write data/shards."""
     params = load_section(PreprocessParams)
-    recipe, encoded = ImageRecipe(**params.model_dump(exclude={"store", "target"})), params.store == "encoded"
+    recipe = ImageRecipe(**params.model_dump(exclude={"store", "target", "more_targets"}))
+    encoded = params.store == "encoded"
     info = manifest.read_info(RAW)
     left_out = quarantine.read(QUARANTINE)
     counts = preparation.count(RAW, left_out)
     if left_out:
         quarantine.check_enough_is_left(preparation.count(RAW), counts)
     targets = preparation.learned(RAW, Task(params.target), info.classes, left_out)
+    further = [
+        preparation.learned(RAW, Task(name), info.classes, left_out, "preprocess.more_targets")
+        for name in params.more_targets
+    ]
     with working_folder(params) as work:
         try:
             with tqdm(total=counts.total(), desc="preprocess", unit="image", mininterval=0.5) as bar:
                 preparation.prepare_all(
-                    RAW, work, recipe, targets, left_out,
+                    RAW, work, recipe, targets, left_out, further=further,
                     encoded_train=encoded, processes=len(os.sched_getaffinity(0)), done=lambda n: bar.update(n),
                 )  # fmt: skip
-            if targets.task.kind == "multi_label":
-                there = np.load(work / "train_labels.npy", mmap_mode="r").any(axis=0)
-                if unseen := [name for name, found in zip(targets.names, there, strict=True) if not found]:
-                    print(f"warning: no train image has {', '.join(unseen)}", file=sys.stderr)
+            for place, one in enumerate([targets, *further]):
+                warn_of_unseen(one, work / shards.labels_file("train", place))
             with atomic_folder(SHARDS) as folder:
                 if encoded:
                     files = preparation.encoded_images(RAW, "train", info.classes, left_out)
@@ -63,6 +67,7 @@ def main() -> Callable[[], None]:
                     folder, name=info.name, classes=targets.names, task=targets.task,
                     test_digest=quarantine.digest_of_kept_test_images(RAW, left_out, targets.task),
                     recipe=recipe.stored(), statistics=statistics,
+                    further=[FurtherTarget(one.task, one.names) for one in further],
                 )  # fmt: skip
         except OSError as error:
             if error.errno not in entry.NO_SPACE:
@@ -74,6 +79,14 @@ def main() -> Callable[[], None]:
                 f"(`dvc gc -w` drops data of other versions), or set preprocess.{smaller}"
             ) from error
     return lambda: shutil.rmtree(work, ignore_errors=True)
+
+
+def warn_of_unseen(targets: Targets, file: Path) -> None:
+    """Say which labels no train image has, whose targets are in `file`."""
+    if targets.task.kind == "multi_label":
+        there = np.load(file, mmap_mode="r").any(axis=0)
+        if unseen := [name for name, found in zip(targets.names, there, strict=True) if not found]:
+            print(f"warning: no train image has {', '.join(unseen)}", file=sys.stderr)
 
 
 @contextmanager

@@ -59,5 +59,9 @@ def test_one_class_teaches_nothing() -> None:
     ("numbers.age", [TEXTS[0], *[""] * 7], r"7 images have no age: 1.png, 2.png, 3.png, 4.png, 5.png, …; give them one"),
 ])  # fmt: skip
 def test_what_is_not_there_is_said(of: str, texts: list[str], message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=f"^preprocess.target: .*{message}"):
         found(of, texts)
+    with pytest.raises(DataError, match=f"^preprocess.more_targets: .*{message}"):
+        targets.find(
+            Task(of), (), lambda: [(f"{n}.png", text) for n, text in enumerate(texts)], "preprocess.more_targets"
+        )
