@@ -15,7 +15,7 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Array
 
 from deepcv import tracking
-from deepcv.task import CLASSIFICATION, Task
+from deepcv.task import CLASSIFICATION, FurtherTarget, Task
 
 Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
@@ -32,7 +32,7 @@ _NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # of a miss
 class Candidate:
     """A model to register under `name`, with the metrics that it reached on the test images of `test_digest`.
 
-    `classes` are the names of what `task` learns: of classes, labels or numbers.
+    `classes` are the names of what `task` learns: of classes, labels or numbers. It answers the `further` targets too.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Candidate:
     metrics: Mapping[str, float]
     classes: tuple[str, ...] = ()
     task: Task = CLASSIFICATION
+    further: tuple[FurtherTarget, ...] = ()
 
     @property
     def signature(self) -> ModelSignature:
@@ -56,6 +57,12 @@ class Candidate:
                 answers = [ColSpec(DataType.string, "labels"), _PROBABILITIES]
             case "regression":
                 answers = [ColSpec(DataType.double, name) for name in self.classes]
+        for target in self.further:
+            if target.task.kind == "regression":
+                answers += [ColSpec(DataType.double, name) for name in target.columns]
+            else:
+                labels, probabilities = target.columns
+                answers += [ColSpec(DataType.string, labels), ColSpec(Array(DataType.double), probabilities)]
         return ModelSignature(inputs=Schema([ColSpec(DataType.binary, "image")]), outputs=Schema(answers))
 
 
@@ -109,7 +116,9 @@ def _has_files(version: ModelVersion) -> bool:
 
 
 def _metric_tags(candidate: Candidate) -> dict[str, str]:
-    return {f"deepcv.metric.{key}": repr(float(value)) for key, value in candidate.metrics.items()}
+    return {
+        f"deepcv.metric.{tracking.metric_name(key)}": repr(float(value)) for key, value in candidate.metrics.items()
+    }
 
 
 def challenge(

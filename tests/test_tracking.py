@@ -160,3 +160,14 @@ def test_paths_that_cannot_be_mended_are_a_tracking_error(store: Path, monkeypat
     monkeypatch.setattr(tracking, "_PATH_COLUMNS", (("no_such_table", "x"),))
     with pytest.raises(tracking.TrackingError, match="cannot be mended"):
         tracking.connect()
+
+
+def test_a_metric_of_a_column_of_any_name_is_written() -> None:
+    run_id = new_run()
+    names = ["test_numbers.größe/2 (µm).r2", "test_tags.a//b:..c.macro_f1", f"test_numbers.{'x' * 300}.mae"]
+    tracking.log_metrics(run_id, dict(zip(names, (0.5, 0.25, 3.0), strict=True)))
+    found = run(run_id).data.metrics
+    assert found == {tracking.metric_name(name): value for name, value in zip(names, (0.5, 0.25, 3.0), strict=True)}
+    assert "test_numbers.größe_2 _µm_.r2" in found
+    assert tracking.metric_name(names[2]).endswith("xx.mae")
+    assert tracking.metric_name("val_accuracy") == "val_accuracy"

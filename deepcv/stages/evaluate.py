@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ from deepcv import lineage
 from deepcv.data.shards import Dataset, open_shards
 from deepcv.evaluation import embedding, label_metrics, metrics, plots
 from deepcv.evaluation.history import read_history
-from deepcv.evaluation.inference import logits_of
+from deepcv.evaluation.inference import outputs_of
 from deepcv.files import atomic_folder
 from deepcv.images import grid
 from deepcv.nn import classifier
+from deepcv.nn.classifier import answering
 from deepcv.params.base import load_section
 from deepcv.params.evaluate import EvaluateParams
 from deepcv.stages import entry
-from deepcv.task import LIKELY
+from deepcv.task import LIKELY, FurtherTarget
 
 SHARDS = Path("data/shards")
 MODEL = Path("data/model")
@@ -39,18 +40,29 @@ def main() -> None:
     model, info = classifier.load(MODEL / "model.pt")
     torch.set_num_threads(params.threads)  # another number, other last bits
     # fp32 on the CPU, as the exported model runs: registered and evaluated accuracy are the same number.
-    logits = logits_of(model, shards.test.images_nhwc, batch_size=params.batch_size, device=torch.device("cpu"))
+    logits, *others = outputs_of(
+        model, shards.test.images_nhwc, ["logits", *info.further],
+        batch_size=params.batch_size, device=torch.device("cpu"),
+    )  # fmt: skip
     report = {"classification": report_classes, "multi_label": report_labels, "regression": report_numbers}
     with atomic_folder(EVALUATION) as folder:
         scores = report[info.task.kind](folder, shards, logits, params.worst)
+        further = report_further(folder, shards, info.further, dict(zip(info.further, others, strict=True)))
         scores["images"] = len(logits)
-        (folder / "metrics.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        written = scores | {f"{of}.{name}": value for of, found in further.items() for name, value in found.items()}
+        (folder / "metrics.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
         plots.draw_curves(read_history(MODEL / "history.csv"), folder / "curves.png")
         if info.task.kind == "classification":
             draw_embedding(folder / "embedding.png", model, shards, logits, params.batch_size)
-    told = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items() if name != "images")
-    print(f"{info.dataset}: {len(logits)} test images, {told}")
+    print(f"{info.dataset}: {len(logits)} test images, {told(scores)}")
+    for of, found in further.items():
+        print(f"  {of}: {told(found)}")
     lineage.log_evaluation(MODEL, EVALUATION)
+
+
+def told(scores: Mapping[str, float]) -> str:
+    """Metrics in words."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items() if name != "images")
 
 
 def report_classes(folder: Path, shards: Dataset, logits: NDArray[np.float32], worst: int) -> dict[str, float]:
@@ -106,6 +118,41 @@ def report_numbers(folder: Path, shards: Dataset, logits: NDArray[np.float32], w
     draw_worst(folder / "mistakes.png", shards, logits, metrics.losses(shards.task, logits, labels), worst)
     errors = {"mae": scores[0].mae, "rmse": scores[0].rmse} if len(scores) == 1 else {}
     return {"r2": metrics.score(shards.task, logits, labels), **errors}
+
+
+def report_further(
+    folder: Path, shards: Dataset, further: Mapping[str, FurtherTarget], outputs: Mapping[str, NDArray[np.float32]]
+) -> dict[str, dict[str, float]]:
+    """Write `further_targets.csv`, a row per label or number of each output; return the metrics of each further target.
+
+    Where several outputs learn one target they are those of the first in `train.losses`. Nothing is written where none does.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    answers = answering(further)
+    rows: list[tuple[object, ...]] = []
+    for output, target in further.items():
+        truth = np.array(shards.test.further[target.of])
+        if target.task.kind == "regression":
+            numbers = metrics.per_number(outputs[output], truth, target.names)
+            rows += [(target.of, output, n.number, n.r2, n.mae, n.rmse, "", "", "") for n in numbers]
+            found = {"r2": metrics.score(target.task, outputs[output], truth)}
+            found |= {"mae": numbers[0].mae, "rmse": numbers[0].rmse} if len(numbers) == 1 else {}
+        else:
+            labels = label_metrics.per_label(metrics.sigmoid(outputs[output]), truth, target.names)
+            rows += [
+                (target.of, output, one.label, "", "", "", one.average_precision, one.f1, one.support) for one in labels
+            ]
+            found = {
+                "mean_average_precision": label_metrics.mean_average_precision(labels),
+                "macro_f1": metrics.macro_f1(labels),
+                "accuracy": metrics.score(target.task, outputs[output], truth),
+            }
+        if output in answers:
+            scores[target.of] = found
+    if further:
+        header = ["target", "output", "name", "r2", "mae", "rmse", "average_precision", "f1", "support"]
+        write_table(folder / "further_targets.csv", header, rows)
+    return scores
 
 
 def told_pairs(shards: Dataset, answers: NDArray[Any]) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """What a training minimises: the terms of `train.losses`, or the task's own loss of the output `logits`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from deepcv.data.loaders import Batch
 from deepcv.errors import DeepcvError
-from deepcv.task import CLASSIFICATION, Task
+from deepcv.task import CLASSIFICATION, FurtherTarget, Task
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import Objective
 from deepcv.training.hyperparameters import Settings
@@ -17,6 +17,7 @@ from deepcv.training.losses import LOSSES, Kind, Target, Term, balanced_weights,
 _MIXING = ("augmentation.mixup.probability", "augmentation.cutmix.probability")
 _OWN_LOSS = {"classification": "cross_entropy", "multi_label": "bce", "regression": "mse"}
 NOT_TRAINED = "none"  # the loss of an output that nothing is learned from
+_NO_SIZES: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,13 @@ class Images:
 
 def create_objective(
     config: TrainConfig, settings: Settings, outputs: Mapping[str, tuple[int, ...]],
-    task: Task, size: int, counts: Tensor | None, images: Images | None = None,
+    task: Task, size: int, counts: Tensor | None, images: Images | None = None, further: Mapping[str, int] = _NO_SIZES,
 ) -> Objective:  # fmt: skip
     """Return the loss of a batch, with the label smoothings and the weights that are set at the time.
 
     `outputs` are those of the network, with the shape for one image; `size` how many classes, labels or numbers there are; `counts`
-    (classes,) how many images of each class an epoch visits; `images` are for terms that learn them. Without `train.losses` it is
+    (classes,) how many images of each class an epoch visits; `images` are for terms that learn them; `further` says how many labels or
+    numbers each further target has, by its name. Without `train.losses` it is
     cross entropy of classes, binary cross entropy of labels, the squared error of numbers. Raises DeepcvError where terms, outputs,
     views and task do not fit.
     """
@@ -45,6 +47,7 @@ def create_objective(
     kinds: dict[str, Kind] = {"classification": "soft" if mixes else "class", "multi_label": "multi_label"}
     target = Target(kinds.get(task.kind, "number"), (size,))
     there = {"label": target, **({"images": Target("image", images.shape)} if images else {})}
+    there |= {name: Target(kinds.get(Task(name).kind, "number"), (count,)) for name, count in further.items()}
     check(terms, outputs, there, config.views.count, left_out=left_out)
     if task.kind != "classification" and any(term.loss == "jensen_shannon" for term in terms):
         raise DeepcvError(f"train.losses: jensen_shannon compares class probabilities; preprocess.target is {task.of}")
@@ -63,7 +66,7 @@ def create_objective(
 
     def objective(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
         weights = [settings.loss_weights[place] for place in trained]
-        targets = {"label": batch.targets}
+        targets = {"label": batch.targets, **batch.further}
         if shown:
             targets["images"] = shown.normalise(batch.first_view(batch.images_nchw))
         now = (
@@ -79,6 +82,22 @@ def create_objective(
 def trained_outputs(config: TrainConfig) -> frozenset[str]:
     """The outputs that a loss is computed of."""
     return frozenset(term.output for term in _trained(config, CLASSIFICATION).values())
+
+
+def further_outputs(config: TrainConfig, further: Sequence[FurtherTarget]) -> dict[str, FurtherTarget]:
+    """The outputs that learn a further target, and which. Raises DeepcvError where `logits` would, which answers the main one."""
+    there = {target.of: target for target in further}
+    found = {
+        term.output: there[term.target]
+        for term in config.losses
+        if term.target in there and term.loss in LOSSES and LOSSES[term.loss].targets
+    }
+    if "logits" in found:
+        raise DeepcvError(
+            f"train.losses: logits answers preprocess.target and cannot learn {found['logits'].of}; expected another output "
+            "of the network"
+        )
+    return found
 
 
 def divisible(config: TrainConfig) -> bool:

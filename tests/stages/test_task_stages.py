@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import toys
 
@@ -59,6 +60,63 @@ def test_the_report_of_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     first, row = (tmp_path / "predictions.csv").read_text().splitlines()[:2]
     assert first == "actual left,actual right,predicted left,predicted right"
     assert [float(cell) for cell in row.split(",")] == [*shards.test.labels[0], *answers[0]]
+
+
+def test_the_report_of_further_targets(tmp_path: Path) -> None:
+    shards = open_shards(toys.write_several_shards(tmp_path / "shards"))
+    (size, bright), truth = shards.further, shards.test.further
+    outputs = {
+        "size": np.array(truth[size.of]) + 3,
+        "bright": np.where(truth[bright.of] > 0, 2.0, -2.0).astype(np.float32),
+        "again": np.array(truth[size.of]) + 5,
+    }
+    further = {"size": size, "bright": bright, "again": size}
+    scores = evaluate.report_further(tmp_path, shards, further, outputs)
+    assert scores[size.of] == {"r2": pytest.approx(1, abs=1e-3), "mae": 3.0, "rmse": 3.0}
+    assert scores[bright.of] == {"mean_average_precision": 1.0, "macro_f1": 1.0, "accuracy": 1.0}
+    rows = [row.split(",") for row in (tmp_path / "further_targets.csv").read_text(encoding="utf-8").splitlines()]
+    assert rows[0] == ["target", "output", "name", "r2", "mae", "rmse", "average_precision", "f1", "support"]
+    assert [row[:3] for row in rows[1:]] == [
+        ["numbers.größe/2", "size", "größe/2"], ["tags.bright", "bright", "left"], ["tags.bright", "bright", "right"],
+        ["numbers.größe/2", "again", "größe/2"],
+    ]  # fmt: skip
+    assert [row[4] for row in rows[1:]] == ["3.0", "", "", "5.0"]
+    assert evaluate.report_further(tmp_path / "none", shards, {}, {}) == {}
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_model_predicts_further_targets_as_its_signature_says(store: Path, tmp_path: Path) -> None:
+    assert store
+    shards = open_shards(toys.write_several_shards(tmp_path / "shards"))
+    info = ModelInfo(
+        "toy",
+        shards.classes,
+        toys.RECIPE,
+        (0.5,),
+        (0.5,),
+        further={"size": shards.further[0], "bright": shards.further[1]},
+    )
+    model = create(toys.network(tmp_path, toys.THREE_HEADS).canonical(), info).eval()
+    exported = ExportInfo("toy", info.classes, ImageRecipe(**toys.RECIPE), "m", info.task, shards.further)
+    export(model, exported, tmp_path / "model.onnx")
+    run_id = tracking.start_run(tracking.experiment_of("toy"), "train", {}, {})
+    scores = {"accuracy": 0.5, "numbers.größe/2.r2": 0.25}
+    candidate = registry.Candidate(
+        tracking.experiment_of("toy"), run_id, tmp_path / "model.onnx", "m", "o", "d", scores, info.classes, info.task,
+        shards.further,
+    )  # fmt: skip
+    version = registry.register(candidate, predictor.__name__, ["numpy"])
+    assert registry.challenge(candidate.name, version, candidate, "accuracy", lambda _uri: {})[0] == "champion"
+    files = [encode_png(np.array(image)) for image in shards.test.images_nhwc]
+    found = registry.load(f"models:/{candidate.name}/{version}").predict(pd.DataFrame({"image": files}))
+    names = ["numbers.größe/2", "tags.bright", "tags.bright.probabilities"]
+    assert list(found) == ["label", "probability", "probabilities", *names]
+    assert candidate.signature.outputs.input_names() == list(found)
+    made = Predictor(tmp_path / "model.onnx").run(np.array(shards.test.images_nhwc))
+    assert np.allclose(found[names[0]], made[names[0]][:, 0])
+    assert np.allclose(found[names[2]].tolist(), made["tags.bright"])
+    said = [";".join(n for n, p in zip(("left", "right"), row, strict=True) if p >= 0.5) for row in made["tags.bright"]]
+    assert found["tags.bright"].tolist() == said
 
 
 def annotated(number: int) -> Sample:

@@ -142,8 +142,8 @@ def test_an_unmixed_recipe_keeps_class_numbers() -> None:
     assert torch.equal(batch.images_nchw, expected)
 
 
-def by_place(batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    images, targets = zip(*batches, strict=True)
+def by_place(batches: list[tuple[Any, ...]]) -> tuple[Tensor, Tensor]:
+    images, targets, _ = zip(*batches, strict=True)
     return torch.cat(images)[:256], torch.cat(targets)[:256]
 
 
