@@ -126,7 +126,7 @@ def measure(kind: str, quick: bool) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkout(folder)
-        write(folder / "pictures", kind, 0.1 if quick else 1.0)
+        write(folder / "pictures", kind, 0.2 if quick else 1.0)
         (folder / "params.yaml").write_text((folder / f"examples/{kind}.yaml").read_text())
         set_values(folder / "params.yaml", {"ingest.path": "pictures"} | ({"train.epochs": 1} if quick else {}))
         before = cpu_s()
@@ -142,7 +142,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
-    parser.add_argument("--quick", action="store_true", help="a tenth of the images, one epoch")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the images, one epoch")
     options = parser.parse_args()
     found = {kind: measure(kind, options.quick) for kind in options.kinds}
     scores = {kind: (found[kind][KINDS[kind][3]], found[kind]["baseline"]) for kind in found}
