@@ -134,6 +134,7 @@ def test_the_model_file_and_the_export_answer_as_the_model_does(
 ) -> None:
     spec = toys.network(tmp_path, toys.THREE_HEADS)
     classifier.save(tmp_path / "model.pt", fitted.classifier, spec.canonical(), fitted.info)
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["format"] == 5  # which an older DeepCV refuses
     model, info = classifier.load(tmp_path / "model.pt")
     logits, size, bright = answers(fitted.classifier, shards)
     assert info == fitted.info
