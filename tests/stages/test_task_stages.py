@@ -19,7 +19,8 @@ from deepcv.nn.classifier import ModelInfo, create
 from deepcv.serving import predictor
 from deepcv.serving.onnx_export import export
 from deepcv.serving.predictor import ExportInfo, Predictor
-from deepcv.stages import evaluate, register
+from deepcv.stages import evaluate, register, train
+from deepcv.stages import export as export_stage
 from deepcv.task import CLASSIFICATION, Task
 
 LABELS, NUMBERS = Task("tags.bright"), Task("numbers", (500.0, 500.0), (300.0, 300.0))
@@ -83,6 +84,55 @@ def test_the_report_of_further_targets(tmp_path: Path) -> None:
     assert [row[4] for row in rows[1:]] == ["3.0", "", "", "5.0"]
     assert evaluate.report_further(tmp_path / "none", shards, {}, {}) == {}
     assert not (tmp_path / "none").exists()
+
+
+PARAMS = """\
+train:
+  network: network.yaml
+  epochs: 3
+  batch_size: 8
+  device: cpu
+  precision: fp32
+  losses:
+  - {loss: cross_entropy}
+  - {loss: mse, output: size, target: numbers.größe/2}
+  - {loss: bce, output: bright, target: tags.bright}
+evaluate: {batch_size: 5, worst: 4}
+export: {tolerance: 1.0e-4}
+"""
+
+
+def test_further_targets_go_through_the_stages(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert store
+    shards = open_shards(toys.write_several_shards(train.SHARDS))
+    toys.network(tmp_path, toys.THREE_HEADS)
+    toys.no_weights(tmp_path)
+    Path("versions.yaml").write_text('torch: "1"\n')
+    Path("params.yaml").write_text(PARAMS)
+    finish = train.main()
+    assert finish is not None
+    finish()
+    evaluate.main()
+    export_stage.main()
+    said = capsys.readouterr().out
+    assert "toy: 16 test images, accuracy " in said
+    assert "\n  numbers.größe/2: r2 " in said
+    assert "\n  tags.bright: mean average precision " in said
+    scores = json.loads((evaluate.EVALUATION / "metrics.json").read_text())
+    assert list(scores)[3:] == [
+        "images", "numbers.größe/2.r2", "numbers.größe/2.mae", "numbers.größe/2.rmse",
+        "tags.bright.mean_average_precision", "tags.bright.macro_f1", "tags.bright.accuracy",
+    ]  # fmt: skip
+    exported = Predictor(register.ONNX_FILE)
+    assert exported.info.further == shards.further
+    found = exported.run(np.array(shards.test.images_nhwc))["numbers.größe/2"]
+    error = np.abs(found.astype(np.float64) - shards.test.further["numbers.größe/2"]).mean()
+    assert scores["numbers.größe/2.mae"] == pytest.approx(error, rel=1e-4)
+    client = tracking.connect()
+    experiment = client.get_experiment_by_name(tracking.experiment_of("toy"))
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.metrics["test_numbers.größe_2.mae"] == scores["numbers.größe/2.mae"]
 
 
 def test_a_model_predicts_further_targets_as_its_signature_says(store: Path, tmp_path: Path) -> None:
