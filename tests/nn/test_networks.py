@@ -28,7 +28,24 @@ SHIPPED = [
 
 
 def test_every_shipped_file_is_here() -> None:
-    assert {path.name for path in NETWORKS.glob("*.yaml")} == {name for name, *_ in SHIPPED}
+    assert {path.name for path in NETWORKS.glob("*.yaml")} == {"contrastive.yaml", *(name for name, *_ in SHIPPED)}
+
+
+def test_the_probe_of_the_contrastive_network_teaches_it_nothing() -> None:
+    torch.manual_seed(0)
+    net = build(load(NETWORKS / "contrastive.yaml"), (1, 28, 28), 10)
+    assert sum(p.numel() for p in net.parameters()) == 437_434
+    outputs = net(torch.randn(8, 1, 28, 28))
+    taught = {
+        output: {
+            name
+            for name, p in net.named_parameters()
+            if torch.autograd.grad(loss, p, retain_graph=True, allow_unused=True)[0] is not None
+        }
+        for output, loss in (("logits", outputs["logits"].sum()), ("embedding", outputs["embedding"].sum()))
+    }
+    assert taught["logits"] == {"head.weight", "head.bias"}
+    assert taught["embedding"] == {name for name, _ in net.named_parameters()} - taught["logits"]
 
 
 @pytest.mark.parametrize(("name", "shape", "classes", "parameters"), SHIPPED)

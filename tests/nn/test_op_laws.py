@@ -139,6 +139,7 @@ SAMPLES: dict[str, list[Sample]] = {
     "shift": [("input", {"right": 2, "down": -1}, ANY_SIZE)],
     "scale": [("input", {"by": 0.5}, ANY_SIZE)],
     "identity": [("input", {}, ANY_SIZE)],
+    "detach": [("input", {}, ANY_SIZE)],
     "fuse": [
         ("input small", {"to": 0}, FIXED),  # even sizes only
         ("input small", {"to": 1, "spectral_norm": True}, FIXED),
@@ -359,7 +360,7 @@ CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options,
 ]
 FITS_ALL = {
     "layer_norm", "rms_norm", "layer_mean_batch_norm", "dropout", "alpha_dropout", "drop_path", "layer_scale",
-    "gaussian_noise", "flatten", "scale", "identity",
+    "gaussian_noise", "flatten", "scale", "identity", "detach",
 }  # fmt: skip
 
 

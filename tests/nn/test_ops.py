@@ -80,6 +80,7 @@ CASES: dict[str, tuple[dict[str, object], tuple[str, ...], Callable[[nn.Module],
 
 # Ops that take inputs of several shapes, or whose formula has several lines, and the tests that hold their numbers.
 ELSEWHERE = {
+    "detach": "test_ops.py::test_what_is_learned_after_detach_teaches_nothing_before_it",
     "choice": "test_subgraphs.py::test_two_may_be_picked",
     "timm": "test_libraries.py::test_a_timm_network_is_what_timm_makes",
     "torchvision": "test_libraries.py::test_torchvision_networks_and_their_inner_values",
@@ -131,6 +132,20 @@ def test_conv_in_eval_uses_running_statistics() -> None:
         torch.testing.assert_close(net(x)["y"], layers(x), rtol=0, atol=0)
     net.eval(), layers.eval()
     torch.testing.assert_close(net(x)["y"], layers(x), rtol=0, atol=0)
+
+
+def test_what_is_learned_after_detach_teaches_nothing_before_it() -> None:
+    conv = {"id": "c", "op": "conv", "channels": 6, "from": ["input"]}
+    nodes = [conv, {"id": "x", "op": "detach", "from": ["c"]}, {"id": "p", "op": "conv", "channels": 2, "from": ["x"]}]
+    net = build(
+        from_canonical({"format": 1, "nodes": nodes, "outputs": [["c", "c"], ["x", "x"], ["p", "p"]]}), SHAPE, 10
+    )
+    found = net(torch.randn(5, *SHAPE))
+    assert torch.equal(found["x"], found["c"])
+    assert not found["x"].requires_grad
+    found["p"].square().sum().backward()
+    learns = {name for name, parameter in net.named_parameters() if parameter.grad is not None}
+    assert learns == {name for name, _ in net.named_parameters() if name.startswith("p.")}
 
 
 def test_dropout_follows_train_and_eval() -> None:

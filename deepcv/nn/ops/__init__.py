@@ -114,5 +114,6 @@ OPS: Mapping[str, type[Op]] = MappingProxyType(
         "shift": tensors.Shift,
         "scale": tensors.Scale,
         "identity": tensors.Identity,
+        "detach": tensors.Detach,
     }
 )

@@ -4,6 +4,7 @@ import operator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import torch
 from torch.nn import functional as F
 
 from deepcv.nn.emitter import Emitter, FitError, Value
@@ -33,6 +34,16 @@ class Identity(Op):
         """Any shape, kept."""
         (x,) = inputs
         return emitter.value(x.node, x.shape)
+
+
+@dataclass(frozen=True)
+class Detach(Op):
+    """The same values, from which no gradient goes back: what is learned after it teaches nothing before it, as a probe should."""
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """Any shape, kept."""
+        (x,) = inputs
+        return emitter.function(torch.detach, (x,), x.shape)
 
 
 @dataclass(frozen=True)
