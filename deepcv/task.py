@@ -60,7 +60,7 @@ CLASSIFICATION = Task()
 
 @dataclass(frozen=True)
 class FurtherTarget:
-    """One of `preprocess.more_targets`: labels or numbers that outputs beside `logits` may learn, and what they are called."""
+    """One of `preprocess.further_targets`: labels or numbers that outputs beside `logits` may learn, and what they are called."""
 
     task: Task
     names: tuple[str, ...]

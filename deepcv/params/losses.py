@@ -52,7 +52,7 @@ class LossParams(Group):
     target: str = Field(
         "label",
         min_length=1,
-        description="label: what preprocess.target names; images: the augmented ones, normalised; or one of preprocess.more_targets",
+        description="label: what preprocess.target names; images: the augmented ones, normalised; or one of preprocess.further_targets",
     )
     weight: float = Field(1.0, ge=0, le=1e6, description="factor in the sum of all losses")
     label_smoothing: _Share | None = Field(None, description="share of the target spread over all classes; else 0")

@@ -42,7 +42,7 @@ class PreprocessParams(Section):
         description="what is learned: label (the class) | boxes | tags.COLUMN (labels) | numbers | numbers.COLUMN",
     )
 
-    more_targets: list[str] = Field(
+    further_targets: list[str] = Field(
         default_factory=list,
         description="what other outputs of the network may learn too: boxes, tags.COLUMN, numbers, …",
     )
@@ -50,22 +50,27 @@ class PreprocessParams(Section):
     @model_validator(mode="after")
     def _further_targets_are_others(self) -> Self:
         found: list[tuple[Place, str]] = []
-        for place, name in enumerate(self.more_targets):
+        for place, name in enumerate(self.further_targets):
             if not re.match(PATTERN, name):
                 found.append(
-                    (("more_targets", place), f"expected boxes, tags.COLUMN, numbers or numbers.COLUMN, got {name!r}")
+                    (
+                        ("further_targets", place),
+                        f"expected boxes, tags.COLUMN, numbers or numbers.COLUMN, got {name!r}",
+                    )
                 )
             elif name == self.target:
-                found.append((("more_targets", place), f"{name} is preprocess.target already; list other ones"))
+                found.append((("further_targets", place), f"{name} is preprocess.target already; list other ones"))
             elif name == "label":
                 text = "the class can only be the main target, which `target: label` of a loss means"
                 found.append(
-                    (("more_targets", place), f"{text}; set preprocess.target: label, and list {self.target} here")
+                    (("further_targets", place), f"{text}; set preprocess.target: label, and list {self.target} here")
                 )
-            elif name.startswith("numbers.") and "numbers" in self.more_targets:
-                found.append((("more_targets", place), f"{name} is one of numbers, which is listed; expected either"))
-            elif name in self.more_targets[:place]:
-                found.append((("more_targets", place), f"{name} is listed twice; expected each target once"))
+            elif name.startswith("numbers.") and "numbers" in self.further_targets:
+                found.append(
+                    (("further_targets", place), f"{name} is one of numbers, which is listed; expected either")
+                )
+            elif name in self.further_targets[:place]:
+                found.append((("further_targets", place), f"{name} is listed twice; expected each target once"))
         if found:
             raise MisfitError(*found)
         return self

@@ -84,20 +84,20 @@ def _misfits(params: Params) -> dict[str, str]:
         )
     if params.train.balance and kind != "classification":
         found["train.balance"] = f"is for classes, and preprocess.target is {target}; expected 0"
-    if problems := list(_of_losses(params.train.losses, target, params.preprocess.more_targets)):
+    if problems := list(_of_losses(params.train.losses, target, params.preprocess.further_targets)):
         found["train.losses"] = "; ".join(problems)
     return found
 
 
-def _of_losses(losses: Sequence[LossParams], target: str, more: Sequence[str]) -> Iterator[str]:
+def _of_losses(losses: Sequence[LossParams], target: str, further: Sequence[str]) -> Iterator[str]:
     """Say what the losses cannot learn of the main target and the further ones."""
-    there = [MAIN, "images", *more]
+    there = [MAIN, "images", *further]
     for name in dict.fromkeys(term.target for term in losses):
         if name not in there:
             near = closest(name, there)
             hint = f"; the closest is {' or '.join(near)}" if near else ""
-            yield f"there is no target {name}; there are {', '.join(there)} (preprocess.more_targets lists further ones){hint}"
-    for name in [MAIN, *more]:
+            yield f"there is no target {name}; there are {', '.join(there)} (preprocess.further_targets lists further ones){hint}"
+    for name in [MAIN, *further]:
         kind = Task(target if name == MAIN else name).kind
         if wrong := [term.loss for term in losses if term.target == name and kind not in TASKS[term.loss]]:
             fitting = (loss for loss, kinds in TASKS.items() if kind in kinds)
@@ -106,7 +106,7 @@ def _of_losses(losses: Sequence[LossParams], target: str, more: Sequence[str]) -
     learned = [(term.output, term.target) for term in losses if term.loss not in WITHOUT_TARGET]
     for output in dict.fromkeys(output for output, _ in learned):
         targets = list(dict.fromkeys(name for of, name in learned if of == output))
-        if output == "logits" and (others := [name for name in targets if name in more]):
+        if output == "logits" and (others := [name for name in targets if name in further]):
             yield f"logits answers preprocess.target; expected another output for {' and '.join(others)}"
         elif len(targets) > 1:
             yield f"the output {output} learns {' and '.join(targets)}; expected one target: give each an output of its own"

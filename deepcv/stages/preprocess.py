@@ -34,7 +34,7 @@ _FORGOTTEN_S = 30 * 24 * 3600
 def main() -> Callable[[], None]:
     """Read data/raw without what `validate` quarantined, write data/shards."""
     params = load_section(PreprocessParams)
-    recipe = ImageRecipe(**params.model_dump(exclude={"store", "target", "more_targets"}))
+    recipe = ImageRecipe(**params.model_dump(exclude={"store", "target", "further_targets"}))
     encoded = params.store == "encoded"
     info = manifest.read_info(RAW)
     left_out = quarantine.read(QUARANTINE)
@@ -43,8 +43,8 @@ def main() -> Callable[[], None]:
         quarantine.check_enough_is_left(preparation.count(RAW), counts)
     targets = preparation.learned(RAW, Task(params.target), info.classes, left_out)
     further = [
-        preparation.learned(RAW, Task(name), info.classes, left_out, "preprocess.more_targets")
-        for name in params.more_targets
+        preparation.learned(RAW, Task(name), info.classes, left_out, "preprocess.further_targets")
+        for name in params.further_targets
     ]
     with working_folder(params) as work:
         try:

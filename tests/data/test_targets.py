@@ -61,7 +61,7 @@ def test_one_class_teaches_nothing() -> None:
 def test_what_is_not_there_is_said(of: str, texts: list[str], message: str) -> None:
     with pytest.raises(DataError, match=f"^preprocess.target: .*{message}"):
         found(of, texts)
-    with pytest.raises(DataError, match=f"^preprocess.more_targets: .*{message}"):
+    with pytest.raises(DataError, match=f"^preprocess.further_targets: .*{message}"):
         targets.find(
-            Task(of), (), lambda: [(f"{n}.png", text) for n, text in enumerate(texts)], "preprocess.more_targets"
+            Task(of), (), lambda: [(f"{n}.png", text) for n, text in enumerate(texts)], "preprocess.further_targets"
         )

@@ -211,24 +211,24 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ),
     (
         "resize: stretch",
-        "resize: stretch\n  more_targets: [boxes, tag]",
+        "resize: stretch\n  further_targets: [boxes, tag]",
         [
-            (17, "preprocess.more_targets.1: expected boxes, tags.COLUMN, numbers or numbers.COLUMN, got 'tag'"),
+            (17, "preprocess.further_targets.1: expected boxes, tags.COLUMN, numbers or numbers.COLUMN, got 'tag'"),
         ],
     ),
     (
         "resize: stretch",
-        "resize: stretch\n  target: tags.x\n  more_targets: [tags.x, boxes, label, boxes, numbers, numbers.a]",
+        "resize: stretch\n  target: tags.x\n  further_targets: [tags.x, boxes, label, boxes, numbers, numbers.a]",
         [
-            (18, "preprocess.more_targets.0: tags.x is preprocess.target already; list other ones"),
-            (18, "preprocess.more_targets.2: the class can only be the main target", "set preprocess.target: label"),
-            (18, "preprocess.more_targets.3: boxes is listed twice"),
-            (18, "preprocess.more_targets.5: numbers.a is one of numbers, which is listed"),
+            (18, "preprocess.further_targets.0: tags.x is preprocess.target already; list other ones"),
+            (18, "preprocess.further_targets.2: the class can only be the main target", "set preprocess.target: label"),
+            (18, "preprocess.further_targets.3: boxes is listed twice"),
+            (18, "preprocess.further_targets.5: numbers.a is one of numbers, which is listed"),
         ],
     ),
     (
         "resize: stretch\ntrain:\n",
-        "resize: stretch\n  more_targets: [numbers.age, tags.x]\ntrain:\n"
+        "resize: stretch\n  further_targets: [numbers.age, tags.x]\ntrain:\n"
         "  losses: [{loss: mse, output: age, target: numbers.aeg}]\n",
         [
             (
@@ -240,7 +240,7 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ),
     (
         "resize: stretch\ntrain:\n",
-        "resize: stretch\n  more_targets: [numbers.age, tags.x]\ntrain:\n"
+        "resize: stretch\n  further_targets: [numbers.age, tags.x]\ntrain:\n"
         "  losses: [{loss: bce, output: age, target: numbers.age}, {loss: mse, target: numbers.age},"
         " {loss: bce, output: age, target: tags.x}]\n",
         [

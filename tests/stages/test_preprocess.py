@@ -296,14 +296,14 @@ def test_a_full_disk_is_one_clear_message_and_the_old_output_stays(
     assert not list(folder.glob(".deepcv/preprocess/*/"))  # nor does it take up room
 
 
-MORE = "more_targets: [numbers.größe/2, tags.x]"
+FURTHER = "further_targets: [numbers.größe/2, tags.x]"
 
 
 @pytest.mark.parametrize("store", ["pixels", "encoded"])
 def test_further_targets_lie_beside_the_main_one(store: str, tmp_path: Path) -> None:
     plain, more = (
         project(tmp_path / name, 120, f"height: 8; width: 8; store: {store}; {key}")
-        for name, key in (("plain", "more_targets: []"), ("more", MORE))
+        for name, key in (("plain", "further_targets: []"), ("more", FURTHER))
     )
     for folder in (plain, more):
         process = start(folder)
@@ -353,7 +353,9 @@ def test_a_killed_preparation_goes_on_with_further_targets(tmp_path: Path, monke
 
 
 def test_a_further_target_that_is_not_there_is_said(tmp_path: Path) -> None:
-    process = start(project(tmp_path / "project", 40, "more_targets: [numbers.age]"))
+    process = start(project(tmp_path / "project", 40, "further_targets: [numbers.age]"))
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "preprocess.more_targets: no image has numbers of the name 'age'; there are numbers.größe/2, tags.x" in said
+    assert (
+        "preprocess.further_targets: no image has numbers of the name 'age'; there are numbers.größe/2, tags.x" in said
+    )

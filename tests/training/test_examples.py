@@ -46,7 +46,7 @@ def shards_of(params: Params, folder: Path) -> Dataset:
     """Ten images per split, as `preprocess` would store them: prepared, or those to train on as files of other sizes."""
     size = (params.preprocess.height, params.preprocess.width, params.preprocess.channels)
     further = [
-        FurtherTarget(Task(name), (name,)) for name in params.preprocess.more_targets
+        FurtherTarget(Task(name), (name,)) for name in params.preprocess.further_targets
     ]  # of one label or number each
     splits = [np.random.default_rng(seed).integers(0, 256, (10, *size), np.uint8) for seed in range(3)]
     task = Task(params.preprocess.target)
