@@ -1,7 +1,7 @@
 """Registered models: versions found by content, and the aliases `champion` and `challenger`."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Array
 
 from deepcv import tracking
-from deepcv.task import CLASSIFICATION, FurtherTarget, Task
+from deepcv.task import CLASSIFICATION, FurtherTarget, Kind, Task
 
 Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
@@ -24,7 +24,6 @@ CHALLENGER: Alias = "challenger"
 _ONNX_TAG = "deepcv.onnx_sha256"
 _TEST_TAG = "deepcv.test_digest"
 
-_PROBABILITIES = ColSpec(Array(DataType.double), "probabilities")
 _NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # of a missing model, of a missing alias
 
 
@@ -49,21 +48,20 @@ class Candidate:
     @property
     def signature(self) -> ModelSignature:
         """What the model takes and answers, as `serving.predictor` gives it."""
-        answers: list[ColSpec | TensorSpec]
-        match self.task.kind:
-            case "classification":
-                answers = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability"), _PROBABILITIES]
-            case "multi_label":
-                answers = [ColSpec(DataType.string, "labels"), _PROBABILITIES]
-            case "regression":
-                answers = [ColSpec(DataType.double, name) for name in self.classes]
+        answers: list[ColSpec | TensorSpec] = [*_specs(self.task.kind, self.task.columns(self.classes))]
         for target in self.further:
-            if target.task.kind == "regression":
-                answers += [ColSpec(DataType.double, name) for name in target.columns]
-            else:
-                labels, probabilities = target.columns
-                answers += [ColSpec(DataType.string, labels), ColSpec(Array(DataType.double), probabilities)]
+            answers += _specs(target.task.kind, target.columns)
         return ModelSignature(inputs=Schema([ColSpec(DataType.binary, "image")]), outputs=Schema(answers))
+
+
+def _specs(kind: Kind, columns: Sequence[str]) -> list[ColSpec]:
+    """The columns of a prediction for a target of this kind, with their types."""
+    types: dict[Kind, list[DataType | Array]] = {
+        "classification": [DataType.string, DataType.double, Array(DataType.double)],
+        "multi_label": [DataType.string, Array(DataType.double)],
+        "regression": [DataType.double] * len(columns),
+    }
+    return [ColSpec(of, name) for of, name in zip(types[kind], columns, strict=True)]
 
 
 def register(candidate: Candidate, loader_module: str, requirements: list[str]) -> str:

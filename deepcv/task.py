@@ -48,6 +48,16 @@ class Task:
         found = description.get("task", {"of": "label"})
         return cls(found["of"], tuple(found.get("mean", ())), tuple(found.get("std", ())))
 
+    def columns(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Of a prediction, where this is the main target; `names` are the task's."""
+        match self.kind:
+            case "classification":
+                return "label", "probability", "probabilities"
+            case "multi_label":
+                return "labels", "probabilities"
+            case "regression":
+                return tuple(names)
+
     def in_words(self, names: Sequence[str], answer: Sequence[float]) -> str:
         """Say the labels that are likely (`;` between them) of probabilities, or the numbers; `names` are the task's."""
         if self.kind == "regression":

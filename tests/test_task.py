@@ -51,3 +51,9 @@ def test_columns_of_a_prediction_begin_with_the_target() -> None:
     assert FurtherTarget(Task("numbers.age"), ("age",)).columns == ("numbers.age",)
     assert FurtherTarget(Task("numbers"), ("age", "size")).columns == ("numbers.age", "numbers.size")
     assert FurtherTarget(Task("tags.x"), ("a", "b")).columns == ("tags.x", "tags.x.probabilities")
+
+
+def test_columns_of_the_main_target() -> None:
+    assert CLASSIFICATION.columns(("a", "b")) == ("label", "probability", "probabilities")
+    assert Task("boxes").columns(("a", "b")) == ("labels", "probabilities")
+    assert Task("numbers").columns(("a", "b")) == ("a", "b")

@@ -83,7 +83,8 @@ def _numbers(task: Task, column: str, annotations: Callable[[], Iterable[tuple[s
         found = _content(text)["numbers"]
         return [float(found[name]) for name in names]
 
-    if taken := sorted({"file", "error"} & set(names)):  # columns of `deepcv predict`
+    # Columns of `deepcv predict`; that of a further number is called numbers.NAME.
+    if key == _KEY and (taken := sorted({"file", "error"} & set(names))):
         raise DataError(f"{key}: a number cannot be called {' or '.join(taken)}; rename the column")
     _check_float32(names, np.array([of("", text) for _, text in annotations()]), key)
 

@@ -101,20 +101,10 @@ class Predictor:
         A class is `label`, `probability` and all `probabilities`; labels are `labels` (`;` between those that are likely) and
         `probabilities`; numbers have a column each. So have further targets, in columns that begin with their name.
         """
-        outputs, names, task = self._run_files(model_input["image"]), self.info.classes, self.info.task
-        answers = outputs[answer(task)]
-        rows = [row.astype(float).tolist() for row in answers]
-        match task.kind:
-            case "classification":
-                best = answers.argmax(axis=1)
-                probability = answers[np.arange(len(best)), best].astype(float)
-                found = {"label": [names[number] for number in best], "probability": probability, "probabilities": rows}
-            case "multi_label":
-                found = {"labels": [task.in_words(names, row) for row in rows], "probabilities": rows}
-            case "regression":
-                found = {name: answers[:, place].astype(float) for place, name in enumerate(names)}
+        made, task, classes = self._run_files(model_input["image"]), self.info.task, self.info.classes
+        found = _columns(task, classes, task.columns(classes), made[answer(task)])
         for target in self.info.further:
-            found |= _columns(target, outputs[target.of])
+            found |= _columns(target.task, target.names, target.columns, made[target.of])
         return pd.DataFrame(found, index=model_input.index)
 
 
@@ -128,13 +118,19 @@ def answer(task: Task) -> str:
     return LOGITS if task.kind == "regression" else PROBABILITIES
 
 
-def _columns(target: FurtherTarget, answers: NDArray[np.float32]) -> dict[str, Any]:
-    """The columns of `Predictor.predict` for a further target, from its numbers or probabilities (n, k)."""
+def _columns(task: Task, names: Sequence[str], columns: Sequence[str], answers: NDArray[np.float32]) -> dict[str, Any]:
+    """The columns of a prediction for a target, from probabilities or numbers (n, k); `names` are what it learns."""
     rows = [row.astype(float).tolist() for row in answers]
-    if target.task.kind == "regression":
-        return {name: answers[:, place].astype(float) for place, name in enumerate(target.columns)}
-    labels, probabilities = target.columns
-    return {labels: [target.task.in_words(target.names, row) for row in rows], probabilities: rows}
+    values: list[Any]
+    match task.kind:
+        case "classification":
+            best = answers.argmax(axis=1)
+            values = [[names[number] for number in best], answers[np.arange(len(best)), best].astype(float), rows]
+        case "multi_label":
+            values = [[task.in_words(names, row) for row in rows], rows]
+        case "regression":
+            values = list(answers.T.astype(float))
+    return dict(zip(columns, values, strict=True))
 
 
 def _load_pyfunc(path: str) -> Predictor:

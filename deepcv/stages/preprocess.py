@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from deepcv.data import manifest, packed, preparation, quarantine, shards
+from deepcv.data.samples import DataError
 from deepcv.data.targets import Targets
 from deepcv.errors import DeepcvError
 from deepcv.files import atomic_folder, sha256
@@ -46,6 +47,8 @@ def main() -> Callable[[], None]:
         preparation.learned(RAW, Task(name), info.classes, left_out, "preprocess.further_targets")
         for name in params.further_targets
     ]
+    described = [FurtherTarget(one.task, one.names) for one in further]
+    check_columns(targets, described)
     with working_folder(params) as work:
         try:
             with tqdm(total=counts.total(), desc="preprocess", unit="image", mininterval=0.5) as bar:
@@ -67,7 +70,7 @@ def main() -> Callable[[], None]:
                     folder, name=info.name, classes=targets.names, task=targets.task,
                     test_digest=quarantine.digest_of_kept_test_images(RAW, left_out, targets.task),
                     recipe=recipe.stored(), statistics=statistics,
-                    further=[FurtherTarget(one.task, one.names) for one in further],
+                    further=described,
                 )  # fmt: skip
         except OSError as error:
             if error.errno not in entry.NO_SPACE:
@@ -79,6 +82,19 @@ def main() -> Callable[[], None]:
                 f"(`dvc gc -w` drops data of other versions), or set preprocess.{smaller}"
             ) from error
     return lambda: shutil.rmtree(work, ignore_errors=True)
+
+
+def check_columns(targets: Targets, further: Sequence[FurtherTarget]) -> None:
+    """Raise DataError where two columns of a prediction would have one name: the later would hide the other."""
+    owners: dict[str, list[str]] = {}
+    columns = [(targets.task.of, targets.task.columns(targets.names)), *((one.of, one.columns) for one in further)]
+    for of, names in columns:
+        for name in names:
+            owners.setdefault(name, []).append(of)
+    if twice := [f"{name} (of {' and of '.join(of)})" for name, of in owners.items() if len(of) > 1]:
+        raise DataError(
+            f"preprocess.further_targets: a prediction would have two columns {', and two '.join(twice)}; rename a column of the table"
+        )
 
 
 def warn_of_unseen(targets: Targets, file: Path) -> None:

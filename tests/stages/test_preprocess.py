@@ -20,7 +20,8 @@ from deepcv.data.shards import SPLITS, Statistics, open_shards, write_descriptio
 from deepcv.data.splits import SplitRule
 from deepcv.images import ImageRecipe, encode_png, prepare
 from deepcv.params.preprocess import PreprocessParams
-from deepcv.task import CLASSIFICATION, Task
+from deepcv.stages import preprocess
+from deepcv.task import CLASSIFICATION, FurtherTarget, Task
 
 CLASSES = targets.find(CLASSIFICATION, ("cat", "dog"), tuple)
 
@@ -34,7 +35,7 @@ def samples(count: int, side: int = 16, white_test: bool = False) -> list[Sample
             image = np.full_like(image, 255)
         known = {
             "numbers": {"größe/2": number + 0.5},
-            "tags": {"x": ["odd"] if number % 2 else ["even", f"{number % 5}"]},
+            "tags": {"x": ["odd"] if number % 2 else ["even", f"{number % 5}"], "x.probabilities": ["any"]},
         }
         label = ("cat", "dog")[number // 4 % 2]
         found.append(Sample(f"{number}.png", split, label, encode_png(image), json.dumps(known)))
@@ -359,3 +360,30 @@ def test_a_further_target_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert (
         "preprocess.further_targets: no image has numbers of the name 'age'; there are numbers.größe/2, tags.x" in said
     )
+
+
+@pytest.mark.parametrize(("main", "further", "says"), [
+    ("label", ["tags.x", "tags.x.probabilities"], r"two columns tags\.x\.probabilities \(of tags\.x and of tags\.x\.probabilities\);"),
+    ("numbers.boxes", ["boxes"], r"two columns boxes \(of numbers\.boxes and of boxes\); rename a column of the table"),
+    ("numbers.tags.x.probabilities", ["tags.x"], r"two columns tags\.x\.probabilities"),
+])  # fmt: skip
+def test_two_columns_of_one_name_are_refused(main: str, further: list[str], says: str) -> None:
+    def learned(of: str) -> targets.Targets:
+        kind, _, column = of.partition(".")
+        return targets.Targets(Task(of), (column,) if kind == "numbers" else ("a", "b"), lambda *_: [0.0])
+
+    described = [FurtherTarget(Task(of), ("a", "b")) for of in further]
+    with pytest.raises(DataError, match=rf"^preprocess\.further_targets: a prediction would have {says}"):
+        preprocess.check_columns(learned(main), described)
+    preprocess.check_columns(learned(main), described[1:] if main == "label" else [])
+    preprocess.check_columns(
+        learned("label"), [FurtherTarget(Task("numbers"), ("label", "file")), FurtherTarget(Task("tags.label"), ("a",))]
+    )
+
+
+def test_the_stage_refuses_two_columns_of_one_name(tmp_path: Path) -> None:
+    process = start(project(tmp_path / "project", 40, "further_targets: [tags.x, tags.x.probabilities]"))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "preprocess.further_targets: a prediction would have two columns tags.x.probabilities" in said
+    assert "Traceback" not in said
