@@ -1,5 +1,6 @@
 """Registered models: versions found by content, and the aliases `champion` and `challenger`."""
 
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ CHALLENGER: Alias = "challenger"
 
 _ONNX_TAG = "deepcv.onnx_sha256"
 _TEST_TAG = "deepcv.test_digest"
+_FURTHER_TAG = "deepcv.further_columns"  # of a prediction, a JSON list
 
 _NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # of a missing model, of a missing alias
 
@@ -80,7 +82,7 @@ def register(candidate: Candidate, loader_module: str, requirements: list[str]) 
     ]
     if known:
         version_number = str(known[0].version)
-        for key, value in _metric_tags(candidate).items():  # a changed `evaluate` may have measured anew
+        for key, value in _tags(candidate).items():  # a changed `evaluate` may have measured anew
             client.set_model_version_tag(candidate.name, version_number, key, value)
         return version_number
     with mlflow.start_run(run_id=candidate.run_id), warnings.catch_warnings():
@@ -94,7 +96,7 @@ def register(candidate: Candidate, loader_module: str, requirements: list[str]) 
         tracking.MODEL_TAG: candidate.model_sha256,
         _ONNX_TAG: candidate.onnx_sha256,
         _TEST_TAG: candidate.test_digest,
-        **_metric_tags(candidate),
+        **_tags(candidate),
     }
     version: ModelVersion = mlflow.register_model(logged.model_uri, candidate.name, tags=tags)
     return str(version.version)
@@ -113,10 +115,16 @@ def _has_files(version: ModelVersion) -> bool:
         return False
 
 
-def _metric_tags(candidate: Candidate) -> dict[str, str]:
-    return {
+def _tags(candidate: Candidate) -> dict[str, str]:
+    """What `challenge` compares: metrics, and the columns of further targets, where there are any."""
+    tags = {
         f"deepcv.metric.{tracking.metric_name(key)}": repr(float(value)) for key, value in candidate.metrics.items()
     }
+    return tags | ({_FURTHER_TAG: json.dumps(_further_columns(candidate))} if candidate.further else {})
+
+
+def _further_columns(candidate: Candidate) -> list[str]:
+    return [name for target in candidate.further for name in target.columns]
 
 
 def challenge(
@@ -125,7 +133,8 @@ def challenge(
     """Give `version` the alias that it has earned and return it with a sentence that says why.
 
     A candidate that is worse than the champion on the same test images becomes the challenger. Where the champion was
-    judged on other test images, `rescore(model_uri)` judges it on the candidate's.
+    judged on other test images, `rescore(model_uri)` judges it on the candidate's. Further targets do not count; the sentence
+    names those columns of the champion's predictions that the candidate's lack.
     """
     client = tracking.connect()
     champion = champion_of(name)
@@ -150,6 +159,9 @@ def challenge(
         reason = (
             f"{metric} {score:.4f} against {to_beat:.4f} of version {champion.version} on the same test images{caveat}"
         )
+        there = _further_columns(candidate)
+        if lost := [name for name in json.loads(champion.tags.get(_FURTHER_TAG, "[]")) if name not in there]:
+            reason += f"; its predictions have no {', '.join(lost)}, which those of version {champion.version} have"
     client.set_registered_model_alias(name, alias, version)
     challenger = _version_with_alias(client, name, CHALLENGER)
     if alias == CHAMPION and challenger is not None and str(challenger.version) == version:
