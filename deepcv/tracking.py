@@ -4,6 +4,7 @@ The store is `<state>/mlflow`: `mlflow.db` (SQLite), `artifacts/`, and the recei
 """
 
 import contextlib
+import hashlib
 import logging
 import re
 import sqlite3
@@ -65,9 +66,14 @@ def experiment_of(dataset: str) -> str:
 
 
 def metric_name(name: str) -> str:
-    """A metric's name as MLflow takes it: of a further target it has the name of a column, which may be any text."""
+    """A metric's name as MLflow takes it: of a further target it has the name of a column, which may be any text.
+
+    What is not kept as it is ends in a digest, so that no two names become one.
+    """
     taken = _NO_METRIC.sub("_", name)
-    return taken if len(taken) <= _LONGEST_METRIC else taken[: _LONGEST_METRIC - 50] + taken[-50:]
+    if len(taken) > _LONGEST_METRIC:
+        taken = taken[: _LONGEST_METRIC - 50] + taken[-50:]
+    return name if taken == name else f"{taken}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def run_params(training: Mapping[str, Any]) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def test_further_targets_go_through_the_stages(store: Path, tmp_path: Path, caps
     experiment = client.get_experiment_by_name(tracking.experiment_of("toy"))
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
-    assert run.data.metrics["test_numbers.größe_2.mae"] == scores["numbers.größe/2.mae"]
+    assert run.data.metrics[tracking.metric_name("test_numbers.größe/2.mae")] == scores["numbers.größe/2.mae"]
 
 
 def test_a_model_predicts_further_targets_as_its_signature_says(store: Path, tmp_path: Path) -> None:
