@@ -227,6 +227,21 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
         ],
     ),
     (
+        "resize: stretch",
+        "resize: stretch\n  target: numbers.a\n  further_targets: [numbers, numbers.b]",
+        [
+            (18, "preprocess.further_targets.0: numbers.a is one of numbers, and is preprocess.target; list the other"),
+            (18, "preprocess.further_targets.1: numbers.b is one of numbers, which is listed"),
+        ],
+    ),
+    (
+        "resize: stretch",
+        "resize: stretch\n  target: numbers\n  further_targets: [numbers.b, tags.x]",
+        [
+            (18, "preprocess.further_targets.0: numbers.b is one of numbers, which is preprocess.target"),
+        ],
+    ),
+    (
         "resize: stretch\ntrain:\n",
         "resize: stretch\n  further_targets: [numbers.age, tags.x]\ntrain:\n"
         "  losses: [{loss: mse, output: age, target: numbers.aeg}]\n",
