@@ -92,15 +92,23 @@ def _misfits(params: Params) -> dict[str, str]:
 def _of_losses(losses: Sequence[LossParams], target: str, further: Sequence[str]) -> Iterator[str]:
     """Say what the losses cannot learn of the main target and the further ones."""
     there = [MAIN, "images", *further]
-    for name in dict.fromkeys(term.target for term in losses):
-        if name not in there:
-            near = closest(name, there)
-            hint = f"; the closest is {' or '.join(near)}" if near else ""
-            yield f"there is no target {name}; there are {', '.join(there)} (preprocess.further_targets lists further ones){hint}"
+    for name in dict.fromkeys(term.target for term in losses if term.target not in there):
+        if name == target:
+            yield f"{name} is preprocess.target, which a loss calls {MAIN}; expected target: {MAIN}"
+            continue
+        near = closest(name, there)
+        hint = f"; the closest is {' or '.join(near)}" if near else ""
+        yield f"there is no target {name}; there are {', '.join(there)} (preprocess.further_targets lists further ones){hint}"
+    for term in losses:
+        if term.loss in WITHOUT_TARGET and term.target in further:
+            yield f"{term.loss} of {term.output} learns no target; leave out target: {term.target}"
     for name in [MAIN, *further]:
         kind = Task(target if name == MAIN else name).kind
-        if wrong := [term.loss for term in losses if term.target == name and kind not in TASKS[term.loss]]:
-            fitting = (loss for loss, kinds in TASKS.items() if kind in kinds)
+        fitting = [loss for loss, kinds in TASKS.items() if kind in kinds]
+        wrong = [term.loss for term in losses if term.target == name and kind not in TASKS[term.loss]]
+        if name != MAIN:  # what learns no target says `label`, the default
+            fitting, wrong = ([loss for loss in found if loss not in WITHOUT_TARGET] for found in (fitting, wrong))
+        if wrong:
             what = f"preprocess.target {target}" if name == MAIN else name
             yield f"{' and '.join(wrong)} cannot learn {what}; expected {', '.join(fitting)}"
     learned = [(term.output, term.target) for term in losses if term.loss not in WITHOUT_TARGET]

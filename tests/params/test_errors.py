@@ -261,10 +261,25 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
         [
             (
                 19,
-                "train.losses: bce cannot learn numbers.age; expected nt_xent, mse, l1",
+                "train.losses: bce cannot learn numbers.age; expected mse, l1, smooth_l1, huber;",
                 "logits answers preprocess.target; expected another output for numbers.age",
                 "the output age learns numbers.age and tags.x",
             ),
+        ],
+    ),
+    (
+        "resize: stretch\ntrain:\n",
+        "resize: stretch\n  target: tags.x\n  further_targets: [numbers.age]\ntrain:\n"
+        "  losses: [{loss: bce, target: tags.x}, {loss: none, output: age, target: numbers.age},"
+        " {loss: nt_xent, output: other, target: numbers.age}]\n",
+        [
+            (
+                20,
+                "train.losses: tags.x is preprocess.target, which a loss calls label; expected target: label",
+                "none of age learns no target; leave out target: numbers.age",
+                "nt_xent of other learns no target; leave out target: numbers.age",
+            ),
+            (32, "register.metric"),
         ],
     ),
     ("resize: stretch", "resize: stretch\n  target: tag", [(17, "preprocess.target", "boxes", "got the text 'tag'")]),
