@@ -34,23 +34,13 @@ def create_objective(
 ) -> Objective:  # fmt: skip
     """Return the loss of a batch, with the label smoothings and the weights that are set at the time.
 
-    `outputs` are those of the network, with the shape for one image; `size` how many classes, labels or numbers there are; `counts`
-    (classes,) how many images of each class an epoch visits; `images` are for terms that learn them; `further` says how many labels or
-    numbers each further target has, by its name. Without `train.losses` it is
-    cross entropy of classes, binary cross entropy of labels, the squared error of numbers. Raises DeepcvError where terms, outputs,
-    views and task do not fit.
+    `outputs`, `size` and `further` are those of `check_losses`; `counts` (classes,) says how many images of each class an epoch
+    visits; `images` are for terms that learn them. Without `train.losses` it is cross entropy of classes, binary cross entropy of
+    labels, the squared error of numbers. Raises DeepcvError as `check_losses` does.
     """
+    check_losses(config, outputs, task, size, further, images.shape if images else None)
     trained = _trained(config, task)
     terms = list(trained.values())
-    left_out = [term.output for term in config.losses if term.loss == NOT_TRAINED]
-    mixes = config.augmentation.mixes or any(name in _MIXING for name in config.schedules)
-    kinds: dict[str, Kind] = {"classification": "soft" if mixes else "class", "multi_label": "multi_label"}
-    target = Target(kinds.get(task.kind, "number"), (size,))
-    there = {"label": target, **({"images": Target("image", images.shape)} if images else {})}
-    there |= {name: Target(kinds.get(Task(name).kind, "number"), (count,)) for name, count in further.items()}
-    check(terms, outputs, there, config.views.count, left_out=left_out)
-    if task.kind != "classification" and any(term.loss == "jensen_shannon" for term in terms):
-        raise DeepcvError(f"train.losses: jensen_shannon compares class probabilities; preprocess.target is {task.of}")
     if not config.losses and task.kind == "classification":
         return lambda outputs, batch: nn.functional.cross_entropy(
             batch.first_view(outputs["logits"]), batch.targets, label_smoothing=settings.label_smoothing
@@ -77,6 +67,34 @@ def create_objective(
         return total(now, outputs, targets, batch.views, weights=weights, class_weights=class_weights)
 
     return objective
+
+
+def check_losses(
+    config: TrainConfig, outputs: Mapping[str, tuple[int, ...]], task: Task, size: int, further: Mapping[str, int],
+    images: tuple[int, ...] | None,
+) -> None:  # fmt: skip
+    """Raise DeepcvError where terms, outputs, views and targets do not fit.
+
+    `outputs` are those of the network, with the shape for one image; `size` is how many classes, labels or numbers there are,
+    `further` how many labels or numbers each further target has, by its name; `images` the shape (c, h, w) of one that terms may
+    learn.
+    """
+    terms = list(_trained(config, task).values())
+    left_out = [term.output for term in config.losses if term.loss == NOT_TRAINED]
+    mixes = config.augmentation.mixes or any(name in _MIXING for name in config.schedules)
+    kinds: dict[str, Kind] = {"classification": "soft" if mixes else "class", "multi_label": "multi_label"}
+    there = {"label": Target(kinds.get(task.kind, "number"), (size,))}
+    there |= {"images": Target("image", images)} if images else {}
+    there |= {name: Target(kinds.get(Task(name).kind, "number"), (count,)) for name, count in further.items()}
+    check(terms, outputs, there, config.views.count, left_out=left_out)
+    compared = [term.output for term in terms if term.loss == "jensen_shannon"]
+    if compared and task.kind != "classification":
+        raise DeepcvError(f"train.losses: jensen_shannon compares class probabilities; preprocess.target is {task.of}")
+    for term in terms:
+        if term.output in compared and term.target in further and LOSSES[term.loss].targets:
+            raise DeepcvError(
+                f"train.losses: jensen_shannon compares class probabilities; the output {term.output!r} learns {term.target}"
+            )
 
 
 def trained_outputs(config: TrainConfig) -> frozenset[str]:

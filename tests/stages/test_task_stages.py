@@ -11,7 +11,7 @@ import toys
 from deepcv import registry, tracking
 from deepcv.data import manifest, packing, preparation, quarantine
 from deepcv.data.samples import Sample
-from deepcv.data.shards import open_shards
+from deepcv.data.shards import Dataset, open_shards
 from deepcv.data.splits import SplitRule
 from deepcv.errors import DeepcvError
 from deepcv.images import ImageRecipe, decode, encode_png
@@ -22,6 +22,7 @@ from deepcv.serving.predictor import ExportInfo, Predictor
 from deepcv.stages import evaluate, register, train
 from deepcv.stages import export as export_stage
 from deepcv.task import CLASSIFICATION, Task
+from deepcv.training.losses import Term
 
 LABELS, NUMBERS = Task("tags.bright"), Task("numbers", (500.0, 500.0), (300.0, 300.0))
 
@@ -102,13 +103,18 @@ export: {tolerance: 1.0e-4}
 """
 
 
+def several_targets_project(folder: Path, network: str = toys.THREE_HEADS, params: str = PARAMS) -> Dataset:
+    shards = open_shards(toys.write_several_shards(train.SHARDS))
+    toys.network(folder, network)
+    toys.no_weights(folder)
+    Path("versions.yaml").write_text('torch: "1"\n')
+    Path("params.yaml").write_text(params)
+    return shards
+
+
 def test_further_targets_go_through_the_stages(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert store
-    shards = open_shards(toys.write_several_shards(train.SHARDS))
-    toys.network(tmp_path, toys.THREE_HEADS)
-    toys.no_weights(tmp_path)
-    Path("versions.yaml").write_text('torch: "1"\n')
-    Path("params.yaml").write_text(PARAMS)
+    shards = several_targets_project(tmp_path)
     finish = train.main()
     assert finish is not None
     finish()
@@ -133,6 +139,31 @@ def test_further_targets_go_through_the_stages(store: Path, tmp_path: Path, caps
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.data.metrics[tracking.metric_name("test_numbers.größe/2.mae")] == scores["numbers.größe/2.mae"]
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(("network", "params", "says"), [
+    (toys.THREE_HEADS.replace("features: 2", "features: 1"), PARAMS, "it needs 2 values for 'tags.bright', the output has 1"),
+    (toys.THREE_HEADS, PARAMS.replace("output: size", "output: logits"), "logits answers preprocess.target and cannot learn"),
+    (toys.THREE_HEADS, PARAMS.split("  - {loss: bce")[0], "no term uses the network's output 'bright'"),
+])  # fmt: skip
+def test_losses_that_do_not_fit_open_no_run(network: str, params: str, says: str, tmp_path: Path) -> None:
+    several_targets_project(tmp_path, network, params)
+    with pytest.raises(DeepcvError, match=says):
+        train.main()
+    assert tracking.connect().get_experiment_by_name(tracking.experiment_of("toy")) is None
+
+
+def test_further_targets_that_nothing_learns_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = open_shards(toys.write_several_shards(tmp_path / "shards"))
+    losses = (Term("cross_entropy"), Term("mse", "size", "numbers.größe/2"), Term("none", "bright"))
+    network = toys.network(tmp_path, toys.THREE_HEADS)
+    train.check(network, None, toys.config(losses=losses), shards)
+    assert capsys.readouterr().err == (
+        "warning: the further targets tags.bright are in data/shards, and none of train.losses learns them\n"
+    )
+    train.check(network, None, toys.config(losses=(*losses[:2], Term("bce", "bright", "tags.bright"))), shards)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_model_predicts_further_targets_as_its_signature_says(store: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from deepcv.data.augmentation import Recipe
 from deepcv.data.augmentation.recipe import Mix
+from deepcv.data.loaders import Views
 from deepcv.data.shards import Dataset, open_shards, write_description
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
@@ -127,6 +128,18 @@ def test_terms_that_do_not_fit_are_refused(
     losses[changed[0]] = changed[1]
     with pytest.raises(DeepcvError, match=message):
         fit(toys.network(tmp_path, toys.THREE_HEADS), shards, replace(CONFIG, losses=tuple(losses)))
+
+
+@pytest.mark.parametrize(("output", "learned"), [("size", "numbers.größe/2"), ("bright", "tags.bright")])
+def test_no_classes_are_compared_where_a_further_target_is_learned(
+    output: str, learned: str, shards: Dataset, tmp_path: Path
+) -> None:
+    network, views = toys.network(tmp_path, toys.THREE_HEADS), Views(2)
+    config = replace(CONFIG, losses=(*LOSSES, Term("jensen_shannon", output)), views=views)
+    with pytest.raises(DeepcvError, match=f"compares class probabilities; the output '{output}' learns {learned}"):
+        fit(network, shards, config)
+    allowed = replace(config, losses=(*LOSSES, Term("jensen_shannon")))
+    objective_of(set_up(network, shards, allowed), allowed, Settings.of(allowed))
 
 
 def test_the_model_file_and_the_export_answer_as_the_model_does(
