@@ -21,9 +21,9 @@ from deepcv.data.packed import PackedImages
 from deepcv.data.shards import Dataset, Split
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
-from deepcv.evaluation.inference import logits_of
+from deepcv.evaluation.inference import outputs_of
 from deepcv.nn import parts
-from deepcv.nn.classifier import Classifier, ModelInfo, build_network, create, save
+from deepcv.nn.classifier import Classifier, ModelInfo, answering, build_network, create, save
 from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.spec import NetworkSpec
 from deepcv.task import Task
@@ -156,6 +156,7 @@ def fit(
     objective = objective_of(setup, config, settings)
     ema = setup.ema
     judged: Classifier = ema.ema_model if ema else classifier
+    answers = answering(setup.info.further)
     weights = WholeModel(judged)
     hyperparameters = Hyperparameters(
         courses, config=config, settings=settings, model=classifier, optimizer=optimizer, loader=loader, mean=judged
@@ -185,6 +186,14 @@ def fit(
         made.load_state_dict(weights.state_dict())
         return made.to(memory_format=hardware.memory_format)
 
+    def judge(images_nhwc: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits and the outputs that answer further targets, side by side: processes exchange one array."""
+        outputs = outputs_of(
+            judged, images_nhwc, ["logits", *answers], batch_size=_EVALUATION_BATCH, device=device,
+            memory_format=hardware.memory_format, autocast=hardware.autocast(),
+        )  # fmt: skip
+        return np.concatenate(outputs, axis=1)
+
     def begin_epoch(engine: Engine) -> None:
         loader.epoch = engine.state.epoch - 1
         loader.size = small if loader.epoch < small_epochs else None
@@ -201,11 +210,9 @@ def fit(
     def end_epoch(engine: Engine) -> None:
         epoch = engine.state.epoch
         train_loss, train_accuracy = running.read()
-        judge = partial(
-            logits_of, judged, batch_size=_EVALUATION_BATCH, device=device, memory_format=hardware.memory_format,
-            autocast=hardware.autocast(),
-        )  # fmt: skip
-        logits = world.by_rows(judge, shards.val.images_nhwc)
+        made = world.by_rows(judge, shards.val.images_nhwc)
+        sizes = [len(target.names) for target in answers.values()]  # so wide is each output behind the logits
+        logits, *others = np.split(made, made.shape[1] - np.cumsum(sizes[::-1])[::-1], axis=1)
         with np.errstate(invalid="ignore"):  # infinite logits; said below
             val_loss = float(metrics.losses(shards.task, logits, shards.val.labels).mean())
         if not math.isfinite(loss := train_loss + val_loss):  # train_loss does not know the epoch's last step
@@ -215,7 +222,11 @@ def fit(
         world.check_equal(classifier)
         lr = hyperparameters.courses["lr"].at(epoch * len(loader), history.rows())
         accuracy = metrics.score(shards.task, logits, shards.val.labels)
-        record = EpochRecord(epoch, train_loss, train_accuracy, val_loss, accuracy, lr)
+        further = {
+            f"{target.of}.{target.task.score_name}": metrics.score(target.task, output, shards.val.further[target.of])
+            for target, output in zip(answers.values(), others, strict=True)
+        }
+        record = EpochRecord(epoch, train_loss, train_accuracy, val_loss, accuracy, lr, further)
         history.records.append(record)
         if config.select == "best":
             best.offer(record, weights)

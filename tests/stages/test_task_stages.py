@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import toys
+from test_tensorboard import shown
 
-from deepcv import registry, tracking
+from deepcv import home, registry, tracking
 from deepcv.data import manifest, packing, preparation, quarantine
 from deepcv.data.samples import Sample
 from deepcv.data.shards import Dataset, open_shards
@@ -139,6 +140,13 @@ def test_further_targets_go_through_the_stages(store: Path, tmp_path: Path, caps
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.data.metrics[tracking.metric_name("test_numbers.größe/2.mae")] == scores["numbers.größe/2.mae"]
+    judged = ["val_numbers.größe/2.r2", "val_tags.bright.accuracy"]
+    rows = pd.read_csv(train.MODEL / "history.csv")
+    assert list(rows) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", *judged]
+    for name in judged:
+        assert run.data.metrics[tracking.metric_name(name)] == rows[name].iloc[-1]
+    (board,) = (home.state_dir() / "tensorboard").iterdir()
+    assert shown(board).keys() == set(rows) - {"epoch"}
 
 
 @pytest.mark.usefixtures("store")

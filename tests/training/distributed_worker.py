@@ -6,7 +6,6 @@ The same trainings run in one process there, which is why they stand here as a t
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,7 @@ def trained(name: str, folder: Path, processes: int) -> dict[str, Any]:
         torch.set_default_dtype(torch.float32)
     types = {type(module).__name__ for module in fitted.classifier.modules()}
     return {
-        "weights": fitted.classifier.state_dict(), "history": [asdict(record) for record in fitted.history],
+        "weights": fitted.classifier.state_dict(), "history": [record.named(fitted.info.task) for record in fitted.history],
         "gradients": gradients, "own layers": "SharedBatchNorm" in types,
     }  # fmt: skip
 

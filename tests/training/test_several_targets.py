@@ -56,6 +56,20 @@ def test_each_output_learns_its_target_and_answers_in_the_units_of_the_table(sha
     assert (logits == logits_of(fitted.classifier, shards.test.images_nhwc, batch_size=5, device=CPU)).all()
 
 
+def test_each_epoch_is_judged_by_further_targets_too(shards: Dataset, fitted: Fitted) -> None:
+    logits, size, bright = outputs_of(
+        fitted.classifier, shards.val.images_nhwc, ["logits", "size", "bright"], batch_size=5, device=CPU
+    )
+    last = fitted.history[-1]
+    assert last.val_accuracy == metrics.accuracy(logits, shards.val.labels)
+    assert last.further == pytest.approx({
+        f"{SIZE.of}.r2": metrics.score(shards.further[0].task, size, shards.val.further[SIZE.of]),
+        f"{BRIGHT.of}.accuracy": metrics.score(BRIGHT.task, bright, shards.val.further[BRIGHT.of]),
+    }, rel=1e-4)  # fmt: skip
+    assert last.further[f"{SIZE.of}.r2"] > fitted.history[0].further[f"{SIZE.of}.r2"]
+    assert last.rank == (last.val_accuracy, -last.val_loss)
+
+
 def test_the_loss_is_the_sum_of_the_terms_of_all_targets(shards: Dataset, tmp_path: Path) -> None:
     setup = set_up(toys.network(tmp_path, toys.THREE_HEADS), shards, CONFIG)
     batch = next(iter(setup.loader))
