@@ -189,15 +189,13 @@ class TrainLoader:
         own, other = rows.to(made.device).split(len(index))
         index, partners = index.to(made.device), partners.to(made.device)
         mixed = mix(self.recipe, made[own], made[other], index, self.seed, self.epoch)
-        own_targets, partner_targets = self.targets_of(index), self.targets_of(partners)
-        targets = mixing.soft_targets(own_targets, partner_targets, mixed.own_share, self.classes)
-        further = {
-            name: torch.lerp(
-                values[self._images_of(partners)], values[self._images_of(index)], mixed.own_share[:, None]
-            )
-            for name, values in self.further.items()
-        }
-        return Batch(mixed.images_nchw, targets, further)
+        own_images, partner_images = self._images_of(index), self._images_of(partners)
+
+        def mixed_of(values: Tensor) -> Tensor:
+            return mixing.soft_targets(values[own_images], values[partner_images], mixed.own_share, self.classes)
+
+        further = {name: mixed_of(values) for name, values in self.further.items()}
+        return Batch(mixed.images_nchw, mixed_of(self.targets), further)
 
     def plain(self, index: Tensor) -> Tensor:
         """Return images (b, c, h, w), uint8, as they are before they are augmented in this epoch."""

@@ -71,11 +71,11 @@ def check(classifier: Classifier, path: Path, images_nhwc: UInt8Array, tolerance
     names = {"logits": "logits", **{output: target.of for output, target in answering(classifier.further).items()}}
     # Numbers in standard deviations: their unit may be small.
     scales = {names[name]: (mean.numpy(), std.numpy()) for name, mean, std in classifier.scales() if name in names}
-    pairs = [(name, one, other.numpy()) for (name, one), other in zip(found.items(), expected, strict=True)]
-    error = max(
-        _relative(*((each - scales[name][0]) / scales[name][1] if name in scales else each for each in pair))
-        for name, *pair in pairs
-    )
+    errors = []
+    for (name, answer), other in zip(found.items(), expected, strict=True):
+        mean, std = scales.get(name, (0, 1))
+        errors.append(_relative((answer - mean) / std, (other.numpy() - mean) / std))
+    error = float(np.max(errors))  # NaN where one is
     if not error <= tolerance:  # also true for NaN
         raise ParityError(
             f"{path}: onnxruntime differs from torch by {error:.2e}, more than export.tolerance {tolerance:.0e}"

@@ -17,6 +17,8 @@ from deepcv.data.shards import Dataset, open_shards
 from deepcv.evaluation import embedding, label_metrics, metrics, plots
 from deepcv.evaluation.history import read_history
 from deepcv.evaluation.inference import outputs_of
+from deepcv.evaluation.label_metrics import LabelScores
+from deepcv.evaluation.metrics import NumberScores
 from deepcv.files import atomic_folder
 from deepcv.images import grid
 from deepcv.nn import classifier
@@ -24,13 +26,14 @@ from deepcv.nn.classifier import answering
 from deepcv.params.base import load_section
 from deepcv.params.evaluate import EvaluateParams
 from deepcv.stages import entry
-from deepcv.task import LIKELY, FurtherTarget
+from deepcv.task import LIKELY, FurtherTarget, Task
 
 SHARDS = Path("data/shards")
 MODEL = Path("data/model")
 EVALUATION = Path("data/evaluation")
 _GRID_COLUMNS = 5
 _EMBEDDED = 1000  # more would take longer than they tell
+_FURTHER_COLUMNS = ("r2", "mae", "rmse", "precision", "recall", "f1", "average_precision", "support")
 
 
 def main() -> None:
@@ -98,9 +101,7 @@ def report_labels(folder: Path, shards: Dataset, logits: NDArray[np.float32], wo
     )
     draw_worst(folder / "mistakes.png", shards, probabilities, losses, worst)
     return {
-        "mean_average_precision": label_metrics.mean_average_precision(scores),
-        "macro_f1": metrics.macro_f1(scores),
-        "accuracy": metrics.score(shards.task, logits, labels),
+        **scores_of_labels(shards.task, logits, labels, scores),
         "exact_match": float(((logits >= 0) == (labels >= LIKELY)).all(axis=1).mean()),
         "cross_entropy": float(losses.mean()),
     }
@@ -116,43 +117,57 @@ def report_numbers(folder: Path, shards: Dataset, logits: NDArray[np.float32], w
     write_table(folder / "predictions.csv", header, rows)
     plots.draw_scatter(logits, labels, shards.classes, folder / "predictions.png")
     draw_worst(folder / "mistakes.png", shards, logits, metrics.losses(shards.task, logits, labels), worst)
+    return scores_of_numbers(shards.task, logits, labels, scores)
+
+
+def scores_of_labels(
+    task: Task, logits: NDArray[np.float32], labels: NDArray[Any], scores: Sequence[LabelScores]
+) -> dict[str, float]:
+    """Metrics of labels (n, k), of which `scores` has each."""
+    return {
+        "mean_average_precision": label_metrics.mean_average_precision(scores),
+        "macro_f1": metrics.macro_f1(scores),
+        "accuracy": metrics.score(task, logits, labels),
+    }
+
+
+def scores_of_numbers(
+    task: Task, answers: NDArray[np.float32], labels: NDArray[Any], scores: Sequence[NumberScores]
+) -> dict[str, float]:
+    """Metrics of numbers (n, k), of which `scores` has each; errors of several, of several units, have no mean."""
     errors = {"mae": scores[0].mae, "rmse": scores[0].rmse} if len(scores) == 1 else {}
-    return {"r2": metrics.score(shards.task, logits, labels), **errors}
+    return {"r2": metrics.score(task, answers, labels), **errors}
 
 
 def report_further(
     folder: Path, shards: Dataset, further: Mapping[str, FurtherTarget], outputs: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, dict[str, float]]:
-    """Write `further_targets.csv`, a row per label or number of each output; return the metrics of each further target.
+    """Write `further_targets.csv`, a row per label or number of each output, and a picture of each target that is numbers.
 
-    Where several outputs learn one target they are those of the first in `train.losses`. Nothing is written where none does.
+    Returns the metrics of each further target. Where several outputs learn one target they, and the picture, are those of the first
+    in `train.losses`. Pictures are numbered as the targets are in `preprocess.further_targets`. Nothing is written where none does.
     """
-    scores: dict[str, dict[str, float]] = {}
-    answers = answering(further)
+    found: dict[str, dict[str, float]] = {}
+    answers, place = answering(further), {target.of: number for number, target in enumerate(shards.further, start=1)}
     rows: list[tuple[object, ...]] = []
     for output, target in further.items():
-        truth = np.array(shards.test.further[target.of])
+        made, truth = outputs[output], np.array(shards.test.further[target.of])
+        scores: Sequence[NumberScores | LabelScores]
         if target.task.kind == "regression":
-            numbers = metrics.per_number(outputs[output], truth, target.names)
-            rows += [(target.of, output, n.number, n.r2, n.mae, n.rmse, "", "", "") for n in numbers]
-            found = {"r2": metrics.score(target.task, outputs[output], truth)}
-            found |= {"mae": numbers[0].mae, "rmse": numbers[0].rmse} if len(numbers) == 1 else {}
+            scores = numbers = metrics.per_number(made, truth, target.names)
+            metrics_of_output = scores_of_numbers(target.task, made, truth, numbers)
+            if output in answers:
+                plots.draw_scatter(made, truth, target.columns, folder / f"further_{place[target.of]}.png")
         else:
-            labels = label_metrics.per_label(metrics.sigmoid(outputs[output]), truth, target.names)
-            rows += [
-                (target.of, output, one.label, "", "", "", one.average_precision, one.f1, one.support) for one in labels
-            ]
-            found = {
-                "mean_average_precision": label_metrics.mean_average_precision(labels),
-                "macro_f1": metrics.macro_f1(labels),
-                "accuracy": metrics.score(target.task, outputs[output], truth),
-            }
+            scores = labels = label_metrics.per_label(metrics.sigmoid(made), truth, target.names)
+            metrics_of_output = scores_of_labels(target.task, made, truth, labels)
         if output in answers:
-            scores[target.of] = found
+            found[target.of] = metrics_of_output
+        for name, one in zip(target.names, scores, strict=True):
+            rows.append((target.of, output, name, *(asdict(one).get(column, "") for column in _FURTHER_COLUMNS)))
     if further:
-        header = ["target", "output", "name", "r2", "mae", "rmse", "average_precision", "f1", "support"]
-        write_table(folder / "further_targets.csv", header, rows)
-    return scores
+        write_table(folder / "further_targets.csv", ["target", "output", "name", *_FURTHER_COLUMNS], rows)
+    return found
 
 
 def told_pairs(shards: Dataset, answers: NDArray[Any]) -> list[tuple[str, str]]:

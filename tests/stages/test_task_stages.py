@@ -78,12 +78,16 @@ def test_the_report_of_further_targets(tmp_path: Path) -> None:
     assert scores[size.of] == {"r2": pytest.approx(1, abs=1e-3), "mae": 3.0, "rmse": 3.0}
     assert scores[bright.of] == {"mean_average_precision": 1.0, "macro_f1": 1.0, "accuracy": 1.0}
     rows = [row.split(",") for row in (tmp_path / "further_targets.csv").read_text(encoding="utf-8").splitlines()]
-    assert rows[0] == ["target", "output", "name", "r2", "mae", "rmse", "average_precision", "f1", "support"]
+    assert ",".join(rows[0]) == "target,output,name,r2,mae,rmse,precision,recall,f1,average_precision,support"
     assert [row[:3] for row in rows[1:]] == [
         ["numbers.größe/2", "size", "größe/2"], ["tags.bright", "bright", "left"], ["tags.bright", "bright", "right"],
         ["numbers.größe/2", "again", "größe/2"],
     ]  # fmt: skip
     assert [row[4] for row in rows[1:]] == ["3.0", "", "", "5.0"]
+    assert rows[2][3:] == ["", "", "", "1.0", "1.0", "1.0", "1.0", str(int(truth[bright.of][:, 0].sum()))]
+    assert rows[4][6:] == [""] * 5
+    assert [path.name for path in tmp_path.glob("*.png")] == ["further_1.png"]  # labels have no scatter picture
+    assert decode((tmp_path / "further_1.png").read_bytes()).std() > 1
     assert evaluate.report_further(tmp_path / "none", shards, {}, {}) == {}
     assert not (tmp_path / "none").exists()
 

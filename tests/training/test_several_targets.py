@@ -1,5 +1,6 @@
 """Trainings whose network has outputs for further targets, beside `logits` for the main one."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from deepcv.evaluation import metrics
 from deepcv.evaluation.inference import logits_of, outputs_of
 from deepcv.images import ImageRecipe
 from deepcv.nn import classifier
+from deepcv.params.base import ParamsError
+from deepcv.params.edit import with_values
 from deepcv.serving import onnx_export
 from deepcv.serving.predictor import ExportInfo, Predictor
 from deepcv.task import Task
@@ -204,3 +207,22 @@ def test_the_main_target_may_be_numbers(tmp_path: Path) -> None:
     heads = heads.replace("  - {id: size, op: linear, features: 1, from: hidden}\n", "")
     one = fit(toys.network(tmp_path, heads), open_shards(folder), replace(CONFIG, losses=(Term("mse"), LOSSES[2])))
     assert one.history[-1].val_accuracy > 0.9  # R²
+
+
+def test_what_params_and_training_both_refuse_is_said_alike(shards: Dataset, tmp_path: Path) -> None:
+    """`deepcv check` knows params alone; a training that was not checked must not fail otherwise."""
+    two = (*LOSSES[:2], Term("bce", "size", BRIGHT.of), Term("none", "bright"))
+    main = (*LOSSES[:1], Term("mse", "logits", SIZE.of), *LOSSES[1:])
+    cases = {
+        f"learns {SIZE.of} and {BRIGHT.of}; expected one target: give each an output of its own": two,
+        "logits answers preprocess.target": main,
+    }
+    network = toys.network(tmp_path, toys.THREE_HEADS)
+    text = (toys.REPOSITORY / "params.yaml").read_text(encoding="utf-8")
+    for says, losses in cases.items():
+        listed = [{"loss": term.loss, "output": term.output, "target": term.target} for term in losses]
+        listed = [entry for entry in listed if entry["loss"] != "none"]
+        with pytest.raises(ParamsError, match=re.escape(says)):
+            with_values(text, {"preprocess.further_targets": [SIZE.of, BRIGHT.of], "train.losses": listed})
+        with pytest.raises(DeepcvError, match=re.escape(says)):
+            fit(network, shards, replace(CONFIG, losses=losses))
