@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -71,9 +72,9 @@ def turned(
 
 
 KINDS = {
-    "multi-label": (collage, ["things"], "tags: [things]", "mean_average_precision"),
-    "regression": (turned, ["degrees"], "numbers: [degrees]", "r2"),
-    "several-targets": (digit_turned, ["label", "degrees"], "numbers: [degrees]", "accuracy"),
+    "multi-label": (collage, ["things"], "tags: [things]", ["mean_average_precision"]),
+    "regression": (turned, ["degrees"], "numbers: [degrees]", ["r2"]),
+    "several-targets": (digit_turned, ["label", "degrees"], "numbers: [degrees]", ["accuracy", "numbers.degrees.r2"]),
 }
 
 
@@ -101,15 +102,16 @@ def write(folder: Path, kind: str, share: float) -> None:
     (folder / "dataset.yaml").write_text(f"source: table\nsplit: split\n{columns}\n", encoding="utf-8")
 
 
-def baseline(shards: Path, kind: str) -> float:
-    """The same metric of a linear model on the pixels."""
+def baseline(shards: Path, metric: str) -> float:
+    """A metric of a linear model on the pixels."""
+    labels = "labels_1" if metric.startswith("numbers.") else "labels"  # of the further target, of the main one
     train, test = (
-        (np.load(shards / f"{s}_images.npy").reshape(-1, 4 * _SIDE**2) / 255.0, np.load(shards / f"{s}_labels.npy"))
+        (np.load(shards / f"{s}_images.npy").reshape(-1, 4 * _SIDE**2) / 255.0, np.load(shards / f"{s}_{labels}.npy"))
         for s in ("train", "test")
     )
-    if kind == "several-targets":
+    if metric == "accuracy":
         return float(LogisticRegression(C=0.1, max_iter=300).fit(*train).score(*test))
-    if kind == "regression":
+    if metric.endswith("r2"):
         return float(r2_score(test[1], Ridge(10.0).fit(*train).predict(test[0])))
     scores = [
         average_precision_score(
@@ -121,8 +123,8 @@ def baseline(shards: Path, kind: str) -> float:
     return float(np.mean(scores))
 
 
-def measure(kind: str, quick: bool) -> dict[str, float]:
-    """Run the recipe; return its metrics, the baseline's and the CPU seconds."""
+def measure(kind: str, quick: bool) -> dict[str, Any]:
+    """Run the recipe; return its metrics, those of linear models and the CPU seconds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkout(folder)
@@ -135,7 +137,8 @@ def measure(kind: str, quick: bool) -> dict[str, float]:
         )
         spent_s = cpu_s() - before
         metrics = json.loads((folder / "data/evaluation/metrics.json").read_text())
-        return {**metrics, "baseline": baseline(folder / "data/shards", kind), "cpu_s": round(spent_s, 1)}
+        baselines = {metric: baseline(folder / "data/shards", metric) for metric in KINDS[kind][3]}
+        return {**metrics, "baselines": baselines, "cpu_s": round(spent_s, 1)}
 
 
 def main() -> None:
@@ -145,10 +148,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a fifth of the images, one epoch")
     options = parser.parse_args()
     found = {kind: measure(kind, options.quick) for kind in options.kinds}
-    scores = {kind: (found[kind][KINDS[kind][3]], found[kind]["baseline"]) for kind in found}
+    scores = [(one[metric], other) for one in found.values() for metric, other in one["baselines"].items()]
     emit(
-        "tasks", value=min(score for score, _ in scores.values()), baseline=max(other for _, other in scores.values()),
-        target="better than a linear model on the pixels", holds=all(score > other for score, other in scores.values()),
+        "tasks", value=min(score for score, _ in scores), baseline=max(other for _, other in scores),
+        target="better than a linear model on the pixels", holds=all(score > other for score, other in scores),
         n=1, kinds=found,
     )  # fmt: skip
 
