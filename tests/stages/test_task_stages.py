@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import toys
+from mlflow.types import DataType
+from mlflow.types.schema import Array
 from test_tensorboard import shown
 
 from deepcv import home, registry, tracking
@@ -15,14 +18,17 @@ from deepcv.data.samples import Sample
 from deepcv.data.shards import Dataset, open_shards
 from deepcv.data.splits import SplitRule
 from deepcv.errors import DeepcvError
+from deepcv.evaluation import metrics
+from deepcv.evaluation.inference import outputs_of
 from deepcv.images import ImageRecipe, decode, encode_png
 from deepcv.nn.classifier import ModelInfo, create
 from deepcv.serving import predictor
+from deepcv.serving.onnx_export import check as onnx_check
 from deepcv.serving.onnx_export import export
 from deepcv.serving.predictor import ExportInfo, Predictor
 from deepcv.stages import evaluate, register, train
 from deepcv.stages import export as export_stage
-from deepcv.task import CLASSIFICATION, Task
+from deepcv.task import CLASSIFICATION, FurtherTarget, Task
 from deepcv.training.losses import Term
 
 LABELS, NUMBERS = Task("tags.bright"), Task("numbers", (500.0, 500.0), (300.0, 300.0))
@@ -210,6 +216,30 @@ def test_a_model_predicts_further_targets_as_its_signature_says(store: Path, tmp
     assert np.allclose(found[names[2]].tolist(), made["tags.bright"])
     said = [";".join(n for n, p in zip(("left", "right"), row, strict=True) if p >= 0.5) for row in made["tags.bright"]]
     assert found["tags.bright"].tolist() == said
+
+
+def test_labels_with_a_further_number_are_predicted_as_the_signature_says(tmp_path: Path) -> None:
+    network = toys.THREE_HEADS.replace("  - {id: bright, op: linear, features: 2, from: hidden}\n", "")
+    size = FurtherTarget(Task("numbers", (500.0, 2.0), (300.0, 0.5)), ("größe", "file"))
+    spec = toys.network(tmp_path, network.replace(", bright: bright", "").replace("features: 1", "features: 2"))
+    info = ModelInfo("toy", ("left", "right"), toys.RECIPE, (0.5,), (0.5,), "one", LABELS, {"size": size})
+    model = create(spec.canonical(), info).eval()
+    exported = ExportInfo("toy", info.classes, ImageRecipe(**toys.RECIPE), "m", LABELS, (size,))
+    export(model, exported, tmp_path / "model.onnx")
+    images = np.stack([toys.picture(number) for number in range(6)])
+    assert onnx_check(model, tmp_path / "model.onnx", images, 1e-5) <= 1e-5
+    found = Predictor(tmp_path / "model.onnx").predict(pd.DataFrame({"image": [encode_png(image) for image in images]}))
+    candidate = registry.Candidate(
+        "toy", "", tmp_path / "model.onnx", "m", "o", "d", {}, info.classes, LABELS, (size,)
+    )  # fmt: skip
+    assert list(found) == ["labels", "probabilities", "numbers.größe", "numbers.file"]
+    assert candidate.signature.outputs.input_names() == list(found)
+    number = DataType.double
+    assert candidate.signature.outputs.input_types() == [DataType.string, Array(number), number, number]
+    logits, numbers = outputs_of(model, images, ["logits", "size"], batch_size=4, device=torch.device("cpu"))
+    assert np.allclose(found["probabilities"].tolist(), metrics.sigmoid(logits), atol=1e-6)
+    assert np.allclose(found[["numbers.größe", "numbers.file"]], numbers, rtol=1e-5)
+    assert [len(labels.split(";")) if labels else 0 for labels in found["labels"]] == (logits >= 0).sum(axis=1).tolist()
 
 
 def annotated(number: int) -> Sample:

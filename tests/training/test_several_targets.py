@@ -104,7 +104,23 @@ def test_a_further_target_that_no_output_learns_changes_no_bit(shards: Dataset, 
     assert toys.same(fit(network, shards, config), fit(network, alone, config))
 
 
-@pytest.mark.parametrize("changes", [{}, {"augmentation": Recipe(mixup=Mix(1.0, 1.0)), "epochs": 3}, {"accumulate": 2}])
+def test_the_running_mean_of_the_weights_answers_in_the_units_of_the_table(shards: Dataset, tmp_path: Path) -> None:
+    network, config = toys.network(tmp_path, toys.THREE_HEADS), replace(CONFIG, epochs=8, ema=0.7)
+    mean, plain = fit(network, shards, config), fit(network, shards, replace(config, ema=0.0))
+    (found, other) = (
+        outputs_of(one.classifier, shards.val.images_nhwc, ["size"], batch_size=16, device=CPU)[0]
+        for one in (mean, plain)
+    )
+    assert not np.array_equal(found, other)
+    assert abs(found.mean() - shards.val.further[SIZE.of].mean()) < 1000  # of 1000 to 3550
+    score = metrics.score(shards.further[0].task, found, shards.val.further[SIZE.of])
+    assert mean.history[-1].further[f"{SIZE.of}.r2"] == pytest.approx(score, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"augmentation": Recipe(mixup=Mix(1.0, 1.0)), "epochs": 3}, {"accumulate": 2}, {"ema": 0.7, "select": "best"}],
+)
 def test_a_resumed_training_ends_with_the_same_bits(changes: dict[str, Any], shards: Dataset, tmp_path: Path) -> None:
     def stop(record: Any) -> None:
         if record.epoch == 2:
