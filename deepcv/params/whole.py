@@ -105,7 +105,7 @@ def _of_losses(losses: Sequence[LossParams], target: str, further: Sequence[str]
     for name in [MAIN, *further]:
         kind = Task(target if name == MAIN else name).kind
         fitting = [loss for loss, kinds in TASKS.items() if kind in kinds]
-        wrong = [term.loss for term in losses if term.target == name and kind not in TASKS[term.loss]]
+        wrong: list[str] = [term.loss for term in losses if term.target == name and kind not in TASKS[term.loss]]
         if name != MAIN:  # what learns no target says `label`, the default
             fitting, wrong = ([loss for loss in found if loss not in WITHOUT_TARGET] for found in (fitting, wrong))
         if wrong:

@@ -119,7 +119,7 @@ def _written(column: str, value: str | float) -> str:
 def _line(column: str, value: str | float) -> str:
     """A line below an image: the value, and of a further target, as `numbers.age`, which it is."""
     text = value if isinstance(value, str) else f"{value:.4g}"
-    return f"{column.removeprefix('tags.').removeprefix('numbers.')}: {text}" if _FURTHER.match(column) else text
+    return f"{column.partition('.')[2] or column}: {text}" if _FURTHER.match(column) else text
 
 
 def _read(batch: Iterable[Path]) -> tuple[dict[Path, str], dict[Path, bytes]]:

@@ -1,7 +1,7 @@
 """A trained classifier as an ONNX file that holds its dtype, layout, normalisation, classes and image recipe."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -83,7 +83,7 @@ def check(classifier: Classifier, path: Path, images_nhwc: UInt8Array, tolerance
     return error
 
 
-def _relative(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+def _relative(found: NDArray[Any], expected: NDArray[Any]) -> float:
     return float((np.abs(found - expected) / np.maximum(1, np.abs(expected))).max())
 
 

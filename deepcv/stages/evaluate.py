@@ -152,19 +152,18 @@ def report_further(
     rows: list[tuple[object, ...]] = []
     for output, target in further.items():
         made, truth = outputs[output], np.array(shards.test.further[target.of])
-        scores: Sequence[NumberScores | LabelScores]
         if target.task.kind == "regression":
-            scores = numbers = metrics.per_number(made, truth, target.names)
-            metrics_of_output = scores_of_numbers(target.task, made, truth, numbers)
-            if output in answers:
-                plots.draw_scatter(made, truth, target.columns, folder / f"further_{place[target.of]}.png")
+            numbers = metrics.per_number(made, truth, target.names)
+            scores, cells = scores_of_numbers(target.task, made, truth, numbers), [asdict(one) for one in numbers]
         else:
-            scores = labels = label_metrics.per_label(metrics.sigmoid(made), truth, target.names)
-            metrics_of_output = scores_of_labels(target.task, made, truth, labels)
+            labels = label_metrics.per_label(metrics.sigmoid(made), truth, target.names)
+            scores, cells = scores_of_labels(target.task, made, truth, labels), [asdict(one) for one in labels]
+        for name, one in zip(target.names, cells, strict=True):
+            rows.append((target.of, output, name, *(one.get(column, "") for column in _FURTHER_COLUMNS)))
         if output in answers:
-            found[target.of] = metrics_of_output
-        for name, one in zip(target.names, scores, strict=True):
-            rows.append((target.of, output, name, *(asdict(one).get(column, "") for column in _FURTHER_COLUMNS)))
+            found[target.of] = scores
+            if target.task.kind == "regression":
+                plots.draw_scatter(made, truth, target.columns, folder / f"further_{place[target.of]}.png")
     if further:
         write_table(folder / "further_targets.csv", ["target", "output", "name", *_FURTHER_COLUMNS], rows)
     return found

@@ -151,11 +151,11 @@ def test_lines_of_further_targets_say_which_they_are(tmp_path: Path, monkeypatch
     file = shade(tmp_path / "a.png", 9)
     answers: list[dict[str, str | float]] = [
         {**DARK, "numbers.age": 12.345678},
-        {"labels": "a;b", "tags.tags.x": "wet;cold", "boxes": "car"},
+        {"labels": "a;b", "tags.numbers.x": "wet;cold", "boxes": "car"},
         {"age": 2.0, "numbers": 3.0, "tags": "x"},  # main numbers of these names
     ]
     for answer in answers:
         batch.write_sheet(tmp_path / "sheet.png", [batch.Prediction(file, answer)])
     assert shown == [
-        [("dark", "0.6", "age: 12.35")], [("a;b", "tags.x: wet;cold", "boxes: car")], [("2", "3", "x")],
+        [("dark", "0.6", "age: 12.35")], [("a;b", "numbers.x: wet;cold", "boxes: car")], [("2", "3", "x")],
     ]  # fmt: skip
