@@ -279,7 +279,6 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
                 "none of age learns no target; leave out target: numbers.age",
                 "nt_xent of other learns no target; leave out target: numbers.age",
             ),
-            (32, "register.metric"),
         ],
     ),
     ("resize: stretch", "resize: stretch\n  target: tag", [(17, "preprocess.target", "boxes", "got the text 'tag'")]),
