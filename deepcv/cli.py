@@ -143,11 +143,14 @@ def _init(options: argparse.Namespace) -> None:
     if options.dataset:
         proposal.values["ingest.dataset"] = options.dataset
     text = scaffold.write(PARAMS, findings, proposal)
-    train = whole.loads(text, str(PARAMS)).train
-    spec.load(train.network, train.network_parameters)  # values for another network may be among those that were kept
+    params = whole.loads(text, str(PARAMS))
+    # Values for another network may be among those that were kept.
+    spec.load(params.train.network, params.train.network_parameters)
     edit.write(PARAMS, text)
     for key, value in proposal.values.items():
         print(f"  {key}: {value}")
+    if kept := scaffold.left_over(params):
+        print(f"warning: {' and '.join(kept)} stay as they were; see whether they fit this dataset", file=sys.stderr)
     print(
         f"wrote {PARAMS}; training should take about {proposal.training_s / 60:.0f} minutes here. Next:\n\n  dvc repro\n"
     )

@@ -1,7 +1,8 @@
 """Registered models: versions found by content, and the aliases `champion` and `challenger`."""
 
+import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Array
 
 from deepcv import tracking
-from deepcv.task import CLASSIFICATION, Task
+from deepcv.task import CLASSIFICATION, FurtherTarget, Kind, Task
 
 Alias = Literal["champion", "challenger"]
 CHAMPION: Alias = "champion"
@@ -23,8 +24,8 @@ CHALLENGER: Alias = "challenger"
 
 _ONNX_TAG = "deepcv.onnx_sha256"
 _TEST_TAG = "deepcv.test_digest"
+_FURTHER_TAG = "deepcv.further_columns"  # of a prediction, a JSON list
 
-_PROBABILITIES = ColSpec(Array(DataType.double), "probabilities")
 _NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # of a missing model, of a missing alias
 
 
@@ -32,7 +33,7 @@ _NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # of a miss
 class Candidate:
     """A model to register under `name`, with the metrics that it reached on the test images of `test_digest`.
 
-    `classes` are the names of what `task` learns: of classes, labels or numbers.
+    `classes` are the names of what `task` learns: of classes, labels or numbers. It answers the `further` targets too.
     """
 
     name: str
@@ -44,19 +45,25 @@ class Candidate:
     metrics: Mapping[str, float]
     classes: tuple[str, ...] = ()
     task: Task = CLASSIFICATION
+    further: tuple[FurtherTarget, ...] = ()
 
     @property
     def signature(self) -> ModelSignature:
         """What the model takes and answers, as `serving.predictor` gives it."""
-        answers: list[ColSpec | TensorSpec]
-        match self.task.kind:
-            case "classification":
-                answers = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability"), _PROBABILITIES]
-            case "multi_label":
-                answers = [ColSpec(DataType.string, "labels"), _PROBABILITIES]
-            case "regression":
-                answers = [ColSpec(DataType.double, name) for name in self.classes]
+        answers: list[ColSpec | TensorSpec] = [*_specs(self.task.kind, self.task.columns(self.classes))]
+        for target in self.further:
+            answers += _specs(target.task.kind, target.columns)
         return ModelSignature(inputs=Schema([ColSpec(DataType.binary, "image")]), outputs=Schema(answers))
+
+
+def _specs(kind: Kind, columns: Sequence[str]) -> list[ColSpec]:
+    """The columns of a prediction for a target of this kind, with their types."""
+    types: dict[Kind, list[DataType | Array]] = {
+        "classification": [DataType.string, DataType.double, Array(DataType.double)],
+        "multi_label": [DataType.string, Array(DataType.double)],
+        "regression": [DataType.double] * len(columns),
+    }
+    return [ColSpec(of, name) for of, name in zip(types[kind], columns, strict=True)]
 
 
 def register(candidate: Candidate, loader_module: str, requirements: list[str]) -> str:
@@ -75,7 +82,7 @@ def register(candidate: Candidate, loader_module: str, requirements: list[str]) 
     ]
     if known:
         version_number = str(known[0].version)
-        for key, value in _metric_tags(candidate).items():  # a changed `evaluate` may have measured anew
+        for key, value in _tags(candidate).items():  # a changed `evaluate` may have measured anew
             client.set_model_version_tag(candidate.name, version_number, key, value)
         return version_number
     with mlflow.start_run(run_id=candidate.run_id), warnings.catch_warnings():
@@ -89,7 +96,7 @@ def register(candidate: Candidate, loader_module: str, requirements: list[str]) 
         tracking.MODEL_TAG: candidate.model_sha256,
         _ONNX_TAG: candidate.onnx_sha256,
         _TEST_TAG: candidate.test_digest,
-        **_metric_tags(candidate),
+        **_tags(candidate),
     }
     version: ModelVersion = mlflow.register_model(logged.model_uri, candidate.name, tags=tags)
     return str(version.version)
@@ -108,8 +115,16 @@ def _has_files(version: ModelVersion) -> bool:
         return False
 
 
-def _metric_tags(candidate: Candidate) -> dict[str, str]:
-    return {f"deepcv.metric.{key}": repr(float(value)) for key, value in candidate.metrics.items()}
+def _tags(candidate: Candidate) -> dict[str, str]:
+    """What `challenge` compares: metrics, and the columns of further targets, where there are any."""
+    tags = {
+        f"deepcv.metric.{tracking.metric_name(key)}": repr(float(value)) for key, value in candidate.metrics.items()
+    }
+    return tags | ({_FURTHER_TAG: json.dumps(_further_columns(candidate))} if candidate.further else {})
+
+
+def _further_columns(candidate: Candidate) -> list[str]:
+    return [name for target in candidate.further for name in target.columns]
 
 
 def challenge(
@@ -118,7 +133,8 @@ def challenge(
     """Give `version` the alias that it has earned and return it with a sentence that says why.
 
     A candidate that is worse than the champion on the same test images becomes the challenger. Where the champion was
-    judged on other test images, `rescore(model_uri)` judges it on the candidate's.
+    judged on other test images, `rescore(model_uri)` judges it on the candidate's. Further targets do not count; the sentence
+    names those columns of the champion's predictions that the candidate's lack.
     """
     client = tracking.connect()
     champion = champion_of(name)
@@ -143,6 +159,9 @@ def challenge(
         reason = (
             f"{metric} {score:.4f} against {to_beat:.4f} of version {champion.version} on the same test images{caveat}"
         )
+        there = _further_columns(candidate)
+        if lost := [name for name in json.loads(champion.tags.get(_FURTHER_TAG, "[]")) if name not in there]:
+            reason += f"; its predictions have no {', '.join(lost)}, which those of version {champion.version} have"
     client.set_registered_model_alias(name, alias, version)
     challenger = _version_with_alias(client, name, CHALLENGER)
     if alias == CHAMPION and challenger is not None and str(challenger.version) == version:

@@ -19,6 +19,7 @@ from deepcv.images import DecodeError, decode, headers
 from deepcv.nn import spec
 from deepcv.params.document import read
 from deepcv.params.edit import with_values
+from deepcv.params.whole import Params
 from deepcv.training.hardware import resolve
 
 _LOOKED_AT = 300  # images decoded to learn size and colour
@@ -119,6 +120,12 @@ def write(params_file: Path, findings: Findings, proposal: Proposal) -> str:
     kept = [line for line in text.splitlines(keepends=True) if not line.startswith(_HEADER)]
     found = "".join(c if c.isprintable() else " " for c in describe(findings))  # a class name may hold a line break
     return f"{_HEADER}{found}{newline}" + "".join(kept)
+
+
+def left_over(params: Params) -> list[str]:
+    """What params say of another dataset or network, and a proposal does not set: it may stand in a block, which edits refuse."""
+    kept = {"preprocess.further_targets": params.preprocess.further_targets, "train.losses": params.train.losses}
+    return [key for key, value in kept.items() if value]
 
 
 def describe(findings: Findings) -> str:

@@ -48,6 +48,16 @@ class Task:
         found = description.get("task", {"of": "label"})
         return cls(found["of"], tuple(found.get("mean", ())), tuple(found.get("std", ())))
 
+    def columns(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Of a prediction, where this is the main target; `names` are the task's."""
+        match self.kind:
+            case "classification":
+                return "label", "probability", "probabilities"
+            case "multi_label":
+                return "labels", "probabilities"
+            case "regression":
+                return tuple(names)
+
     def in_words(self, names: Sequence[str], answer: Sequence[float]) -> str:
         """Say the labels that are likely (`;` between them) of probabilities, or the numbers; `names` are the task's."""
         if self.kind == "regression":
@@ -56,3 +66,32 @@ class Task:
 
 
 CLASSIFICATION = Task()
+
+
+@dataclass(frozen=True)
+class FurtherTarget:
+    """One of `preprocess.further_targets`: labels or numbers that outputs beside `logits` may learn, and what they are called."""
+
+    task: Task
+    names: tuple[str, ...]
+
+    @property
+    def of(self) -> str:
+        """What params call it: `boxes`, `tags.COLUMN`, `numbers` or `numbers.COLUMN`."""
+        return self.task.of
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of a prediction: `numbers.NAME` of each number; of labels those that are likely, and the probabilities."""
+        if self.task.kind == "regression":
+            return tuple(f"numbers.{name}" for name in self.names)
+        return self.of, f"{self.of}.probabilities"
+
+    def stored(self) -> dict[str, Any]:
+        """As plain values, for `of_description`."""
+        return {**asdict(self.task), "names": self.names}
+
+    @classmethod
+    def of_description(cls, values: Mapping[str, Any]) -> "FurtherTarget":
+        """Read what `stored` gave."""
+        return cls(Task(values["of"], tuple(values["mean"]), tuple(values["std"])), tuple(values["names"]))

@@ -4,6 +4,7 @@ The store is `<state>/mlflow`: `mlflow.db` (SQLite), `artifacts/`, and the recei
 """
 
 import contextlib
+import hashlib
 import logging
 import re
 import sqlite3
@@ -41,6 +42,8 @@ TRAINING_TAG = "deepcv.training_key"
 TRAINED_TAG = "deepcv.trained_files_sha256"
 
 _PARAM = re.compile(r"[\w.\- :]+")  # what MLflow takes for the name of a param, but for paths
+_NO_METRIC = re.compile(r"[^\w.\- ]")  # not in a metric's name; MLflow takes `/` and `:` too, but not everywhere
+_LONGEST_METRIC = 200
 _BUSY_S = 10.0  # how long another process may have the database for itself
 
 # Every column in which MLflow stores an artifact location as an absolute path.
@@ -60,6 +63,17 @@ class RegistryError(DeepcvError):
 def experiment_of(dataset: str) -> str:
     """Name of the MLflow experiment and of the registered model for a dataset."""
     return f"deepcv-{dataset}"
+
+
+def metric_name(name: str) -> str:
+    """A metric's name as MLflow takes it: of a further target it has the name of a column, which may be any text.
+
+    What is not kept as it is ends in a digest, so that no two names become one.
+    """
+    taken = _NO_METRIC.sub("_", name)
+    if len(taken) > _LONGEST_METRIC:
+        taken = taken[: _LONGEST_METRIC - 50] + taken[-50:]
+    return name if taken == name else f"{taken}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def run_params(training: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +152,9 @@ def log_metrics(run_id: str, values: Mapping[str, float], step: int = 0, at_s: f
     All of them or none are written. The same with the same `at_s` may be written again: MLflow keeps one of equal points.
     """
     at_ms = int(1000 * (time.time() if at_s is None else at_s))
-    MlflowClient().log_batch(run_id, metrics=[Metric(key, float(value), at_ms, step) for key, value in values.items()])
+    MlflowClient().log_batch(
+        run_id, metrics=[Metric(metric_name(key), float(value), at_ms, step) for key, value in values.items()]
+    )
 
 
 def watch_machine(run_id: str) -> None:

@@ -20,6 +20,7 @@ from deepcv.registry import Candidate, challenge, champion_of, register
 from deepcv.serving import predictor
 from deepcv.serving.onnx_export import export
 from deepcv.serving.predictor import ExportInfo, Predictor
+from deepcv.task import FurtherTarget, Task
 
 NAME = "deepcv-toy"
 
@@ -124,6 +125,25 @@ def test_a_worse_candidate_does_not_replace_the_champion(
     assert champion is not None
     assert str(champion.version) == (second if alias == "champion" else first)
     assert aliases() == ({"champion": second} if alias == "champion" else {"champion": first, "challenger": second})
+
+
+def test_further_targets_that_the_champion_answers_and_the_candidate_does_not_are_named(candidate: Candidate) -> None:
+    age, weather = FurtherTarget(Task("numbers.age"), ("age",)), FurtherTarget(Task("tags.w, x"), ("a", "b"))
+    several = replace(candidate, further=(age, weather))
+    challenge(NAME, add(several), several, "accuracy", no_rescore)
+    said = {}
+    for accuracy, further in ((0.5, (age, weather)), (0.6, (weather,)), (0.7, ()), (0.9, (age,)), (0.95, ())):
+        other = replace(with_accuracy(candidate, accuracy), further=further)
+        said[accuracy] = challenge(NAME, add(other), other, "accuracy", no_rescore)
+    assert [alias for alias, _ in said.values()] == [*["challenger"] * 3, *["champion"] * 2]
+    lost = {accuracy: reason.partition("its predictions have no ")[2] for accuracy, (_, reason) in said.items()}
+    assert lost == {
+        0.5: "",
+        0.6: "numbers.age, which those of version 1 have",
+        0.7: "numbers.age, tags.w, x, tags.w, x.probabilities, which those of version 1 have",
+        0.9: "tags.w, x, tags.w, x.probabilities, which those of version 1 have",
+        0.95: "numbers.age, which those of version 5 have",
+    }
 
 
 def test_the_champion_stays_what_it_is_when_it_comes_again(candidate: Candidate) -> None:

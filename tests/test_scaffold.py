@@ -196,3 +196,9 @@ def test_without_params_the_error_says_what_to_do(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_dataset_names(path: str, name: str) -> None:
     assert scaffold.dataset_name(path) == name
+
+
+def test_what_another_recipe_learned_is_named() -> None:
+    params, several = (whole.load(toys.REPOSITORY / name) for name in ("params.yaml", "examples/several-targets.yaml"))
+    assert scaffold.left_over(params) == []
+    assert scaffold.left_over(several) == ["preprocess.further_targets", "train.losses"]

@@ -1,4 +1,5 @@
 import contextlib
+import re
 import shutil
 import sqlite3
 import time
@@ -160,3 +161,25 @@ def test_paths_that_cannot_be_mended_are_a_tracking_error(store: Path, monkeypat
     monkeypatch.setattr(tracking, "_PATH_COLUMNS", (("no_such_table", "x"),))
     with pytest.raises(tracking.TrackingError, match="cannot be mended"):
         tracking.connect()
+
+
+def test_a_metric_of_a_column_of_any_name_is_written() -> None:
+    run_id = new_run()
+    names = ["test_numbers.größe/2 (µm).r2", "test_tags.a//b:..c.macro_f1", f"test_numbers.{'x' * 300}.mae"]
+    tracking.log_metrics(run_id, dict(zip(names, (0.5, 0.25, 3.0), strict=True)))
+    found = run(run_id).data.metrics
+    assert found == {tracking.metric_name(name): value for name, value in zip(names, (0.5, 0.25, 3.0), strict=True)}
+    assert tracking.metric_name(names[0]).startswith("test_numbers.größe_2 _µm_.r2_")
+    assert re.fullmatch(r"test_numbers\.x+\.mae_[0-9a-f]{6}", tracking.metric_name(names[2]))
+    assert tracking.metric_name("val_accuracy") == "val_accuracy"
+
+
+def test_metrics_whose_names_differ_in_what_mlflow_does_not_take_stay_two() -> None:
+    run_id = new_run()
+    longer = [f"{'x' * 150}{middle}{'y' * 150}" for middle in "ab"]
+    names = ["val_numbers.weight (g).r2", "val_numbers.weight [g].r2", "val_numbers.weight _g_.r2", *longer]
+    tracking.log_metrics(run_id, {name: number for number, name in enumerate(names)})
+    found = run(run_id).data.metrics
+    assert len(found) == 5
+    assert [found[tracking.metric_name(name)] for name in names] == [0, 1, 2, 3, 4]
+    assert found[names[2]] == 2

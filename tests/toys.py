@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcv.data import packed
-from deepcv.data.shards import Dataset, channel_statistics, open_shards, write_description, write_split
+from deepcv.data.shards import Dataset, channel_statistics, labels_file, open_shards, write_description, write_split
 from deepcv.images import encode_png
 from deepcv.nn.spec import NetworkSpec, load
 from deepcv.params.train import NO_WEIGHTS
-from deepcv.task import Task
+from deepcv.task import FurtherTarget, Task
 from deepcv.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -147,6 +147,46 @@ def write_task_shards(folder: Path, task: Task, train: int = 48, held_out: int =
         )
     recipe = {"height": 8, "width": 8, "channels": 1, "resize": "stretch"}
     write_description(folder, name="toy", classes=("left", "right"), test_digest="t" * 64, recipe=recipe, task=task)
+    return folder
+
+
+FURTHER = (FurtherTarget(Task("numbers.größe/2"), ("größe/2",)), FurtherTarget(Task("tags.bright"), ("left", "right")))
+THREE_HEADS = """\
+nodes:
+  - {id: flat, op: flatten}
+  - {id: hidden, op: linear, features: 24, activation: relu}
+  - {id: head, op: linear, features: $classes}
+  - {id: size, op: linear, features: 1, from: hidden}
+  - {id: bright, op: linear, features: 2, from: hidden}
+outputs: {logits: head, size: size, bright: bright}
+"""
+
+
+def write_several_shards(folder: Path, train: int = 48, held_out: int = 16, encoded: bool = False) -> Path:
+    """Write shards of two classes, which half is brighter, and further of how bright the left one is and which are bright."""
+    folder.mkdir(parents=True, exist_ok=True)
+    statistics = None
+    for seed, (split, count) in enumerate({"train": train, "val": held_out, "test": held_out}.items()):
+        grey = np.random.default_rng(seed).integers(0, 256, (count, 2))
+        images = (grey.repeat(4, 1)[:, None, :, None] * np.ones((1, 8, 1, 1))).astype(np.uint8)
+        labels = (grey[:, 1] > grey[:, 0]).astype(np.int64)
+        if encoded and split == "train":
+            statistics = channel_statistics(images)
+            files = [encode_png(image.repeat(2, 0).repeat(2, 1)) for image in images]
+            packed.write(
+                folder / "train",
+                (packed.EncodedImage(file, int(n), 16, 16) for file, n in zip(files, labels, strict=True)),
+                ("left", "right"),
+            )
+        else:
+            np.save(folder / f"{split}_images.npy", images)
+        np.save(folder / labels_file(split), labels)
+        np.save(folder / labels_file(split, 1), (1000 + 10 * grey[:, :1]).astype(np.float32))
+        np.save(folder / labels_file(split, 2), (grey > 127).astype(np.float32))
+    write_description(
+        folder, name="toy", classes=("left", "right"), test_digest="t" * 64, recipe=RECIPE, statistics=statistics,
+        further=FURTHER,
+    )  # fmt: skip
     return folder
 
 

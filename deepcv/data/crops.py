@@ -48,7 +48,7 @@ def random_crops(
             pass  # raises what one of them raised
         return torch.from_numpy(batch)
 
-    return Crops(take, images.labels, (recipe.height, recipe.width))
+    return Crops(take, images.labels, (recipe.height, recipe.width), images.further)
 
 
 def crop_boxes(sizes: Tensor, draws: Draws, least_area: float = LEAST_AREA) -> Tensor:

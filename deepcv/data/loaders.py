@@ -1,7 +1,7 @@
 """Batches of training images: of prepared ones that lie on the training device as uint8, or of crops made as they are asked for."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,18 +17,21 @@ from deepcv.data.shards import Split
 from deepcv.errors import DeepcvError
 
 _NOTHING_MORE = Recipe()
+_NONE: Mapping[str, Tensor] = {}
 
 
 @dataclass(frozen=True)
 class Crops:
     """Training images that change with the epoch: `take` makes uint8 (b, *size, channels), on the CPU, for (samples (b,), epoch).
 
-    Sample s is image s % n, with draws of its own. `labels` are those of all n images, (n,) or (n, k); `size` is (height, width).
+    Sample s is image s % n, with draws of its own. `labels` are those of all n images, (n,) or (n, k), `further` the
+    further targets by name, (n, k); `size` is (height, width).
     """
 
     take: Callable[[Tensor, int], Tensor]
     labels: NDArray[Any]
     size: tuple[int, int]
+    further: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,13 @@ class Batch(NamedTuple):
     """Images `(b, channels, height, width)`, uint8, channels last in memory, and their targets.
 
     Targets are class numbers, int64 `(b,)`, or with MixUp or CutMix probabilities, float32 `(b, classes)`; of labels 0 and 1 and of
-    numbers they are float32 `(b, k)`. With several `views` of each image there are views·b images, view by view.
+    numbers they are float32 `(b, k)`, and so are the `further` targets, by name. With several `views` of each image there are
+    views·b images, view by view.
     """
 
     images_nchw: Tensor
     targets: Tensor
+    further: Mapping[str, Tensor] = _NONE
 
     @property
     def size(self) -> int:
@@ -78,8 +83,10 @@ class Batch(NamedTuple):
             return [self]
         size = -(-len(self.targets) // pieces)
         images = self.images_nchw.unflatten(0, (self.views, -1)).split(size, dim=1)
+        further = {name: targets.split(size) for name, targets in self.further.items()}
         return [
-            Batch(part.flatten(0, 1), targets) for part, targets in zip(images, self.targets.split(size), strict=True)
+            Batch(part.flatten(0, 1), targets, {name: parts[place] for name, parts in further.items()})
+            for place, (part, targets) in enumerate(zip(images, self.targets.split(size), strict=True))
         ]
 
 
@@ -106,6 +113,7 @@ class TrainLoader:
         size = split.size if isinstance(split, Crops) else split.images_nhwc.shape[1:3]
         self._labels = torch.from_numpy(np.array(split.labels))
         self.targets = self._labels.to(device)
+        self.further = {name: torch.from_numpy(np.array(one)).to(device) for name, one in split.further.items()}
         self.balance = balance
         self.batch_size = min(batch_size, len(self.targets))
         if self.batch_size % ranks:
@@ -136,7 +144,7 @@ class TrainLoader:
             else:
                 index, source = self._source(order[start : start + self._share])
                 images_nhwc = gather(source, index, self.augmentation, self.seed, self.epoch, taken=self._taken)
-                batch = Batch(images_nhwc.permute(0, 3, 1, 2), self.targets_of(index))
+                batch = Batch(images_nhwc.permute(0, 3, 1, 2), self.targets_of(index), self.further_of(index))
             yield batch if self.size is None else batch._replace(images_nchw=resized(batch.images_nchw, self.size))
 
     def use(self, augmentation: Augmentation, recipe: Recipe) -> None:
@@ -158,15 +166,22 @@ class TrainLoader:
         """Return the targets (b,) or (b, k) of samples (b,), on the training device."""
         return self.targets[self._images_of(samples)]
 
+    def further_of(self, samples: Tensor) -> Mapping[str, Tensor]:
+        """Return the further targets (b, k) of samples (b,) by name, on the training device."""
+        if not self.further:
+            return _NONE
+        images = self._images_of(samples)
+        return {name: targets[images] for name, targets in self.further.items()}
+
     def at(self, order: Tensor, places: Tensor) -> Batch:
         """Return the samples at `places` (b,) of the epoch's order; no other part of the batch has a say in them."""
         index = order[places]
         if self.views.count > 1:
             made = torch.cat([self._view(index, number) for number in range(self.views.count)])
             made = made.contiguous(memory_format=torch.channels_last)
-            return Batch(made, self.targets_of(index))
+            return Batch(made, self.targets_of(index), self.further_of(index))
         if not self.recipe.mixes:
-            return Batch(self._pictures(index), self.targets_of(index))
+            return Batch(self._pictures(index), self.targets_of(index), self.further_of(index))
         # The partner is the next of the order, so that one more picture than the batch has is enough.
         partners = mixing.partners(order, places, shift=1)
         samples, rows = torch.unique(torch.cat([index, partners]), return_inverse=True)
@@ -174,9 +189,13 @@ class TrainLoader:
         own, other = rows.to(made.device).split(len(index))
         index, partners = index.to(made.device), partners.to(made.device)
         mixed = mix(self.recipe, made[own], made[other], index, self.seed, self.epoch)
-        own_targets, partner_targets = self.targets_of(index), self.targets_of(partners)
-        targets = mixing.soft_targets(own_targets, partner_targets, mixed.own_share, self.classes)
-        return Batch(mixed.images_nchw, targets)
+        own_images, partner_images = self._images_of(index), self._images_of(partners)
+
+        def mixed_of(values: Tensor) -> Tensor:
+            return mixing.soft_targets(values[own_images], values[partner_images], mixed.own_share, self.classes)
+
+        further = {name: mixed_of(values) for name, values in self.further.items()}
+        return Batch(mixed.images_nchw, mixed_of(self.targets), further)
 
     def plain(self, index: Tensor) -> Tensor:
         """Return images (b, c, h, w), uint8, as they are before they are augmented in this epoch."""

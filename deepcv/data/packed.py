@@ -6,7 +6,7 @@ names, sha256 of the index). numpy reads them without this project: `images.bin[
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,11 +58,15 @@ def write(folder: Path, images: Iterable[EncodedImage], classes: tuple[str, ...]
 class PackedImages:
     """What `write` wrote, memory-mapped; an image's checksum is compared when it is read first. Raises ShardError.
 
-    `labels` are what is learned of the images, (n,) or (n, k): their class numbers, unless others are given.
+    `labels` are what is learned of the images, (n,) or (n, k): their class numbers, unless others are given; `further` are further
+    targets by name, (n, k).
     """
 
-    def __init__(self, folder: Path, labels: NDArray[Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, labels: NDArray[Any] | None = None, further: Mapping[str, NDArray[Any]] | None = None
+    ) -> None:
         self.folder = folder
+        self.further = dict(further or {})
         try:
             description = json.loads((folder / "packed.json").read_text(encoding="utf-8"))
             if sha256(folder / "index.npy") != description["sha256"]:

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from deepcv.data import memory
 from deepcv.data.packed import EncodedImage
 from deepcv.data.samples import DataError
-from deepcv.data.shards import SPLITS, Statistics, channel_sums, create_array, statistics_of
+from deepcv.data.shards import SPLITS, Statistics, channel_sums, create_array, labels_file, statistics_of
 from deepcv.data.targets import Targets, find
 from deepcv.files import write_text
 from deepcv.images import DecodeError, ImageRecipe, UInt8Array, prepare
@@ -35,6 +35,7 @@ _SUMS = "train_sums.npy"  # of levels and of their squares, int64 (images, 2, ch
 _BATCH = 64  # images of one task
 _COLUMNS = ["id", "split", "label", "sha256", "bytes", "offset", "annotations"]
 _RECORD_S = 1.0  # between two records of the progress
+_Arrays = tuple[NDArray[Any], list[NDArray[Any]]]  # images, or their sums, of a split, and its targets
 
 
 class _Task(NamedTuple):
@@ -56,11 +57,12 @@ def prepare_all(
     targets: Targets,
     leave_out: frozenset[str] = frozenset(),
     *,
+    further: Sequence[Targets] = (),
     encoded_train: bool = False,
     processes: int,
     done: Callable[[int], object],
 ) -> None:
-    """Write `<split>_images.npy` and `<split>_labels.npy` of all splits to `folder`; `done` hears of images as they finish.
+    """Write images and labels of all splits to `folder`, named as `shards` has them; `done` hears of images as they finish.
 
     Of an `encoded_train` split the sums that `encoded_statistics` takes are written in place of its images. A folder that
     holds the work of a killed run with the same arguments is completed: the caller sees to it that they are the same. Images
@@ -73,7 +75,9 @@ def prepare_all(
     finished = _progress(folder)
     encoded = {"train"} if encoded_train else set()
     arrays = {
-        split: _open(folder, split, counts[split], recipe, targets, encoded=split in encoded, resume=finished > 0)
+        split: _open(
+            folder, split, counts[split], recipe, [targets, *further], encoded=split in encoded, resume=finished > 0
+        )
         for split in SPLITS
     }
     places: Counter[str] = Counter()
@@ -87,7 +91,8 @@ def prepare_all(
         for split, label, annotations, image_hwc in rows:
             pixels, learned = arrays[split]
             pixels[places[split]] = channel_sums(image_hwc[None]) if split in encoded else image_hwc
-            learned[places[split]] = targets.of(label, annotations)
+            for one, values in zip([targets, *further], learned, strict=True):
+                values[places[split]] = one.of(label, annotations)
             places[split] += 1
         finished += 1
         done(len(task.ids))
@@ -104,14 +109,17 @@ def encoded_statistics(folder: Path, recipe: ImageRecipe) -> Statistics:
     return statistics_of(sums.sum(axis=0), len(sums) * recipe.height * recipe.width)
 
 
-def learned(raw: Path, task: Task, classes: tuple[str, ...], leave_out: frozenset[str] = frozenset()) -> Targets:
-    """Return what `task` learns of the images but for the ids to leave out. Raises DataError."""
+def learned(
+    raw: Path, task: Task, classes: tuple[str, ...], leave_out: frozenset[str] = frozenset(),
+    key: str = "preprocess.target",
+) -> Targets:  # fmt: skip
+    """Return what `task` learns of the images but for the ids to leave out. Raises DataError, which names the param `key`."""
 
     def annotations() -> Iterator[tuple[str, str]]:
         for rows in _batches(raw, ["id", "annotations"], leave_out):
             yield from zip(rows["id"].to_pylist(), rows["annotations"].to_pylist(), strict=True)
 
-    return find(task, classes, annotations)
+    return find(task, classes, annotations, key)
 
 
 def encoded_images(
@@ -178,17 +186,25 @@ def _batches(raw: Path, columns: list[str], leave_out: frozenset[str]) -> Iterat
 
 
 def _open(
-    folder: Path, split: str, count: int, recipe: ImageRecipe, targets: Targets, *, encoded: bool, resume: bool
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    images, labels = folder / (_SUMS if encoded else f"{split}_images.npy"), folder / f"{split}_labels.npy"
+    folder: Path,
+    split: str,
+    count: int,
+    recipe: ImageRecipe,
+    targets: Sequence[Targets],
+    *,
+    encoded: bool,
+    resume: bool,
+) -> _Arrays:
+    images = folder / (_SUMS if encoded else f"{split}_images.npy")
+    labels = [folder / labels_file(split, place) for place in range(len(targets))]
     if resume:
-        return np.load(images, mmap_mode="r+"), np.load(labels, mmap_mode="r+")
+        return np.load(images, mmap_mode="r+"), [np.load(path, mmap_mode="r+") for path in labels]
     made = (
         create_array(images, np.int64, (count, 2, recipe.channels))
         if encoded
         else create_array(images, np.uint8, (count, recipe.height, recipe.width, recipe.channels))
     )
-    return made, create_array(labels, targets.dtype, (count, *targets.shape))
+    return made, [create_array(path, one.dtype, (count, *one.shape)) for path, one in zip(labels, targets, strict=True)]
 
 
 def _progress(folder: Path) -> int:
@@ -199,9 +215,9 @@ def _progress(folder: Path) -> int:
         return 0
 
 
-def _save(folder: Path, arrays: dict[str, tuple[NDArray[Any], NDArray[Any]]], finished: int) -> None:
+def _save(folder: Path, arrays: dict[str, _Arrays], finished: int) -> None:
     """Record the progress after the pixels are on the disk: so it is true after a power failure too."""
-    for array in (array for pair in arrays.values() for array in pair):
+    for array in (array for images, labels in arrays.values() for array in (images, *labels)):
         if isinstance(array, np.memmap):
             array.flush()
     write_text(folder / FINISHED, str(finished))

@@ -2,15 +2,16 @@
 
 `data/shards/` holds `<split>_images.npy` (uint8, images × height × width × channels), `<split>_labels.npy` (see `Split`) and
 `dataset.json` (class names, image recipe, mean and std of the train split per channel in 0–1, sha256 of each file, what is
-learned where it is not a class). Where the train split was stored encoded, the folder `train/` stands in for its images: see `packed`.
-numpy reads all of them without this project.
+learned where it is not a class). Further targets, where there are any, are `<split>_labels_1.npy`, …, described in `dataset.json` in
+their order: not every column's name can be a file's. Where the train split was stored encoded, the folder `train/` stands in for
+its images: see `packed`. numpy reads all of them without this project.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from deepcv.data.packed import PackedImages, ShardError
 from deepcv.files import sha256
-from deepcv.task import CLASSIFICATION, Task
+from deepcv.task import CLASSIFICATION, FurtherTarget, Task
 
 SPLITS = ("train", "val", "test")
 TRAIN_FOLDER = "train"  # of encoded images
@@ -34,17 +35,19 @@ class Split:
     """Images `(n, height, width, channels)` uint8 and what is learned of them, both memory-mapped.
 
     `labels` are class numbers `(n,)` int64, or `(n, k)` float32: 1 for each of k labels that is there and 0 for others, or k numbers.
+    `further` are the further targets by name, each (n, k) float32 as well.
     """
 
     images_nhwc: NDArray[np.uint8]
     labels: NDArray[Any]
+    further: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Prepared splits with what is needed to read them; `digest` identifies their whole content.
 
-    `classes` are the names of what `task` learns: of classes, labels or numbers.
+    `classes` are the names of what `task` learns: of classes, labels or numbers. `further` targets have names of their own.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Dataset:
     val: Split
     test: Split
     task: Task = CLASSIFICATION
+    further: tuple[FurtherTarget, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -76,6 +80,11 @@ def create_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) ->
     return array
 
 
+def labels_file(split: str, place: int = 0) -> str:
+    """Name of the file of what is learned of a split: 0 the main target, 1, 2, … the further ones."""
+    return f"{split}_labels_{place}.npy" if place else f"{split}_labels.npy"
+
+
 def write_split(
     folder: Path, split: str, images: Iterable[NDArray[np.uint8]], labels: Iterable[int], shape: tuple[int, ...]
 ) -> None:
@@ -88,7 +97,7 @@ def write_split(
 
 def write_description(
     folder: Path, *, name: str, classes: tuple[str, ...], test_digest: str, recipe: Mapping[str, Any],
-    statistics: Statistics | None = None, task: Task = CLASSIFICATION,
+    statistics: Statistics | None = None, task: Task = CLASSIFICATION, further: Sequence[FurtherTarget] = (),
 ) -> None:  # fmt: skip
     """Write dataset.json once all splits of `folder` are written; numbers are measured, on the train split, here.
 
@@ -102,6 +111,11 @@ def write_description(
         "name": name, "classes": classes, "test_digest": test_digest, "recipe": dict(recipe),
         "mean": mean, "std": std, "sha256": files, **_measured(task, folder).stored(),
     }  # fmt: skip
+    if further:
+        description["further"] = [
+            replace(target, task=_measured(target.task, folder, place)).stored()
+            for place, target in enumerate(further, start=1)
+        ]
     (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
@@ -138,20 +152,25 @@ def open_shards(folder: Path) -> Dataset:
                 raise ShardError(
                     f"{folder / name}: damaged (its sha256 is not the one in dataset.json); run `dvc repro preprocess`"
                 )
+        further = tuple(FurtherTarget.of_description(values) for values in description.get("further", ()))
         train: Split | PackedImages
         if _PACKED in description["sha256"]:
             has_labels = (
                 "train_labels.npy" in description["sha256"]
             )  # older shards have class numbers, which lie in the index
-            train = PackedImages(folder / TRAIN_FOLDER, _labels(folder, "train") if has_labels else None)
+            train = PackedImages(
+                folder / TRAIN_FOLDER,
+                _labels(folder, "train") if has_labels else None,
+                _further(folder, "train", further),
+            )
         else:
-            train = _open_split(folder, "train")
+            train = _open_split(folder, "train", further)
         return Dataset(
             name=description["name"], classes=tuple(description["classes"]), test_digest=description["test_digest"],
             recipe=description["recipe"], mean=tuple(description["mean"]), std=tuple(description["std"]),
             digest=hashlib.sha256(text.encode()).hexdigest(),
-            train=train, val=_open_split(folder, "val"), test=_open_split(folder, "test"),
-            task=Task.of_description(description),
+            train=train, val=_open_split(folder, "val", further), test=_open_split(folder, "test", further),
+            task=Task.of_description(description), further=further,
         )  # fmt: skip
     except FileNotFoundError as error:
         raise ShardError(f"{error.filename}: missing; run `dvc repro preprocess`") from error
@@ -159,23 +178,27 @@ def open_shards(folder: Path) -> Dataset:
         raise ShardError(f"{folder / 'dataset.json'}: damaged ({error}); run `dvc repro preprocess`") from error
 
 
-def _measured(task: Task, folder: Path) -> Task:
+def _measured(task: Task, folder: Path, place: int = 0) -> Task:
     """The task with mean and standard deviation of its numbers; a number that never changes is centred and not blown up."""
     if task.kind != "regression":
         return task
-    numbers = np.load(folder / "train_labels.npy").astype(np.float64)
+    numbers = np.load(folder / labels_file("train", place)).astype(np.float64)
     std = numbers.std(axis=0)
     return replace(task, mean=tuple(numbers.mean(axis=0).tolist()), std=tuple(np.where(std > 0, std, 1.0).tolist()))
 
 
-def _open_split(folder: Path, split: str) -> Split:
+def _open_split(folder: Path, split: str, further: Sequence[FurtherTarget]) -> Split:
     images = np.load(folder / f"{split}_images.npy", mmap_mode="r")
-    return Split(images, _labels(folder, split))
+    return Split(images, _labels(folder, split), _further(folder, split, further))
 
 
-def _labels(folder: Path, split: str) -> NDArray[Any]:
-    labels: NDArray[Any] = np.load(folder / f"{split}_labels.npy", mmap_mode="r")
+def _labels(folder: Path, split: str, place: int = 0) -> NDArray[Any]:
+    labels: NDArray[Any] = np.load(folder / labels_file(split, place), mmap_mode="r")
     return labels
+
+
+def _further(folder: Path, split: str, further: Sequence[FurtherTarget]) -> dict[str, NDArray[Any]]:
+    return {target.of: _labels(folder, split, place) for place, target in enumerate(further, start=1)}
 
 
 def _chunks(images_nhwc: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:

@@ -1,7 +1,7 @@
 """A network with everything it needs around it, and the model file that holds both."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +14,12 @@ from deepcv.files import atomic, check_archive
 from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.module import DeepcvModule
 from deepcv.nn.spec import NetworkSpec, from_canonical
-from deepcv.task import CLASSIFICATION, Task
+from deepcv.task import CLASSIFICATION, FurtherTarget, Task
 
 _FORMAT = 3
 _FORMAT_OF_TASKS = 4
-_READABLE = (1, 2, 3, 4)  # 1 knew no views, 2 a `test_time_flip` that was true or false
+_FORMAT_OF_FURTHER = 5
+_READABLE = (1, 2, 3, 4, 5)  # 1 knew no views, 2 a `test_time_flip` that was true or false
 
 TestTimeViews = Literal["one", "flip", "flip_shift"]
 
@@ -35,6 +36,7 @@ class ModelInfo:
     `recipe` is the image recipe (height, width, channels, resize); mean and std are per channel on the scale 0–1;
     `test_time_views` are the pictures of an image whose answers are averaged: itself; with its mirror image; with both moved by a
     pixel towards two corners, which count half as much together (Jordan 2024, arXiv 2404.00498).
+    `further` are the outputs that learn a further target, and which; those of numbers have its units in eval mode.
     """
 
     dataset: str
@@ -44,6 +46,7 @@ class ModelInfo:
     std: tuple[float, ...]
     test_time_views: TestTimeViews = "one"
     task: Task = CLASSIFICATION
+    further: Mapping[str, FurtherTarget] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -55,7 +58,7 @@ class Classifier(nn.Module):
     """Normalisation and network: uint8 images (n, channels, height, width) to a mapping with `logits` (n, classes).
 
     Where the task is regression, `logits` are numbers: as the network makes them while it trains, with mean 0 and standard
-    deviation 1 over the training images, and in eval mode in the units of the data.
+    deviation 1 over the training images, and in eval mode in the units of the data. So are other outputs that learn numbers.
     A network of several inputs gets the images at the size that each has in its network file.
     """
 
@@ -78,6 +81,10 @@ class Classifier(nn.Module):
         self.task = info.task
         self.register_buffer("target_mean", torch.tensor(info.task.mean), persistent=False)
         self.register_buffer("target_std", torch.tensor(info.task.std), persistent=False)
+        self.further = dict(info.further)
+        for place, target in enumerate(self.further.values()):
+            self.register_buffer(f"further_mean_{place}", torch.tensor(target.task.mean), persistent=False)
+            self.register_buffer(f"further_std_{place}", torch.tensor(target.task.std), persistent=False)
 
     def forward(self, images_nchw: Tensor) -> dict[str, Tensor]:
         """Normalise and run the network; the memory layout of the images is kept. Only in eval mode there are several views."""
@@ -85,9 +92,15 @@ class Classifier(nn.Module):
         if self.training:
             return self.answer(images)
         outputs = self._mean_of_views(images)
+        return {**outputs, **{name: outputs[name].float() * std + mean for name, mean, std in self.scales()}}
+
+    def scales(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Of each output that has numbers its name, and mean and standard deviation (k,) of these over the training images."""
         if self.task.kind == "regression":
-            outputs = {**outputs, "logits": outputs["logits"].float() * self.target_std + self.target_mean}
-        return outputs
+            yield "logits", self.target_mean, self.target_std
+        for place, (name, target) in enumerate(self.further.items()):
+            if target.task.kind == "regression":
+                yield name, self.get_buffer(f"further_mean_{place}"), self.get_buffer(f"further_std_{place}")
 
     def _mean_of_views(self, images: Tensor) -> dict[str, Tensor]:
         if self.test_time_views == "one":
@@ -127,6 +140,14 @@ class Classifier(nn.Module):
         for path, module in self.network.named_modules():
             if isinstance(module, WhiteningConv2d):
                 module.fit(inputs.get(sources.get(path, ""), images))
+
+
+def answering(further: Mapping[str, FurtherTarget]) -> dict[str, FurtherTarget]:
+    """Of the outputs that learn further targets those that answer: where several learn one, the first."""
+    first: dict[str, str] = {}
+    for output, target in further.items():
+        first.setdefault(target.of, output)
+    return {output: further[output] for output in first.values()}
 
 
 def _mean(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -174,9 +195,12 @@ def _check_inputs(spec: NetworkSpec, input_shape: tuple[int, int, int]) -> None:
 def save(path: Path, classifier: Classifier, canonical_spec: Mapping[str, Any], info: ModelInfo) -> None:
     """Write a model file; equal content gives equal bytes."""
     state = {key: value.detach().cpu().contiguous() for key, value in classifier.network.state_dict().items()}
-    values = {key: value for key, value in asdict(info).items() if key != "task"} | info.task.stored()
-    # An older DeepCV must not take numbers for classes, nor need classes a newer one.
+    values = {key: value for key, value in asdict(info).items() if key not in ("task", "further")} | info.task.stored()
+    # An older DeepCV must not take numbers for classes nor for numbers in other units; and classes need no newer one.
     form = _FORMAT if info.task == CLASSIFICATION else _FORMAT_OF_TASKS
+    if info.further:
+        values["further"] = {output: target.stored() for output, target in info.further.items()}
+        form = _FORMAT_OF_FURTHER
     content = {"format": form, "spec": dict(canonical_spec), "info": values, "state_dict": state}
     with atomic(path) as aside, aside.open("wb") as file:
         torch.save(content, file)
@@ -197,6 +221,7 @@ def load(path: Path) -> tuple[Classifier, ModelInfo]:
     info = ModelInfo(
         raw["dataset"], tuple(raw["classes"]), raw["recipe"], tuple(raw["mean"]), tuple(raw["std"]),
         raw.get("test_time_views") or ("flip" if raw.get("test_time_flip") else "one"), Task.of_description(raw),
+        {output: FurtherTarget.of_description(values) for output, values in raw.get("further", {}).items()},
     )  # fmt: skip
     classifier = create(content["spec"], info)
     classifier.network.load_state_dict(content["state_dict"])

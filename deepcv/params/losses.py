@@ -33,6 +33,8 @@ _OTHERS: Mapping[str, tuple[Kind, ...]] = {
     "nt_xent": _EVERY, "none": _EVERY,
 }  # fmt: skip
 TASKS: Mapping[str, tuple[Kind, ...]] = {name: _OTHERS.get(name, ("classification",)) for name in OPTIONS}
+MAIN = "label"  # what a loss calls preprocess.target, whatever that is
+WITHOUT_TARGET = ("jensen_shannon", "nt_xent", "none")
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, le=1e6)]
 
@@ -47,9 +49,10 @@ class LossParams(Group):
         "bce", "sigmoid_focal", "mse", "l1", "smooth_l1", "huber", "none",
     ] = Field(description="loss")  # fmt: skip
     output: str = Field("logits", min_length=1, description="output of the network")
-    target: Literal["label", "images"] = Field(
+    target: str = Field(
         "label",
-        description="what it learns: what preprocess.target names, or the augmented images, normalised",
+        min_length=1,
+        description="label: what preprocess.target names; images: the augmented ones, normalised; or one of preprocess.further_targets",
     )
     weight: float = Field(1.0, ge=0, le=1e6, description="factor in the sum of all losses")
     label_smoothing: _Share | None = Field(None, description="share of the target spread over all classes; else 0")

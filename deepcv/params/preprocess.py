@@ -1,10 +1,11 @@
 """The size, the channels and the look that every image is brought to."""
 
+import re
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from deepcv.params.base import MisfitError, Section
+from deepcv.params.base import MisfitError, Place, Section
 from deepcv.task import PATTERN
 
 
@@ -40,6 +41,37 @@ class PreprocessParams(Section):
         pattern=PATTERN,
         description="what is learned: label (the class) | boxes | tags.COLUMN (labels) | numbers | numbers.COLUMN",
     )
+
+    further_targets: list[str] = Field(
+        default_factory=list,
+        description="what other outputs of the network may learn too: boxes, tags.COLUMN, numbers, …",
+    )
+
+    @model_validator(mode="after")
+    def _further_targets_are_others(self) -> Self:
+        problems = ((place, self._problem(place, name)) for place, name in enumerate(self.further_targets))
+        found: list[tuple[Place, str]] = [(("further_targets", place), text) for place, text in problems if text]
+        if found:
+            raise MisfitError(*found)
+        return self
+
+    def _problem(self, place: int, name: str) -> str:
+        """What is wrong with a further target, if anything."""
+        if not re.match(PATTERN, name):
+            return f"expected boxes, tags.COLUMN, numbers or numbers.COLUMN, got {name!r}"
+        if name == self.target:
+            return f"{name} is preprocess.target already; list other ones"
+        if name == "label":
+            text = "the class can only be the main target, which `target: label` of a loss means"
+            return f"{text}; set preprocess.target: label, and list {self.target} here"
+        if name.startswith("numbers.") and "numbers" in (self.target, *self.further_targets):
+            where = "preprocess.target" if self.target == "numbers" else "listed"
+            return f"{name} is one of numbers, which is {where}; expected either"
+        if name == "numbers" and self.target.startswith("numbers."):
+            return f"{self.target} is one of numbers, and is preprocess.target; list the other numbers one by one"
+        if name in self.further_targets[:place]:
+            return f"{name} is listed twice; expected each target once"
+        return ""
 
     @model_validator(mode="after")
     def _colours_have_three_channels(self) -> Self:

@@ -1,5 +1,6 @@
 """The whole of params.yaml."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from deepcv.params.document import parse, read, report
 from deepcv.params.evaluate import EvaluateParams
 from deepcv.params.export import ExportParams
 from deepcv.params.ingest import IngestParams
-from deepcv.params.losses import TASKS
+from deepcv.params.losses import MAIN, TASKS, WITHOUT_TARGET, LossParams
 from deepcv.params.preprocess import PreprocessParams
 from deepcv.params.register import METRICS, RegisterParams
 from deepcv.params.search import SearchParams
@@ -83,13 +84,40 @@ def _misfits(params: Params) -> dict[str, str]:
         )
     if params.train.balance and kind != "classification":
         found["train.balance"] = f"is for classes, and preprocess.target is {target}; expected 0"
-    of_label = [term.loss for term in params.train.losses if term.target == "label"]
-    if wrong := [loss for loss in of_label if kind not in TASKS[loss]]:
-        fitting = (name for name, kinds in TASKS.items() if kind in kinds)
-        found["train.losses"] = (
-            f"{' and '.join(wrong)} cannot learn preprocess.target {target}; expected {', '.join(fitting)}"
-        )
+    if problems := list(_of_losses(params.train.losses, target, params.preprocess.further_targets)):
+        found["train.losses"] = "; ".join(problems)
     return found
+
+
+def _of_losses(losses: Sequence[LossParams], target: str, further: Sequence[str]) -> Iterator[str]:
+    """Say what the losses cannot learn of the main target and the further ones."""
+    there = [MAIN, "images", *further]
+    for name in dict.fromkeys(term.target for term in losses if term.target not in there):
+        if name == target:
+            yield f"{name} is preprocess.target, which a loss calls {MAIN}; expected target: {MAIN}"
+            continue
+        near = closest(name, there)
+        hint = f"; the closest is {' or '.join(near)}" if near else ""
+        yield f"there is no target {name}; there are {', '.join(there)} (preprocess.further_targets lists further ones){hint}"
+    for term in losses:
+        if term.loss in WITHOUT_TARGET and term.target in further:
+            yield f"{term.loss} of {term.output} learns no target; leave out target: {term.target}"
+    for name in [MAIN, *further]:
+        kind = Task(target if name == MAIN else name).kind
+        fitting = [loss for loss, kinds in TASKS.items() if kind in kinds]
+        wrong: list[str] = [term.loss for term in losses if term.target == name and kind not in TASKS[term.loss]]
+        if name != MAIN:  # what learns no target says `label`, the default
+            fitting, wrong = ([loss for loss in found if loss not in WITHOUT_TARGET] for found in (fitting, wrong))
+        if wrong:
+            what = f"preprocess.target {target}" if name == MAIN else name
+            yield f"{' and '.join(wrong)} cannot learn {what}; expected {', '.join(fitting)}"
+    learned = [(term.output, term.target) for term in losses if term.loss not in WITHOUT_TARGET]
+    for output in dict.fromkeys(output for output, _ in learned):
+        targets = list(dict.fromkeys(name for of, name in learned if of == output))
+        if output == "logits" and (others := [name for name in targets if name in further]):
+            yield f"logits answers preprocess.target; expected another output for {' and '.join(others)}"
+        elif len(targets) > 1:
+            yield f"the output {output} learns {' and '.join(targets)}; expected one target: give each an output of its own"
 
 
 def _unknown_section(name: str) -> str:

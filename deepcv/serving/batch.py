@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".pgm", ".ppm", ".tif", ".
 _BATCH = 256
 _SHEET_COLUMNS, _SHEET_SIDE, _SHEET_LINES = 6, 96, 3
 _SHEET_IMAGES = 36
+_FURTHER = re.compile(r"boxes$|(tags|numbers)\.")  # columns of a further target
 
 
 class Model(Protocol):
@@ -98,9 +100,7 @@ def write_sheet(path: Path, predictions: Sequence[Prediction]) -> None:
     count = min(_SHEET_IMAGES, len(shown))
     picked = [shown[number * len(shown) // count] for number in range(count)]
     tiles = [_tile(decode(p.path.read_bytes(), 3)) for p in picked]
-    captions = [
-        tuple(v if isinstance(v, str) else f"{v:.4g}" for v in list(p.answer.values())[:_SHEET_LINES]) for p in picked
-    ]
+    captions = [tuple(_line(*item) for item in list(p.answer.items())[:_SHEET_LINES]) for p in picked]
     if tiles:
         sheet = grid(np.stack(tiles), captions, columns=_SHEET_COLUMNS, tile_side=_SHEET_SIDE)
         with atomic(path) as aside:
@@ -114,6 +114,12 @@ def _answer(row: Mapping[Hashable, Any]) -> dict[str, str | float]:
 
 def _written(column: str, value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:.6f}" if column == "probability" else f"{value:.9g}"
+
+
+def _line(column: str, value: str | float) -> str:
+    """A line below an image: the value, and of a further target, as `numbers.age`, which it is."""
+    text = value if isinstance(value, str) else f"{value:.4g}"
+    return f"{column.partition('.')[2] or column}: {text}" if _FURTHER.match(column) else text
 
 
 def _read(batch: Iterable[Path]) -> tuple[dict[Path, str], dict[Path, bytes]]:

@@ -1,7 +1,7 @@
 """A trained classifier as an ONNX file that holds its dtype, layout, normalisation, classes and image recipe."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deepcv.errors import DeepcvError
 from deepcv.files import atomic
 from deepcv.images import UInt8Array
-from deepcv.nn.classifier import Classifier
+from deepcv.nn.classifier import Classifier, answering
 from deepcv.serving.predictor import INPUT, ExportInfo, Predictor, outputs
 
 
@@ -28,14 +28,19 @@ class _Deployed(nn.Module):
         self.classifier = classifier
 
     def forward(self, images_nhwc: Tensor) -> tuple[Tensor, ...]:
-        logits = self.classifier(images_nhwc.permute(0, 3, 1, 2))["logits"]
+        made = self.classifier(images_nhwc.permute(0, 3, 1, 2))
+        logits = made["logits"]
+        further = [
+            made[output] if target.task.kind == "regression" else torch.sigmoid(made[output])
+            for output, target in answering(self.classifier.further).items()
+        ]
         match self.classifier.task.kind:
             case "classification":
-                return logits, torch.softmax(logits, dim=1)
+                return logits, torch.softmax(logits, dim=1), *further
             case "multi_label":
-                return logits, torch.sigmoid(logits)
+                return logits, torch.sigmoid(logits), *further
             case "regression":
-                return (logits,)
+                return logits, *further
 
 
 def export(classifier: Classifier, info: ExportInfo, path: Path) -> None:
@@ -44,7 +49,7 @@ def export(classifier: Classifier, info: ExportInfo, path: Path) -> None:
     example = torch.zeros(2, recipe.height, recipe.width, recipe.channels, dtype=torch.uint8)
     program = torch.onnx.export(
         _Deployed(classifier).eval(), (example,), dynamo=True, verbose=False,
-        input_names=[INPUT], output_names=outputs(info.task),
+        input_names=[INPUT], output_names=outputs(info.task, info.further),
         dynamic_shapes={"images_nhwc": {0: torch.export.Dim("n", min=1)}},
     )  # fmt: skip
     model = cast("torch.onnx.ONNXProgram", program).model_proto
@@ -62,12 +67,15 @@ def check(classifier: Classifier, path: Path, images_nhwc: UInt8Array, tolerance
     """
     with torch.inference_mode():
         expected = _Deployed(classifier).eval()(torch.from_numpy(np.array(images_nhwc)))
-    found = Predictor(path).run(np.array(images_nhwc)).values()
-    pairs = [(one, other.numpy()) for one, other in zip(found, expected, strict=True)]
-    if classifier.task.kind == "regression":  # in standard deviations: a number's unit may be small
-        mean, std = classifier.target_mean.numpy(), classifier.target_std.numpy()
-        pairs = [((one - mean) / std, (other - mean) / std) for one, other in pairs]
-    error = max(_relative(one, other) for one, other in pairs)
+    found = Predictor(path).run(np.array(images_nhwc))
+    names = {"logits": "logits", **{output: target.of for output, target in answering(classifier.further).items()}}
+    # Numbers in standard deviations: their unit may be small.
+    scales = {names[name]: (mean.numpy(), std.numpy()) for name, mean, std in classifier.scales() if name in names}
+    errors = []
+    for (name, answer), other in zip(found.items(), expected, strict=True):
+        mean, std = scales.get(name, (0, 1))
+        errors.append(_relative((answer - mean) / std, (other.numpy() - mean) / std))
+    error = float(np.max(errors))  # NaN where one is
     if not error <= tolerance:  # also true for NaN
         raise ParityError(
             f"{path}: onnxruntime differs from torch by {error:.2e}, more than export.tolerance {tolerance:.0e}"
@@ -75,7 +83,7 @@ def check(classifier: Classifier, path: Path, images_nhwc: UInt8Array, tolerance
     return error
 
 
-def _relative(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+def _relative(found: NDArray[Any], expected: NDArray[Any]) -> float:
     return float((np.abs(found - expected) / np.maximum(1, np.abs(expected))).max())
 
 

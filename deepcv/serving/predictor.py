@@ -1,7 +1,7 @@
 """Image files to class or label probabilities, or numbers, with an exported model; what a registered model runs."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deepcv.images import ImageRecipe, UInt8Array, prepare
-from deepcv.task import CLASSIFICATION, Task
+from deepcv.task import CLASSIFICATION, FurtherTarget, Task
 
 INPUT = "images"
 LOGITS = "logits"
@@ -25,7 +25,7 @@ _BATCH = 256
 class ExportInfo:
     """What an exported model says about itself; stored in the ONNX file's metadata.
 
-    `classes` are the names of what `task` learns: of classes, labels or numbers.
+    `classes` are the names of what `task` learns: of classes, labels or numbers. It answers the `further` targets too.
     """
 
     dataset: str
@@ -33,10 +33,14 @@ class ExportInfo:
     recipe: ImageRecipe
     model_sha256: str
     task: Task = CLASSIFICATION
+    further: tuple[FurtherTarget, ...] = ()
 
     def to_metadata(self) -> dict[str, str]:
         """As the key-value strings that ONNX stores."""
-        values = {key: value for key, value in asdict(self).items() if key != "task"} | self.task.stored()
+        values = {
+            key: value for key, value in asdict(self).items() if key not in ("task", "further")
+        } | self.task.stored()
+        values |= {"further": [target.stored() for target in self.further]} if self.further else {}
         return {f"deepcv.{key}": json.dumps(value) for key, value in values.items()}
 
     @classmethod
@@ -50,7 +54,8 @@ class ExportInfo:
             raise ValueError(f"not a model that DeepCV exported: its metadata has no {error}") from error
         task = Task.of_description({"task": json.loads(metadata["deepcv.task"])} if "deepcv.task" in metadata else {})
         recipe = ImageRecipe(**values["recipe"])
-        return cls(values["dataset"], tuple(values["classes"]), recipe, values["model_sha256"], task)
+        further = tuple(FurtherTarget.of_description(one) for one in json.loads(metadata.get("deepcv.further", "[]")))
+        return cls(values["dataset"], tuple(values["classes"]), recipe, values["model_sha256"], task, further)
 
 
 class Predictor:
@@ -62,20 +67,29 @@ class Predictor:
 
     def answers(self, images_nhwc: UInt8Array) -> NDArray[np.float32]:
         """Probabilities of classes or labels, or numbers (n, k), of prepared uint8 images (n, height, width, channels)."""
-        return list(self.run(images_nhwc).values())[-1]
+        return self.run(images_nhwc)[answer(self.info.task)]
 
     def run(self, images_nhwc: UInt8Array) -> dict[str, NDArray[np.float32]]:
         """All outputs of the model by name, in the order of `outputs`."""
-        names = outputs(self.info.task)
+        names = outputs(self.info.task, self.info.further)
         return dict(zip(names, self._session.run(names, {INPUT: images_nhwc}), strict=True))
 
     def answers_of_files(self, encoded: Iterable[bytes]) -> NDArray[np.float32]:
         """`answers` of image files' bytes, in order. Raises images.DecodeError."""
-        parts = [
-            self.answers(np.stack([prepare(content, self.info.recipe) for content in batch]))
-            for batch in _batched(encoded)
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, len(self.info.classes)), np.float32)
+        return self._run_files(encoded)[answer(self.info.task)]
+
+    def _run_files(self, encoded: Iterable[bytes]) -> dict[str, NDArray[np.float32]]:
+        """What the model answers, and the further targets, of image files' bytes."""
+        asked = {answer(self.info.task): len(self.info.classes)}
+        asked |= {target.of: len(target.names) for target in self.info.further}
+        parts: dict[str, list[NDArray[np.float32]]] = {
+            name: [np.zeros((0, size), np.float32)] for name, size in asked.items()
+        }
+        for batch in _batched(encoded):
+            found = self.run(np.stack([prepare(content, self.info.recipe) for content in batch]))
+            for name, collected in parts.items():
+                collected.append(found[name])
+        return {name: np.concatenate(collected) for name, collected in parts.items()}
 
     def get_raw_model(self) -> "Predictor":
         """Itself, for whoever loads it through MLflow and asks for `info`."""
@@ -85,25 +99,38 @@ class Predictor:
         """Predict for MLflow: column `image` (bytes of image files) to `columns` of the task.
 
         A class is `label`, `probability` and all `probabilities`; labels are `labels` (`;` between those that are likely) and
-        `probabilities`; numbers have a column each.
+        `probabilities`; numbers have a column each. So have further targets, in columns that begin with their name.
         """
-        answers, names, task = self.answers_of_files(model_input["image"]), self.info.classes, self.info.task
-        rows = [row.astype(float).tolist() for row in answers]
-        match task.kind:
-            case "classification":
-                best = answers.argmax(axis=1)
-                probability = answers[np.arange(len(best)), best].astype(float)
-                found = {"label": [names[number] for number in best], "probability": probability, "probabilities": rows}
-            case "multi_label":
-                found = {"labels": [task.in_words(names, row) for row in rows], "probabilities": rows}
-            case "regression":
-                found = {name: answers[:, place].astype(float) for place, name in enumerate(names)}
+        made, task, classes = self._run_files(model_input["image"]), self.info.task, self.info.classes
+        found = _columns(task, classes, task.columns(classes), made[answer(task)])
+        for target in self.info.further:
+            found |= _columns(target.task, target.names, target.columns, made[target.of])
         return pd.DataFrame(found, index=model_input.index)
 
 
-def outputs(task: Task) -> list[str]:
-    """The outputs of an exported model; the last is what it answers."""
-    return [LOGITS] if task.kind == "regression" else [LOGITS, PROBABILITIES]
+def outputs(task: Task, further: Sequence[FurtherTarget] = ()) -> list[str]:
+    """The outputs of an exported model; those of further targets, called as these, are numbers or probabilities of labels."""
+    return [*dict.fromkeys((LOGITS, answer(task))), *(target.of for target in further)]
+
+
+def answer(task: Task) -> str:
+    """The output that is the model's answer."""
+    return LOGITS if task.kind == "regression" else PROBABILITIES
+
+
+def _columns(task: Task, names: Sequence[str], columns: Sequence[str], answers: NDArray[np.float32]) -> dict[str, Any]:
+    """The columns of a prediction for a target, from probabilities or numbers (n, k); `names` are what it learns."""
+    rows = [row.astype(float).tolist() for row in answers]
+    values: list[Any]
+    match task.kind:
+        case "classification":
+            best = answers.argmax(axis=1)
+            values = [[names[number] for number in best], answers[np.arange(len(best)), best].astype(float), rows]
+        case "multi_label":
+            values = [[task.in_words(names, row) for row in rows], rows]
+        case "regression":
+            values = list(answers.T.astype(float))
+    return dict(zip(columns, values, strict=True))
 
 
 def _load_pyfunc(path: str) -> Predictor:

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,24 @@ from deepcv import lineage
 from deepcv.data.shards import Dataset, open_shards
 from deepcv.evaluation import embedding, label_metrics, metrics, plots
 from deepcv.evaluation.history import read_history
-from deepcv.evaluation.inference import logits_of
+from deepcv.evaluation.inference import outputs_of
+from deepcv.evaluation.label_metrics import LabelScores
+from deepcv.evaluation.metrics import NumberScores
 from deepcv.files import atomic_folder
 from deepcv.images import grid
 from deepcv.nn import classifier
+from deepcv.nn.classifier import answering
 from deepcv.params.base import load_section
 from deepcv.params.evaluate import EvaluateParams
 from deepcv.stages import entry
-from deepcv.task import LIKELY
+from deepcv.task import LIKELY, FurtherTarget, Task
 
 SHARDS = Path("data/shards")
 MODEL = Path("data/model")
 EVALUATION = Path("data/evaluation")
 _GRID_COLUMNS = 5
 _EMBEDDED = 1000  # more would take longer than they tell
+_FURTHER_COLUMNS = ("r2", "mae", "rmse", "precision", "recall", "f1", "average_precision", "support")
 
 
 def main() -> None:
@@ -39,18 +43,29 @@ def main() -> None:
     model, info = classifier.load(MODEL / "model.pt")
     torch.set_num_threads(params.threads)  # another number, other last bits
     # fp32 on the CPU, as the exported model runs: registered and evaluated accuracy are the same number.
-    logits = logits_of(model, shards.test.images_nhwc, batch_size=params.batch_size, device=torch.device("cpu"))
+    logits, *others = outputs_of(
+        model, shards.test.images_nhwc, ["logits", *info.further],
+        batch_size=params.batch_size, device=torch.device("cpu"),
+    )  # fmt: skip
     report = {"classification": report_classes, "multi_label": report_labels, "regression": report_numbers}
     with atomic_folder(EVALUATION) as folder:
         scores = report[info.task.kind](folder, shards, logits, params.worst)
+        further = report_further(folder, shards, info.further, dict(zip(info.further, others, strict=True)))
         scores["images"] = len(logits)
-        (folder / "metrics.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        written = scores | {f"{of}.{name}": value for of, found in further.items() for name, value in found.items()}
+        (folder / "metrics.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
         plots.draw_curves(read_history(MODEL / "history.csv"), folder / "curves.png")
         if info.task.kind == "classification":
             draw_embedding(folder / "embedding.png", model, shards, logits, params.batch_size)
-    told = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items() if name != "images")
-    print(f"{info.dataset}: {len(logits)} test images, {told}")
+    print(f"{info.dataset}: {len(logits)} test images, {told(scores)}")
+    for of, found in further.items():
+        print(f"  {of}: {told(found)}")
     lineage.log_evaluation(MODEL, EVALUATION)
+
+
+def told(scores: Mapping[str, float]) -> str:
+    """Metrics in words."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items() if name != "images")
 
 
 def report_classes(folder: Path, shards: Dataset, logits: NDArray[np.float32], worst: int) -> dict[str, float]:
@@ -86,9 +101,7 @@ def report_labels(folder: Path, shards: Dataset, logits: NDArray[np.float32], wo
     )
     draw_worst(folder / "mistakes.png", shards, probabilities, losses, worst)
     return {
-        "mean_average_precision": label_metrics.mean_average_precision(scores),
-        "macro_f1": metrics.macro_f1(scores),
-        "accuracy": metrics.score(shards.task, logits, labels),
+        **scores_of_labels(shards.task, logits, labels, scores),
         "exact_match": float(((logits >= 0) == (labels >= LIKELY)).all(axis=1).mean()),
         "cross_entropy": float(losses.mean()),
     }
@@ -104,8 +117,56 @@ def report_numbers(folder: Path, shards: Dataset, logits: NDArray[np.float32], w
     write_table(folder / "predictions.csv", header, rows)
     plots.draw_scatter(logits, labels, shards.classes, folder / "predictions.png")
     draw_worst(folder / "mistakes.png", shards, logits, metrics.losses(shards.task, logits, labels), worst)
+    return scores_of_numbers(shards.task, logits, labels, scores)
+
+
+def scores_of_labels(
+    task: Task, logits: NDArray[np.float32], labels: NDArray[Any], scores: Sequence[LabelScores]
+) -> dict[str, float]:
+    """Metrics of labels (n, k), of which `scores` has each."""
+    return {
+        "mean_average_precision": label_metrics.mean_average_precision(scores),
+        "macro_f1": metrics.macro_f1(scores),
+        "accuracy": metrics.score(task, logits, labels),
+    }
+
+
+def scores_of_numbers(
+    task: Task, answers: NDArray[np.float32], labels: NDArray[Any], scores: Sequence[NumberScores]
+) -> dict[str, float]:
+    """Metrics of numbers (n, k), of which `scores` has each; errors of several, of several units, have no mean."""
     errors = {"mae": scores[0].mae, "rmse": scores[0].rmse} if len(scores) == 1 else {}
-    return {"r2": metrics.score(shards.task, logits, labels), **errors}
+    return {"r2": metrics.score(task, answers, labels), **errors}
+
+
+def report_further(
+    folder: Path, shards: Dataset, further: Mapping[str, FurtherTarget], outputs: Mapping[str, NDArray[np.float32]]
+) -> dict[str, dict[str, float]]:
+    """Write `further_targets.csv`, a row per label or number of each output, and a picture of each target that is numbers.
+
+    Returns the metrics of each further target. Where several outputs learn one target they, and the picture, are those of the first
+    in `train.losses`. Pictures are numbered as the targets are in `preprocess.further_targets`. Nothing is written where none does.
+    """
+    found: dict[str, dict[str, float]] = {}
+    answers, place = answering(further), {target.of: number for number, target in enumerate(shards.further, start=1)}
+    rows: list[tuple[object, ...]] = []
+    for output, target in further.items():
+        made, truth = outputs[output], np.array(shards.test.further[target.of])
+        if target.task.kind == "regression":
+            numbers = metrics.per_number(made, truth, target.names)
+            scores, cells = scores_of_numbers(target.task, made, truth, numbers), [asdict(one) for one in numbers]
+        else:
+            labels = label_metrics.per_label(metrics.sigmoid(made), truth, target.names)
+            scores, cells = scores_of_labels(target.task, made, truth, labels), [asdict(one) for one in labels]
+        for name, one in zip(target.names, cells, strict=True):
+            rows.append((target.of, output, name, *(one.get(column, "") for column in _FURTHER_COLUMNS)))
+        if output in answers:
+            found[target.of] = scores
+            if target.task.kind == "regression":
+                plots.draw_scatter(made, truth, target.columns, folder / f"further_{place[target.of]}.png")
+    if further:
+        write_table(folder / "further_targets.csv", ["target", "output", "name", *_FURTHER_COLUMNS], rows)
+    return found
 
 
 def told_pairs(shards: Dataset, answers: NDArray[Any]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from deepcv.data.shards import open_shards
 from deepcv.files import atomic_folder, sha256
 from deepcv.images import ImageRecipe
 from deepcv.nn import classifier
+from deepcv.nn.classifier import answering
 from deepcv.params.base import load_section
 from deepcv.params.export import ExportParams
 from deepcv.serving import onnx_export
@@ -30,8 +31,13 @@ def main() -> None:
     with atomic_folder(EXPORT) as folder:
         onnx_file = folder / "model.onnx"
         onnx_export.export(
-            model, ExportInfo(info.dataset, info.classes, recipe, sha256(MODEL_FILE), info.task), onnx_file
-        )
+            model,
+            ExportInfo(
+                info.dataset, info.classes, recipe, sha256(MODEL_FILE), info.task,
+                tuple(answering(info.further).values()),
+            ),
+            onnx_file,
+        )  # fmt: skip
         error = onnx_export.check(model, onnx_file, images_nhwc, params.tolerance)
         (folder / "check.json").write_text(json.dumps({"max_relative_error": error}) + "\n", encoding="utf-8")
     print(f"{EXPORT / 'model.onnx'}: input uint8 N×{recipe.height}×{recipe.width}×{recipe.channels}, "

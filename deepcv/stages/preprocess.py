@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from deepcv.data import manifest, packed, preparation, quarantine, shards
+from deepcv.data.samples import DataError
+from deepcv.data.targets import Targets
 from deepcv.errors import DeepcvError
 from deepcv.files import atomic_folder, sha256
 from deepcv.home import state_dir
@@ -22,7 +24,7 @@ from deepcv.images import ImageRecipe
 from deepcv.params.base import load_section
 from deepcv.params.preprocess import PreprocessParams
 from deepcv.stages import entry
-from deepcv.task import Task
+from deepcv.task import FurtherTarget, Task
 
 RAW = Path("data/raw")
 QUARANTINE = Path("data/validation/quarantine.csv")
@@ -33,24 +35,29 @@ _FORGOTTEN_S = 30 * 24 * 3600
 def main() -> Callable[[], None]:
     """Read data/raw without what `validate` quarantined, write data/shards."""
     params = load_section(PreprocessParams)
-    recipe, encoded = ImageRecipe(**params.model_dump(exclude={"store", "target"})), params.store == "encoded"
+    recipe = ImageRecipe(**params.model_dump(exclude={"store", "target", "further_targets"}))
+    encoded = params.store == "encoded"
     info = manifest.read_info(RAW)
     left_out = quarantine.read(QUARANTINE)
     counts = preparation.count(RAW, left_out)
     if left_out:
         quarantine.check_enough_is_left(preparation.count(RAW), counts)
     targets = preparation.learned(RAW, Task(params.target), info.classes, left_out)
+    further = [
+        preparation.learned(RAW, Task(name), info.classes, left_out, "preprocess.further_targets")
+        for name in params.further_targets
+    ]
+    described = [FurtherTarget(one.task, one.names) for one in further]
+    check_columns(targets, described)
     with working_folder(params) as work:
         try:
             with tqdm(total=counts.total(), desc="preprocess", unit="image", mininterval=0.5) as bar:
                 preparation.prepare_all(
-                    RAW, work, recipe, targets, left_out,
+                    RAW, work, recipe, targets, left_out, further=further,
                     encoded_train=encoded, processes=len(os.sched_getaffinity(0)), done=lambda n: bar.update(n),
                 )  # fmt: skip
-            if targets.task.kind == "multi_label":
-                there = np.load(work / "train_labels.npy", mmap_mode="r").any(axis=0)
-                if unseen := [name for name, found in zip(targets.names, there, strict=True) if not found]:
-                    print(f"warning: no train image has {', '.join(unseen)}", file=sys.stderr)
+            for place, one in enumerate([targets, *further]):
+                warn_of_unseen(one, work / shards.labels_file("train", place))
             with atomic_folder(SHARDS) as folder:
                 if encoded:
                     files = preparation.encoded_images(RAW, "train", info.classes, left_out)
@@ -63,6 +70,7 @@ def main() -> Callable[[], None]:
                     folder, name=info.name, classes=targets.names, task=targets.task,
                     test_digest=quarantine.digest_of_kept_test_images(RAW, left_out, targets.task),
                     recipe=recipe.stored(), statistics=statistics,
+                    further=described,
                 )  # fmt: skip
         except OSError as error:
             if error.errno not in entry.NO_SPACE:
@@ -74,6 +82,27 @@ def main() -> Callable[[], None]:
                 f"(`dvc gc -w` drops data of other versions), or set preprocess.{smaller}"
             ) from error
     return lambda: shutil.rmtree(work, ignore_errors=True)
+
+
+def check_columns(targets: Targets, further: Sequence[FurtherTarget]) -> None:
+    """Raise DataError where two columns of a prediction would have one name: the later would hide the other."""
+    owners: dict[str, list[str]] = {}
+    columns = [(targets.task.of, targets.task.columns(targets.names)), *((one.of, one.columns) for one in further)]
+    for of, names in columns:
+        for name in names:
+            owners.setdefault(name, []).append(of)
+    if twice := [f"{name} (of {' and of '.join(of)})" for name, of in owners.items() if len(of) > 1]:
+        raise DataError(
+            f"preprocess.further_targets: a prediction would have two columns {', and two '.join(twice)}; rename a column of the table"
+        )
+
+
+def warn_of_unseen(targets: Targets, file: Path) -> None:
+    """Say which labels no train image has, whose targets are in `file`."""
+    if targets.task.kind == "multi_label":
+        there = np.load(file, mmap_mode="r").any(axis=0)
+        if unseen := [name for name, found in zip(targets.names, there, strict=True) if not found]:
+            print(f"warning: no train image has {', '.join(unseen)}", file=sys.stderr)
 
 
 @contextmanager

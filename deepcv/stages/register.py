@@ -63,6 +63,7 @@ def register(params: RegisterParams) -> dict[str, str]:
         metrics=json.loads((EVALUATION / "metrics.json").read_text(encoding="utf-8")),
         classes=exported.classes,
         task=exported.task,
+        further=exported.further,
     )
     requirements = [f"{name}=={metadata.version(name)}" for name in _SERVING_LIBRARIES]
     version = registry.register(candidate, predictor.__name__, requirements)

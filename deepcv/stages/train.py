@@ -34,10 +34,11 @@ from deepcv.training import distributed, sharding
 from deepcv.training.checkpoints import InterruptedTrainingError
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import DivergedError
-from deepcv.training.fit import Fitted, fit, freeze
+from deepcv.training.fit import Fitted, fit, freeze, output_shapes
 from deepcv.training.hardware import Hardware, resolve
 from deepcv.training.history import EpochRecord
 from deepcv.training.hyperparameters import scheduled
+from deepcv.training.objective import check_losses, further_outputs
 from deepcv.training.preview import curves, draw_batch
 from deepcv.training.start import Start
 
@@ -59,7 +60,7 @@ def main() -> Callable[[], None] | None:
     config = TrainConfig.of(params.configuration())
     hardware = resolve(config.device, config.precision, config.channels_last, config.threads, config.processes)
     if not distributed.launched():
-        check(network, start, params.freeze, shards)  # a misfit opens no run
+        check(network, start, config, shards)  # a misfit opens no run
         sharding.check(config, hardware.processes)
         if hardware.processes > 1:
             distributed.launch(hardware.processes, "deepcv.stages.train")
@@ -135,14 +136,22 @@ def follow(train: Callable[..., Fitted]) -> None:
     distributed.leave()
 
 
-def check(network: NetworkSpec, start: Start | None, frozen: list[str], shards: Dataset) -> None:
-    """Raise SpecError, WeightsError or PartError where network, weights, parts and data do not fit; say what was loaded."""
+def check(network: NetworkSpec, start: Start | None, config: TrainConfig, shards: Dataset) -> None:
+    """Raise DeepcvError where network, weights, parts, losses and data do not fit; say what was loaded, and what nothing learns."""
     built = classifier.build_network(network, shards.input_shape, len(shards.classes))
     if start:
         print(start.load_into(built))
         for sentence in start.differences(shards):
             print(f"warning: {sentence}", file=sys.stderr)
-    freeze(built, frozen)
+    freeze(built, config.freeze)
+    learned = {target.of for target in further_outputs(config, shards.further).values()}
+    sizes = {target.of: len(target.names) for target in shards.further}
+    check_losses(config, output_shapes(built), shards.task, len(shards.classes), sizes, shards.input_shape)
+    if idle := [name for name in sizes if name not in learned]:
+        print(
+            f"warning: the further targets {', '.join(idle)} are in {SHARDS}, and none of train.losses learns them",
+            file=sys.stderr,
+        )
 
 
 def described(params: TrainParams, network: NetworkSpec, hardware: Hardware, shards: Dataset) -> dict[str, Any]:

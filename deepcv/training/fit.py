@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
+from numpy.typing import NDArray
 from torch import fx, nn
 
 from deepcv.data.augmentation import DROPOUT, Augmentation, hash32, permutation
@@ -20,11 +21,12 @@ from deepcv.data.packed import PackedImages
 from deepcv.data.shards import Dataset, Split
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
-from deepcv.evaluation.inference import logits_of
+from deepcv.evaluation.inference import outputs_of
 from deepcv.nn import parts
-from deepcv.nn.classifier import Classifier, ModelInfo, build_network, create, save
+from deepcv.nn.classifier import Classifier, ModelInfo, answering, build_network, create, save
 from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.spec import NetworkSpec
+from deepcv.task import Task
 from deepcv.training import checkpoints as checkpointing
 from deepcv.training import distributed, sharding
 from deepcv.training.compilation import compiled
@@ -34,7 +36,14 @@ from deepcv.training.engine import DivergedError, Objective, Pieces, RunningMetr
 from deepcv.training.hardware import Hardware, keep_freed_memory, resolve
 from deepcv.training.history import Best, EpochRecord, History
 from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
-from deepcv.training.objective import Images, class_counts, create_objective, divisible, trained_outputs
+from deepcv.training.objective import (
+    Images,
+    class_counts,
+    create_objective,
+    divisible,
+    further_outputs,
+    trained_outputs,
+)
 from deepcv.training.optimizers import create_optimizer
 from deepcv.training.progress import show_progress
 from deepcv.training.sharding import WholeModel, WholeOptimizer
@@ -81,7 +90,10 @@ def set_up(
     # A GPU that picks its kernels by timing them computes other last bits in another run.
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = config.deterministic, not config.deterministic
     mean, std = start.normalisation(shards) if start else (shards.mean, shards.std)
-    info = ModelInfo(shards.name, shards.classes, shards.recipe, mean, std, config.test_time_views, shards.task)
+    info = ModelInfo(
+        shards.name, shards.classes, shards.recipe, mean, std, config.test_time_views, shards.task,
+        further_outputs(config, shards.further),
+    )  # fmt: skip
     classifier = create(spec.canonical(), info)
     if start:
         start.load_into(classifier.network)
@@ -144,6 +156,7 @@ def fit(
     objective = objective_of(setup, config, settings)
     ema = setup.ema
     judged: Classifier = ema.ema_model if ema else classifier
+    answers = answering(setup.info.further)
     weights = WholeModel(judged)
     hyperparameters = Hyperparameters(
         courses, config=config, settings=settings, model=classifier, optimizer=optimizer, loader=loader, mean=judged
@@ -173,6 +186,14 @@ def fit(
         made.load_state_dict(weights.state_dict())
         return made.to(memory_format=hardware.memory_format)
 
+    def judge(images_nhwc: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits and the outputs that answer further targets, side by side: processes exchange one array."""
+        outputs = outputs_of(
+            judged, images_nhwc, ["logits", *answers], batch_size=_EVALUATION_BATCH, device=device,
+            memory_format=hardware.memory_format, autocast=hardware.autocast(),
+        )  # fmt: skip
+        return np.concatenate(outputs, axis=1)
+
     def begin_epoch(engine: Engine) -> None:
         loader.epoch = engine.state.epoch - 1
         loader.size = small if loader.epoch < small_epochs else None
@@ -189,11 +210,9 @@ def fit(
     def end_epoch(engine: Engine) -> None:
         epoch = engine.state.epoch
         train_loss, train_accuracy = running.read()
-        judge = partial(
-            logits_of, judged, batch_size=_EVALUATION_BATCH, device=device, memory_format=hardware.memory_format,
-            autocast=hardware.autocast(),
-        )  # fmt: skip
-        logits = world.by_rows(judge, shards.val.images_nhwc)
+        made = world.by_rows(judge, shards.val.images_nhwc)
+        sizes = [len(target.names) for target in answers.values()]  # so wide is each output behind the logits
+        logits, *others = np.split(made, made.shape[1] - np.cumsum(sizes[::-1])[::-1], axis=1)
         with np.errstate(invalid="ignore"):  # infinite logits; said below
             val_loss = float(metrics.losses(shards.task, logits, shards.val.labels).mean())
         if not math.isfinite(loss := train_loss + val_loss):  # train_loss does not know the epoch's last step
@@ -203,7 +222,11 @@ def fit(
         world.check_equal(classifier)
         lr = hyperparameters.courses["lr"].at(epoch * len(loader), history.rows())
         accuracy = metrics.score(shards.task, logits, shards.val.labels)
-        record = EpochRecord(epoch, train_loss, train_accuracy, val_loss, accuracy, lr)
+        further = {
+            f"{target.of}.{target.task.score_name}": metrics.score(target.task, output, shards.val.further[target.of])
+            for target, output in zip(answers.values(), others, strict=True)
+        }
+        record = EpochRecord(epoch, train_loss, train_accuracy, val_loss, accuracy, lr, further)
         history.records.append(record)
         if config.select == "best":
             best.offer(record, weights)
@@ -273,7 +296,8 @@ def objective_of(setup: Setup, config: TrainConfig, settings: Settings) -> Objec
         counts = class_counts(setup.loader.targets_of(setup.loader.order()), size)
     images = Images(setup.info.input_shape, setup.classifier.normalise)
     outputs = output_shapes(setup.classifier.network)
-    return create_objective(config, settings, outputs, setup.info.task, size, counts, images)
+    further = {name: targets.shape[1] for name, targets in setup.loader.further.items()}
+    return create_objective(config, settings, outputs, setup.info.task, size, counts, images, further)
 
 
 def output_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -298,10 +322,16 @@ def training_images(shards: Dataset, config: TrainConfig) -> Split | Crops:
         found = random_crops(shards.train, shards.recipe, seed=config.seed, least_area=config.least_crop)
     else:
         found = shards.train
-    if shards.task.kind != "regression":
-        return found
-    centred = (found.labels - np.array(shards.task.mean)) / np.array(shards.task.std)
-    return replace(found, labels=centred.astype(np.float32))
+    further = {target.of: _scaled(found.further[target.of], target.task) for target in shards.further}
+    return replace(found, labels=_scaled(found.labels, shards.task), further=further)
+
+
+def _scaled(targets: NDArray[Any], task: Task) -> NDArray[Any]:
+    """Numbers (n, k) with mean 0 and deviation 1 over the train images; others as they are."""
+    if task.kind != "regression":
+        return targets
+    scaled: NDArray[Any] = (targets - np.array(task.mean)) / np.array(task.std)
+    return scaled.astype(np.float32)
 
 
 def freeze(network: nn.Module, names: Sequence[str]) -> None:

@@ -14,7 +14,8 @@ from deepcv.training.sharding import WholeModel
 class EpochRecord:
     """One point of the learning curve; losses in nats, accuracies 0–1, `lr` that of the next step or else the last.
 
-    Accuracy is the `score` of `evaluation.metrics`, which knows the task.
+    Accuracy is the `score` of `evaluation.metrics`, which knows the task; `further` has that of each further target on val, as
+    `numbers.age.r2`.
     """
 
     epoch: int
@@ -23,6 +24,7 @@ class EpochRecord:
     val_loss: float
     val_accuracy: float
     lr: float
+    further: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -32,7 +34,8 @@ class EpochRecord:
     def named(self, task: Task) -> dict[str, Any]:
         """Plain values as people read them: the score of numbers is called r2."""
         values = asdict(self)
-        return {key.replace("accuracy", task.score_name): value for key, value in values.items()}
+        further = {f"val_{name}": value for name, value in values.pop("further").items()}
+        return {key.replace("accuracy", task.score_name): value for key, value in values.items()} | further
 
     def metrics(self, task: Task) -> dict[str, float]:
         """The same without the number of the epoch, which is where a curve has them."""

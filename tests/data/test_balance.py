@@ -75,7 +75,7 @@ def test_an_epoch_is_the_same_at_any_batch_size_and_from_any_batch(balance: floa
     def pixels_and_targets(batch_size: int, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         one = loader(batch_size, balance, recipe)
         one.epoch, one.first = 5, first
-        images, targets = zip(*one, strict=True)
+        images, targets, _ = zip(*one, strict=True)
         return torch.cat(images), torch.cat(targets)
 
     whole = pixels_and_targets(64)

@@ -52,7 +52,7 @@ def found(batches: TrainLoader, epoch: int = 0) -> dict[int, np.ndarray]:
     """The image of each class; each image is a class of its own."""
     batches.epoch = epoch
     by_class = {}
-    for images_nchw, targets in batches:
+    for images_nchw, targets, _ in batches:
         assert images_nchw.dtype == torch.uint8
         assert images_nchw.is_contiguous(memory_format=torch.channels_last)
         for image, target in zip(images_nchw, targets, strict=True):

@@ -1,8 +1,13 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from deepcv.data.augmentation import Augmentation, Recipe, gather, permutation
+from deepcv.data.augmentation.recipe import Mix
 from deepcv.data.loaders import Batch, TrainLoader, Views
 from deepcv.data.shards import Split
 
@@ -19,7 +24,7 @@ def loader(count: int = 10, batch_size: int = 4, augmentation: Augmentation = PL
 def test_a_batch_is_uint8_channels_last_with_class_numbers() -> None:
     batches = list(loader())
     assert len(batches) == len(loader()) == 2
-    for images, targets in batches:
+    for images, targets, _ in batches:
         assert images.shape == (4, 3, 4, 5)
         assert images.dtype == torch.uint8
         assert images.is_contiguous(memory_format=torch.channels_last)
@@ -50,7 +55,7 @@ def test_batches_are_resized_after_they_are_augmented() -> None:
     one, whole = loader(augmentation=Augmentation(flip=True, shift=1)), loader(augmentation=Augmentation(True, 1))
     one.images_nhwc = whole.images_nhwc = torch.arange(10 * 4 * 5 * 3, dtype=torch.int64).view(10, 4, 5, 3).byte()
     one.size = (2, 5)
-    for (images, targets), (expected, whole_targets) in zip(one, whole, strict=True):
+    for (images, targets, _), (expected, whole_targets, _) in zip(one, whole, strict=True):
         assert images.shape == (4, 3, 2, 5)
         assert images.dtype == torch.uint8
         assert images.is_contiguous(memory_format=torch.channels_last)
@@ -63,7 +68,7 @@ def test_batches_are_augmented_with_the_draws_of_their_samples() -> None:
     augmentation = Augmentation(flip=True, shift=1, cutout=2)
     one = loader(augmentation=augmentation)
     one.epoch = 2
-    for images, targets in one:
+    for images, targets, _ in one:
         expected = gather(one.images_nhwc, targets // 10, augmentation, 3, 2)
         assert torch.equal(images.permute(0, 2, 3, 1), expected)
 
@@ -106,3 +111,56 @@ def test_pieces_of_a_batch_have_all_views_of_their_images(pieces: int) -> None:
         for view, images in enumerate(part.images_nchw.unflatten(0, (3, -1))):
             assert torch.equal(images.flatten(), part.targets + 5 * view)
     assert torch.equal(torch.cat([part.targets for part in batch.split(pieces)]), batch.targets)
+
+
+def with_further(count: int, **options: Any) -> TrainLoader:
+    """Image n is filled with n; so are its further targets, with n and with n and -n."""
+    images = np.tile(np.arange(count, dtype=np.uint8)[:, None, None, None], (1, 8, 8, 1))
+    numbers = np.arange(count, dtype=np.float32)[:, None]
+    further = {"numbers.n": numbers, "numbers": np.concatenate([numbers, -numbers], 1)}
+    return TrainLoader(
+        Split(images, np.arange(count) % 2, further), augmentation=PLAIN, seed=3, device=torch.device("cpu"), **options
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    count=st.integers(4, 40), share=st.integers(1, 4), ranks=st.sampled_from([1, 2]), views=st.integers(1, 3),
+    balance=st.sampled_from([0.0, 0.6]), policy=st.sampled_from(["none", "randaugment"]), pieces=st.integers(1, 5),
+)  # fmt: skip
+def test_further_targets_follow_the_images(
+    count: int, share: int, ranks: int, views: int, balance: float, policy: Any, pieces: int
+) -> None:
+    recipe = Recipe(policy)
+    for rank in range(ranks):
+        options: dict[str, Any] = {"rank": rank, "ranks": ranks, "views": Views(views), "balance": balance}
+        one = with_further(count, batch_size=min(share * ranks, count // ranks * ranks), recipe=recipe, **options)
+        order = one.order() % count
+        for number, batch in enumerate(one):
+            place = number * one.batch_size + rank * batch.size
+            expected = order[place : place + batch.size].float()
+            for part in batch.split(pieces):
+                assert {len(values) for values in part.further.values()} == {part.size}
+            for whole in (
+                batch.further,
+                {n: torch.cat([p.further[n] for p in batch.split(pieces)]) for n in batch.further},
+            ):
+                assert torch.equal(whole["numbers.n"], expected[:, None])
+                assert torch.equal(whole["numbers"], torch.stack([expected, -expected], 1))
+            if policy == "none":
+                assert torch.equal(batch.images_nchw[: batch.size, 0, 0, 0].float(), expected)
+
+
+def test_further_targets_are_mixed_as_the_images_are() -> None:
+    one = with_further(40, batch_size=40, recipe=Recipe(mixup=Mix(1.0, 1.0)), classes=2)
+    batch = next(iter(one))
+    pixels = batch.images_nchw[:, 0, 0, 0].float()
+    assert (pixels - batch.further["numbers.n"][:, 0]).abs().max() <= 0.51  # pixels are rounded
+    assert torch.allclose(batch.further["numbers"][:, 1], -batch.further["numbers.n"][:, 0])
+    assert (batch.further["numbers.n"] % 1 > 0).any()
+
+
+def test_without_further_targets_there_are_none() -> None:
+    batch = next(iter(loader()))
+    assert batch.further == {}
+    assert [part.further for part in batch.split(2)] == [{}, {}]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import labelled, write_shards
+from toys import FURTHER, labelled, write_several_shards, write_shards
 
 from deepcv.data.shards import ShardError, channel_statistics, open_shards
 
@@ -93,3 +93,28 @@ def test_a_description_that_lacks_a_key_is_damaged(key: str, tmp_path: Path) -> 
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != key}))
     with pytest.raises(ShardError, match=r"dataset\.json: damaged"):
         open_shards(tmp_path)
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_further_targets_are_read_by_name_and_measured_on_train(encoded: bool, tmp_path: Path) -> None:
+    folder = write_several_shards(tmp_path, encoded=encoded)
+    shards = open_shards(folder)
+    assert [target.of for target in shards.further] == ["numbers.größe/2", "tags.bright"]
+    assert [target.names for target in shards.further] == [target.names for target in FURTHER]
+    for split, name in ((shards.train, "train"), (shards.val, "val"), (shards.test, "test")):
+        for place, of in enumerate(split.further, start=1):
+            assert np.array_equal(split.further[of], np.load(folder / f"{name}_labels_{place}.npy"))
+        assert list(split.further) == ["numbers.größe/2", "tags.bright"]
+    numbers = np.load(folder / "train_labels_1.npy").astype(np.float64)
+    assert shards.further[0].task.mean == tuple(numbers.mean(axis=0))
+    assert shards.further[0].task.std == tuple(numbers.std(axis=0))
+    path = folder / "val_labels_2.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ShardError, match=r"val_labels_2\.npy: damaged"):
+        open_shards(folder)
+
+
+def test_without_further_targets_nothing_says_that_there_could_be_some(tmp_path: Path) -> None:
+    description = json.loads((write_shards(tmp_path) / "dataset.json").read_text())
+    assert list(description) == ["name", "classes", "test_digest", "recipe", "mean", "std", "sha256"]
+    assert open_shards(tmp_path).further == ()

@@ -53,11 +53,22 @@ def test_one_class_teaches_nothing() -> None:
     ("numbers.weight", TEXTS, "no image has numbers of the name 'weight'; there are boxes"),
     ("boxes", ["", ""], "no image has boxes; the dataset has classes alone"),
     ("numbers", [*TEXTS, json.dumps({"numbers": {"age": 1.0}})], "1 images have no age or no size: 3.png; give them one"),
-    ("numbers", [json.dumps({"numbers": {"error": n}}) for n in range(3)], "a number cannot be called error; rename the column"),
     ("numbers", [json.dumps({"numbers": {"t": 1.7e9 + n}}) for n in range(9)], "t goes up to 1.7e.09 .* subtract an offset"),
     ("numbers", [json.dumps({"numbers": {"t": n * 1e39}}) for n in range(3)], "which float32 does not tell apart"),
     ("numbers.age", [TEXTS[0], *[""] * 7], r"7 images have no age: 1.png, 2.png, 3.png, 4.png, 5.png, …; give them one"),
 ])  # fmt: skip
 def test_what_is_not_there_is_said(of: str, texts: list[str], message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=f"^preprocess.target: .*{message}"):
         found(of, texts)
+    with pytest.raises(DataError, match=f"^preprocess.further_targets: .*{message}"):
+        targets.find(
+            Task(of), (), lambda: [(f"{n}.png", text) for n, text in enumerate(texts)], "preprocess.further_targets"
+        )
+
+
+def test_only_a_main_number_has_a_column_of_its_bare_name() -> None:
+    texts = [json.dumps({"numbers": {"error": n, "file": n}}) for n in range(3)]
+    with pytest.raises(DataError, match="a number cannot be called error or file; rename the column"):
+        found("numbers", texts)
+    further = targets.find(Task("numbers"), (), lambda: [("", text) for text in texts], "preprocess.further_targets")
+    assert further.names == ("error", "file")

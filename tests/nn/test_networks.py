@@ -16,6 +16,7 @@ SHIPPED = [
     ("digits.yaml", (1, 8, 8), 10, 38_122),
     ("small.yaml", (3, 32, 32), 10, 423_136),
     ("small.yaml", (1, 28, 28), 10, 420_576),
+    ("several-targets.yaml", (3, 32, 32), 10, 423_264),
     ("airbench.yaml", (3, 32, 32), 10, 2_563_104),
     ("airbench.yaml", (1, 28, 28), 10, 2_553_632),
     ("airbench94.yaml", (3, 32, 32), 10, 1_972_768),
@@ -56,9 +57,10 @@ def test_size_shape_and_a_training_step(name: str, shape: tuple[int, int, int], 
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     losses = []
     for _ in range(9):
-        logits = net(x)["logits"]
+        outputs = net(x)
+        logits = outputs.pop("logits")
         assert logits.shape == (8, classes)
-        loss = F.cross_entropy(logits, y)
+        loss = F.cross_entropy(logits, y) + sum(output.square().mean() for output in outputs.values())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         learned = [p for p in net.parameters() if p.requires_grad]

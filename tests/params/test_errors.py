@@ -209,6 +209,78 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
             (32, "register.metric", "accuracy is no metric of preprocess.target numbers; expected r2"),
         ],
     ),
+    (
+        "resize: stretch",
+        "resize: stretch\n  further_targets: [boxes, tag]",
+        [
+            (17, "preprocess.further_targets.1: expected boxes, tags.COLUMN, numbers or numbers.COLUMN, got 'tag'"),
+        ],
+    ),
+    (
+        "resize: stretch",
+        "resize: stretch\n  target: tags.x\n  further_targets: [tags.x, boxes, label, boxes, numbers, numbers.a]",
+        [
+            (18, "preprocess.further_targets.0: tags.x is preprocess.target already; list other ones"),
+            (18, "preprocess.further_targets.2: the class can only be the main target", "set preprocess.target: label"),
+            (18, "preprocess.further_targets.3: boxes is listed twice"),
+            (18, "preprocess.further_targets.5: numbers.a is one of numbers, which is listed"),
+        ],
+    ),
+    (
+        "resize: stretch",
+        "resize: stretch\n  target: numbers.a\n  further_targets: [numbers, numbers.b]",
+        [
+            (18, "preprocess.further_targets.0: numbers.a is one of numbers, and is preprocess.target; list the other"),
+            (18, "preprocess.further_targets.1: numbers.b is one of numbers, which is listed"),
+        ],
+    ),
+    (
+        "resize: stretch",
+        "resize: stretch\n  target: numbers\n  further_targets: [numbers.b, tags.x]",
+        [
+            (18, "preprocess.further_targets.0: numbers.b is one of numbers, which is preprocess.target"),
+        ],
+    ),
+    (
+        "resize: stretch\ntrain:\n",
+        "resize: stretch\n  further_targets: [numbers.age, tags.x]\ntrain:\n"
+        "  losses: [{loss: mse, output: age, target: numbers.aeg}]\n",
+        [
+            (
+                19,
+                "train.losses: there is no target numbers.aeg; there are label, images, numbers.age, tags.x",
+                "closest is numbers.age",
+            ),
+        ],
+    ),
+    (
+        "resize: stretch\ntrain:\n",
+        "resize: stretch\n  further_targets: [numbers.age, tags.x]\ntrain:\n"
+        "  losses: [{loss: bce, output: age, target: numbers.age}, {loss: mse, target: numbers.age},"
+        " {loss: bce, output: age, target: tags.x}]\n",
+        [
+            (
+                19,
+                "train.losses: bce cannot learn numbers.age; expected mse, l1, smooth_l1, huber;",
+                "logits answers preprocess.target; expected another output for numbers.age",
+                "the output age learns numbers.age and tags.x",
+            ),
+        ],
+    ),
+    (
+        "resize: stretch\ntrain:\n",
+        "resize: stretch\n  target: tags.x\n  further_targets: [numbers.age]\ntrain:\n"
+        "  losses: [{loss: bce, target: tags.x}, {loss: none, output: age, target: numbers.age},"
+        " {loss: nt_xent, output: other, target: numbers.age}]\n",
+        [
+            (
+                20,
+                "train.losses: tags.x is preprocess.target, which a loss calls label; expected target: label",
+                "none of age learns no target; leave out target: numbers.age",
+                "nt_xent of other learns no target; leave out target: numbers.age",
+            ),
+        ],
+    ),
     ("resize: stretch", "resize: stretch\n  target: tag", [(17, "preprocess.target", "boxes", "got the text 'tag'")]),
     ("lr: 0.01", "lr: 0.01\n  unfreeze: {stem: 0}", [(23, "train.unfreeze.stem", ">= 1", "got 0")]),
     # ranges and choices

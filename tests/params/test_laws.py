@@ -29,6 +29,7 @@ NUMBERS = {"gt": "min_value", "ge": "min_value", "lt": "max_value", "le": "max_v
 # Fields whose valid values their annotation does not tell.
 OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "target": st.sampled_from(["label", "boxes", "tags.of it", "numbers", "numbers.age"]),
+    "further_targets": st.sampled_from([[], ["tags.weather"], ["numbers.how far", "tags.größe/2"]]),
     "space": st.just({"train.lr": {"uniform": [0.1, 0.2]}}),
     "group_by": st.sampled_from(["", "(p[0-9]+)", r"^(?:a|b)/(\w+) '#", '"(.)']),
     "folds": st.sampled_from([0, 2, 5, 1000]),

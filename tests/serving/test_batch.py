@@ -143,3 +143,19 @@ def test_the_sheet_is_spread_over_all_images(tmp_path: Path) -> None:
 def test_no_sheet_of_no_image(tmp_path: Path) -> None:
     batch.write_sheet(tmp_path / "sheet.png", [batch.Prediction(Path("gone.png"), error="x")])
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_lines_of_further_targets_say_which_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[list[tuple[str, ...]]] = []
+    monkeypatch.setattr(batch, "grid", lambda images, captions, **_options: shown.append(captions) or images[0])
+    file = shade(tmp_path / "a.png", 9)
+    answers: list[dict[str, str | float]] = [
+        {**DARK, "numbers.age": 12.345678},
+        {"labels": "a;b", "tags.numbers.x": "wet;cold", "boxes": "car"},
+        {"age": 2.0, "numbers": 3.0, "tags": "x"},  # main numbers of these names
+    ]
+    for answer in answers:
+        batch.write_sheet(tmp_path / "sheet.png", [batch.Prediction(file, answer)])
+    assert shown == [
+        [("dark", "0.6", "age: 12.35")], [("a;b", "numbers.x: wet;cold", "boxes: car")], [("2", "3", "x")],
+    ]  # fmt: skip

@@ -1,3 +1,4 @@
+import json
 import os
 import resource
 import shutil
@@ -19,7 +20,8 @@ from deepcv.data.shards import SPLITS, Statistics, open_shards, write_descriptio
 from deepcv.data.splits import SplitRule
 from deepcv.images import ImageRecipe, encode_png, prepare
 from deepcv.params.preprocess import PreprocessParams
-from deepcv.task import CLASSIFICATION
+from deepcv.stages import preprocess
+from deepcv.task import CLASSIFICATION, FurtherTarget, Task
 
 CLASSES = targets.find(CLASSIFICATION, ("cat", "dog"), tuple)
 
@@ -31,7 +33,12 @@ def samples(count: int, side: int = 16, white_test: bool = False) -> list[Sample
         image = toys.picture(number, side, side + 3)
         if split == "test" and white_test:
             image = np.full_like(image, 255)
-        found.append(Sample(f"{number}.png", split, ("cat", "dog")[number // 4 % 2], encode_png(image)))
+        known = {
+            "numbers": {"größe/2": number + 0.5},
+            "tags": {"x": ["odd"] if number % 2 else ["even", f"{number % 5}"], "x.probabilities": ["any"]},
+        }
+        label = ("cat", "dog")[number // 4 % 2]
+        found.append(Sample(f"{number}.png", split, label, encode_png(image), json.dumps(known)))
     return found
 
 
@@ -288,3 +295,95 @@ def test_a_full_disk_is_one_clear_message_and_the_old_output_stays(
     assert "Traceback" not in said
     assert content(folder / "data/shards") == old
     assert not list(folder.glob(".deepcv/preprocess/*/"))  # nor does it take up room
+
+
+FURTHER = "further_targets: [numbers.größe/2, tags.x]"
+
+
+@pytest.mark.parametrize("store", ["pixels", "encoded"])
+def test_further_targets_lie_beside_the_main_one(store: str, tmp_path: Path) -> None:
+    plain, more = (
+        project(tmp_path / name, 120, f"height: 8; width: 8; store: {store}; {key}")
+        for name, key in (("plain", "further_targets: []"), ("more", FURTHER))
+    )
+    for folder in (plain, more):
+        process = start(folder)
+        assert process.wait(120) == 0, process.communicate()
+    without, further = content(plain / "data/shards"), content(more / "data/shards")
+    assert further.keys() - without.keys() == {f"{split}_labels_{place}.npy" for split in SPLITS for place in (1, 2)}
+    assert {name: further[name] for name in without} == without
+    said = {
+        name: json.loads((folder / "data/shards/dataset.json").read_text())
+        for name, folder in (("plain", plain), ("more", more))
+    }
+    assert said["more"].keys() - said["plain"].keys() == {"further"}
+    shards = open_shards(more / "data/shards")
+    assert [target.names for target in shards.further] == [("größe/2",), ("0", "1", "2", "3", "4", "even", "odd")]
+    for split, found in (("train", shards.train), ("val", shards.val), ("test", shards.test)):
+        numbers = [number for number, sample in enumerate(samples(120)) if sample.split == split]
+        assert found.further["numbers.größe/2"].tolist() == [[number + 0.5] for number in numbers]
+        assert found.further["tags.x"][:, 6].tolist() == [float(number % 2) for number in numbers]
+        assert found.further["tags.x"].dtype == np.float32
+
+
+def test_a_killed_preparation_goes_on_with_further_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = raw(tmp_path / "raw", 300)
+    monkeypatch.setattr(preparation, "_RECORD_S", 0)
+    further = [preparation.learned(source, Task(of), ("cat", "dog")) for of in ("numbers.größe/2", "tags.x")]
+    heard: list[int] = []
+
+    def kill(images: int) -> None:
+        heard.append(images)
+        if len(heard) == 3:
+            raise KeyboardInterrupt
+
+    def prepare_further(folder: Path, done: Callable[[int], object] = lambda _count: None) -> dict[str, bytes]:
+        folder.mkdir(exist_ok=True)
+        preparation.prepare_all(source, folder, ImageRecipe(8, 8, 1), CLASSES, further=further, processes=1, done=done)
+        return content(folder)
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_further(tmp_path / "killed", kill)
+    marked = tmp_path / "killed/train_labels_1.npy"
+    first = np.load(marked)[0, 0]
+    np.load(marked, mmap_mode="r+")[0] = 77  # work that is finished is not done again
+    resumed = prepare_further(tmp_path / "killed")
+    assert np.load(marked)[0] == 77
+    np.load(marked, mmap_mode="r+")[0] = first
+    assert {**resumed, marked.name: marked.read_bytes()} == prepare_further(tmp_path / "whole")
+
+
+def test_a_further_target_that_is_not_there_is_said(tmp_path: Path) -> None:
+    process = start(project(tmp_path / "project", 40, "further_targets: [numbers.age]"))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert (
+        "preprocess.further_targets: no image has numbers of the name 'age'; there are numbers.größe/2, tags.x" in said
+    )
+
+
+@pytest.mark.parametrize(("main", "further", "says"), [
+    ("label", ["tags.x", "tags.x.probabilities"], r"two columns tags\.x\.probabilities \(of tags\.x and of tags\.x\.probabilities\);"),
+    ("numbers.boxes", ["boxes"], r"two columns boxes \(of numbers\.boxes and of boxes\); rename a column of the table"),
+    ("numbers.tags.x.probabilities", ["tags.x"], r"two columns tags\.x\.probabilities"),
+])  # fmt: skip
+def test_two_columns_of_one_name_are_refused(main: str, further: list[str], says: str) -> None:
+    def learned(of: str) -> targets.Targets:
+        kind, _, column = of.partition(".")
+        return targets.Targets(Task(of), (column,) if kind == "numbers" else ("a", "b"), lambda *_: [0.0])
+
+    described = [FurtherTarget(Task(of), ("a", "b")) for of in further]
+    with pytest.raises(DataError, match=rf"^preprocess\.further_targets: a prediction would have {says}"):
+        preprocess.check_columns(learned(main), described)
+    preprocess.check_columns(learned(main), described[1:] if main == "label" else [])
+    preprocess.check_columns(
+        learned("label"), [FurtherTarget(Task("numbers"), ("label", "file")), FurtherTarget(Task("tags.label"), ("a",))]
+    )
+
+
+def test_the_stage_refuses_two_columns_of_one_name(tmp_path: Path) -> None:
+    process = start(project(tmp_path / "project", 40, "further_targets: [tags.x, tags.x.probabilities]"))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "preprocess.further_targets: a prediction would have two columns tags.x.probabilities" in said
+    assert "Traceback" not in said

@@ -4,22 +4,32 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 import toys
+from mlflow.types import DataType
+from mlflow.types.schema import Array
+from test_tensorboard import shown
 
-from deepcv import registry, tracking
+from deepcv import home, registry, tracking
 from deepcv.data import manifest, packing, preparation, quarantine
 from deepcv.data.samples import Sample
-from deepcv.data.shards import open_shards
+from deepcv.data.shards import Dataset, open_shards
 from deepcv.data.splits import SplitRule
 from deepcv.errors import DeepcvError
+from deepcv.evaluation import metrics
+from deepcv.evaluation.inference import outputs_of
 from deepcv.images import ImageRecipe, decode, encode_png
 from deepcv.nn.classifier import ModelInfo, create
 from deepcv.serving import predictor
+from deepcv.serving.onnx_export import check as onnx_check
 from deepcv.serving.onnx_export import export
 from deepcv.serving.predictor import ExportInfo, Predictor
-from deepcv.stages import evaluate, register
-from deepcv.task import CLASSIFICATION, Task
+from deepcv.stages import evaluate, register, train
+from deepcv.stages import export as export_stage
+from deepcv.task import CLASSIFICATION, FurtherTarget, Task
+from deepcv.training.losses import Term
 
 LABELS, NUMBERS = Task("tags.bright"), Task("numbers", (500.0, 500.0), (300.0, 300.0))
 
@@ -59,6 +69,177 @@ def test_the_report_of_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     first, row = (tmp_path / "predictions.csv").read_text().splitlines()[:2]
     assert first == "actual left,actual right,predicted left,predicted right"
     assert [float(cell) for cell in row.split(",")] == [*shards.test.labels[0], *answers[0]]
+
+
+def test_the_report_of_further_targets(tmp_path: Path) -> None:
+    shards = open_shards(toys.write_several_shards(tmp_path / "shards"))
+    (size, bright), truth = shards.further, shards.test.further
+    outputs = {
+        "size": np.array(truth[size.of]) + 3,
+        "bright": np.where(truth[bright.of] > 0, 2.0, -2.0).astype(np.float32),
+        "again": np.array(truth[size.of]) + 5,
+    }
+    further = {"size": size, "bright": bright, "again": size}
+    scores = evaluate.report_further(tmp_path, shards, further, outputs)
+    assert scores[size.of] == {"r2": pytest.approx(1, abs=1e-3), "mae": 3.0, "rmse": 3.0}
+    assert scores[bright.of] == {"mean_average_precision": 1.0, "macro_f1": 1.0, "accuracy": 1.0}
+    rows = [row.split(",") for row in (tmp_path / "further_targets.csv").read_text(encoding="utf-8").splitlines()]
+    assert ",".join(rows[0]) == "target,output,name,r2,mae,rmse,precision,recall,f1,average_precision,support"
+    assert [row[:3] for row in rows[1:]] == [
+        ["numbers.größe/2", "size", "größe/2"], ["tags.bright", "bright", "left"], ["tags.bright", "bright", "right"],
+        ["numbers.größe/2", "again", "größe/2"],
+    ]  # fmt: skip
+    assert [row[4] for row in rows[1:]] == ["3.0", "", "", "5.0"]
+    assert rows[2][3:] == ["", "", "", "1.0", "1.0", "1.0", "1.0", str(int(truth[bright.of][:, 0].sum()))]
+    assert rows[4][6:] == [""] * 5
+    assert [path.name for path in tmp_path.glob("*.png")] == ["further_1.png"]  # labels have no scatter picture
+    assert decode((tmp_path / "further_1.png").read_bytes()).std() > 1
+    assert evaluate.report_further(tmp_path / "none", shards, {}, {}) == {}
+    assert not (tmp_path / "none").exists()
+
+
+PARAMS = """\
+train:
+  network: network.yaml
+  epochs: 3
+  batch_size: 8
+  device: cpu
+  precision: fp32
+  losses:
+  - {loss: cross_entropy}
+  - {loss: mse, output: size, target: numbers.größe/2}
+  - {loss: bce, output: bright, target: tags.bright}
+evaluate: {batch_size: 5, worst: 4}
+export: {tolerance: 1.0e-4}
+"""
+
+
+def several_targets_project(folder: Path, network: str = toys.THREE_HEADS, params: str = PARAMS) -> Dataset:
+    shards = open_shards(toys.write_several_shards(train.SHARDS))
+    toys.network(folder, network)
+    toys.no_weights(folder)
+    Path("versions.yaml").write_text('torch: "1"\n')
+    Path("params.yaml").write_text(params)
+    return shards
+
+
+def test_further_targets_go_through_the_stages(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert store
+    shards = several_targets_project(tmp_path)
+    finish = train.main()
+    assert finish is not None
+    finish()
+    evaluate.main()
+    export_stage.main()
+    said = capsys.readouterr().out
+    assert "toy: 16 test images, accuracy " in said
+    assert "\n  numbers.größe/2: r2 " in said
+    assert "\n  tags.bright: mean average precision " in said
+    scores = json.loads((evaluate.EVALUATION / "metrics.json").read_text())
+    assert list(scores)[3:] == [
+        "images", "numbers.größe/2.r2", "numbers.größe/2.mae", "numbers.größe/2.rmse",
+        "tags.bright.mean_average_precision", "tags.bright.macro_f1", "tags.bright.accuracy",
+    ]  # fmt: skip
+    exported = Predictor(register.ONNX_FILE)
+    assert exported.info.further == shards.further
+    found = exported.run(np.array(shards.test.images_nhwc))["numbers.größe/2"]
+    error = np.abs(found.astype(np.float64) - shards.test.further["numbers.größe/2"]).mean()
+    assert scores["numbers.größe/2.mae"] == pytest.approx(error, rel=1e-4)
+    client = tracking.connect()
+    experiment = client.get_experiment_by_name(tracking.experiment_of("toy"))
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.metrics[tracking.metric_name("test_numbers.größe/2.mae")] == scores["numbers.größe/2.mae"]
+    judged = ["val_numbers.größe/2.r2", "val_tags.bright.accuracy"]
+    rows = pd.read_csv(train.MODEL / "history.csv")
+    assert list(rows) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", *judged]
+    for name in judged:
+        assert run.data.metrics[tracking.metric_name(name)] == rows[name].iloc[-1]
+    (board,) = (home.state_dir() / "tensorboard").iterdir()
+    assert shown(board).keys() == set(rows) - {"epoch"}
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(("network", "params", "says"), [
+    (toys.THREE_HEADS.replace("features: 2", "features: 1"), PARAMS, "it needs 2 values for 'tags.bright', the output has 1"),
+    (toys.THREE_HEADS, PARAMS.replace("output: size", "output: logits"), "logits answers preprocess.target and cannot learn"),
+    (toys.THREE_HEADS, PARAMS.split("  - {loss: bce")[0], "no term uses the network's output 'bright'"),
+])  # fmt: skip
+def test_losses_that_do_not_fit_open_no_run(network: str, params: str, says: str, tmp_path: Path) -> None:
+    several_targets_project(tmp_path, network, params)
+    with pytest.raises(DeepcvError, match=says):
+        train.main()
+    assert tracking.connect().get_experiment_by_name(tracking.experiment_of("toy")) is None
+
+
+def test_further_targets_that_nothing_learns_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = open_shards(toys.write_several_shards(tmp_path / "shards"))
+    losses = (Term("cross_entropy"), Term("mse", "size", "numbers.größe/2"), Term("none", "bright"))
+    network = toys.network(tmp_path, toys.THREE_HEADS)
+    train.check(network, None, toys.config(losses=losses), shards)
+    assert capsys.readouterr().err == (
+        "warning: the further targets tags.bright are in data/shards, and none of train.losses learns them\n"
+    )
+    train.check(network, None, toys.config(losses=(*losses[:2], Term("bce", "bright", "tags.bright"))), shards)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_model_predicts_further_targets_as_its_signature_says(store: Path, tmp_path: Path) -> None:
+    assert store
+    shards = open_shards(toys.write_several_shards(tmp_path / "shards"))
+    info = ModelInfo(
+        "toy",
+        shards.classes,
+        toys.RECIPE,
+        (0.5,),
+        (0.5,),
+        further={"size": shards.further[0], "bright": shards.further[1]},
+    )
+    model = create(toys.network(tmp_path, toys.THREE_HEADS).canonical(), info).eval()
+    exported = ExportInfo("toy", info.classes, ImageRecipe(**toys.RECIPE), "m", info.task, shards.further)
+    export(model, exported, tmp_path / "model.onnx")
+    run_id = tracking.start_run(tracking.experiment_of("toy"), "train", {}, {})
+    scores = {"accuracy": 0.5, "numbers.größe/2.r2": 0.25}
+    candidate = registry.Candidate(
+        tracking.experiment_of("toy"), run_id, tmp_path / "model.onnx", "m", "o", "d", scores, info.classes, info.task,
+        shards.further,
+    )  # fmt: skip
+    version = registry.register(candidate, predictor.__name__, ["numpy"])
+    assert registry.challenge(candidate.name, version, candidate, "accuracy", lambda _uri: {})[0] == "champion"
+    files = [encode_png(np.array(image)) for image in shards.test.images_nhwc]
+    found = registry.load(f"models:/{candidate.name}/{version}").predict(pd.DataFrame({"image": files}))
+    names = ["numbers.größe/2", "tags.bright", "tags.bright.probabilities"]
+    assert list(found) == ["label", "probability", "probabilities", *names]
+    assert candidate.signature.outputs.input_names() == list(found)
+    made = Predictor(tmp_path / "model.onnx").run(np.array(shards.test.images_nhwc))
+    assert np.allclose(found[names[0]], made[names[0]][:, 0])
+    assert np.allclose(found[names[2]].tolist(), made["tags.bright"])
+    said = [";".join(n for n, p in zip(("left", "right"), row, strict=True) if p >= 0.5) for row in made["tags.bright"]]
+    assert found["tags.bright"].tolist() == said
+
+
+def test_labels_with_a_further_number_are_predicted_as_the_signature_says(tmp_path: Path) -> None:
+    network = toys.THREE_HEADS.replace("  - {id: bright, op: linear, features: 2, from: hidden}\n", "")
+    size = FurtherTarget(Task("numbers", (500.0, 2.0), (300.0, 0.5)), ("größe", "file"))
+    spec = toys.network(tmp_path, network.replace(", bright: bright", "").replace("features: 1", "features: 2"))
+    info = ModelInfo("toy", ("left", "right"), toys.RECIPE, (0.5,), (0.5,), "one", LABELS, {"size": size})
+    model = create(spec.canonical(), info).eval()
+    exported = ExportInfo("toy", info.classes, ImageRecipe(**toys.RECIPE), "m", LABELS, (size,))
+    export(model, exported, tmp_path / "model.onnx")
+    images = np.stack([toys.picture(number) for number in range(6)])
+    assert onnx_check(model, tmp_path / "model.onnx", images, 1e-5) <= 1e-5
+    found = Predictor(tmp_path / "model.onnx").predict(pd.DataFrame({"image": [encode_png(image) for image in images]}))
+    candidate = registry.Candidate(
+        "toy", "", tmp_path / "model.onnx", "m", "o", "d", {}, info.classes, LABELS, (size,)
+    )  # fmt: skip
+    assert list(found) == ["labels", "probabilities", "numbers.größe", "numbers.file"]
+    assert candidate.signature.outputs.input_names() == list(found)
+    number = DataType.double
+    assert candidate.signature.outputs.input_types() == [DataType.string, Array(number), number, number]
+    logits, numbers = outputs_of(model, images, ["logits", "size"], batch_size=4, device=torch.device("cpu"))
+    assert np.allclose(found["probabilities"].tolist(), metrics.sigmoid(logits), atol=1e-6)
+    assert np.allclose(found[["numbers.größe", "numbers.file"]], numbers, rtol=1e-5)
+    assert [len(labels.split(";")) if labels else 0 for labels in found["labels"]] == (logits >= 0).sum(axis=1).tolist()
 
 
 def annotated(number: int) -> Sample:

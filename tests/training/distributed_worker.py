@@ -6,7 +6,6 @@ The same trainings run in one process there, which is why they stand here as a t
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,7 @@ EVERYTHING: dict[str, Any] = {
 WITH_FILES: dict[str, Any] = {
     "ema": 0.5, "select": "best", "keep_best": 2, "unfreeze": {"head": 2}, "clip_norm": 0.1, "optimizer": "adamw",
 }  # fmt: skip
+FURTHER = "further targets"  # which has shards of its own
 # name: network, what differs from the toy training, dtype
 TRAININGS: dict[str, tuple[str, dict[str, Any], torch.dtype]] = {
     "plain": (PLAIN, SGD, torch.float64),
@@ -74,6 +74,16 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], torch.dtype]] = {
     "sharded": (SEVERAL, {**SGD, **SECOND_IDLE, "fsdp": True}, torch.float64),
     "sharded, everything": (NORMED, {**EVERYTHING, "optimizer": "adamw", "fsdp": True}, torch.float64),
     "sharded, single precision": (SEVERAL, {**SECOND_IDLE, "ema": 0.9, "fsdp": True}, torch.float32),
+    FURTHER: (
+        toys.THREE_HEADS,
+        {
+            **SGD, "lr": 0.005, "ema": 0.5,
+            "losses": (
+                Term("cross_entropy"), Term("mse", "size", toys.FURTHER[0].of), Term("bce", "bright", toys.FURTHER[1].of),
+            ),
+        },
+        torch.float64,
+    ),
     "frozen norm": (NORMED, {**SGD, "freeze": ("stem.norm",)}, torch.float64),
     "single precision": (
         NORMED, {"augmentation": Recipe(mixup=Mix(0.4, 0.5), cutmix=Mix(1.0, 0.4))}, torch.float32,
@@ -96,14 +106,14 @@ def trained(name: str, folder: Path, processes: int) -> dict[str, Any]:
     try:
         with _watched(gradients):
             fitted = fit(
-                network(folder, text), open_shards(folder),
+                network(folder, text), open_shards(folder / "several" if name == FURTHER else folder),
                 toys.config(**{**changes, "fsdp": processes > 1 and "fsdp" in changes}, processes=processes),
             )  # fmt: skip
     finally:
         torch.set_default_dtype(torch.float32)
     types = {type(module).__name__ for module in fitted.classifier.modules()}
     return {
-        "weights": fitted.classifier.state_dict(), "history": [asdict(record) for record in fitted.history],
+        "weights": fitted.classifier.state_dict(), "history": [record.named(fitted.info.task) for record in fitted.history],
         "gradients": gradients, "own layers": "SharedBatchNorm" in types,
     }  # fmt: skip
 

@@ -52,7 +52,9 @@ def started(*arguments: str, **more: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toys.write_shards(tmp_path_factory.mktemp("distributed"))
+    folder = toys.write_shards(tmp_path_factory.mktemp("distributed"))
+    toys.write_several_shards(folder / "several")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,12 @@ def test_two_processes_train_as_one_does(name: str, ranks: list[dict[str, Any]],
         torch.testing.assert_close(two["weights"][key], weight, rtol=0, atol=1e-10 if double else 1e-4, msg=key)
     for a, b in zip(one["history"], two["history"], strict=True):
         assert a == pytest.approx(b, rel=1e-6 if double else 1e-3)  # float32 logits
+
+
+def test_processes_judge_further_targets_together(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        last = rank[distributed_worker.FURTHER]["history"][-1]
+        assert [name for name in last if "." in name] == ["val_numbers.größe/2.r2", "val_tags.bright.accuracy"]
 
 
 def test_a_training_that_one_process_was_asked_to_end_goes_on_with_the_same_bits(ranks: list[dict[str, Any]]) -> None:

@@ -13,13 +13,13 @@ import yaml
 
 from deepcv.data import packed
 from deepcv.data.packed import PackedImages
-from deepcv.data.shards import Dataset, channel_statistics, open_shards, write_description
+from deepcv.data.shards import Dataset, channel_statistics, labels_file, open_shards, write_description
 from deepcv.files import sha256
 from deepcv.images import encode_png
 from deepcv.nn import spec
 from deepcv.nn.classifier import Classifier
 from deepcv.params.whole import Params, load
-from deepcv.task import Task
+from deepcv.task import FurtherTarget, Task
 from deepcv.training import fit as fitting
 from deepcv.training.config import TrainConfig
 from deepcv.training.optimizers import create_optimizer
@@ -45,6 +45,9 @@ def without_download(weights: Path, folder: Path) -> Path:
 def shards_of(params: Params, folder: Path) -> Dataset:
     """Ten images per split, as `preprocess` would store them: prepared, or those to train on as files of other sizes."""
     size = (params.preprocess.height, params.preprocess.width, params.preprocess.channels)
+    further = [
+        FurtherTarget(Task(name), (name,)) for name in params.preprocess.further_targets
+    ]  # of one label or number each
     splits = [np.random.default_rng(seed).integers(0, 256, (10, *size), np.uint8) for seed in range(3)]
     task = Task(params.preprocess.target)
     labels = list(range(10)) if task.kind == "classification" else np.eye(10, dtype=np.float32)
@@ -52,6 +55,8 @@ def shards_of(params: Params, folder: Path) -> Dataset:
         if split != "train" or params.preprocess.store == "pixels":
             np.save(folder / f"{split}_images.npy", images)
             np.save(folder / f"{split}_labels.npy", labels)
+        for place in range(1, 1 + len(further)):
+            np.save(folder / labels_file(split, place), np.arange(10, dtype=np.float32)[:, None])
     if params.preprocess.store == "encoded":
         files = [np.concatenate([image, image[: 1 + number]]) for number, image in enumerate(splits[0])]
         given = [packed.EncodedImage(encode_png(file), n, *file.shape[:2]) for n, file in enumerate(files)]
@@ -60,6 +65,7 @@ def shards_of(params: Params, folder: Path) -> Dataset:
     write_description(
         folder, name="toy", classes=CLASSES, test_digest="t" * 64, recipe=recipe,
         statistics=channel_statistics(splits[0]) if params.preprocess.store == "encoded" else None, task=task,
+        further=further,
     )  # fmt: skip
     return open_shards(folder)
 

@@ -685,7 +685,7 @@ def test_an_older_model_file_is_read(
     content["info"].update(told)
     torch.save(content | {"format": version}, tmp_path / "old")
     assert load(tmp_path / "old")[1] == fitted.info
-    torch.save(content | {"format": 5}, tmp_path / "newer")
+    torch.save(content | {"format": 6}, tmp_path / "newer")
     with pytest.raises(ModelFileError, match="not a model file of format 3"):
         load(tmp_path / "newer")
 

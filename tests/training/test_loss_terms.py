@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deepcv.errors import DeepcvError
-from deepcv.params.losses import OPTIONS, TASKS, LossParams
+from deepcv.params.losses import OPTIONS, TASKS, WITHOUT_TARGET, LossParams
 from deepcv.training.losses import (
     LOSSES,
     Target,
@@ -86,6 +86,7 @@ def test_options_are_held_to_what_the_loss_takes(name: str, option: str, value: 
         (Term("cross_entropy", "map"), "a vector for each image, the output has shape (64, 7, 7); there are logits (10,)"),
         (Term("cross_entropy", "embedding"), "it needs 10 values for 'label', the output has 64"),
         (Term("cross_entropy", target="lable"), "there is no target 'lable'; there are label, mixed, tags, age"),
+        (Term("cross_entropy", target="lable"), "images; the closest is 'label'"),
         (Term("bce"), "it learns from targets of kind multi_label; 'label' is class"),
         (Term("cross_entropy", target="tags"), "of kind class or soft; 'tags' is multi_label"),
         (Term("triplet", "embedding", "mixed"), "of kind class; 'mixed' is soft (MixUp and CutMix make classes soft)"),
@@ -172,3 +173,15 @@ def test_params_know_every_loss_and_its_options() -> None:
     ours = {name: set(loss.options) for name, loss in LOSSES.items()}
     assert {name: set(options) for name, options in OPTIONS.items() if name != NOT_TRAINED} == ours
     assert set(LossParams.model_fields) == {"loss", "output", "target", "weight"}.union(*ours.values())
+
+
+def test_params_know_which_losses_need_no_target() -> None:
+    assert set(WITHOUT_TARGET) == {NOT_TRAINED} | {name for name, loss in LOSSES.items() if not loss.targets}
+
+
+def test_an_output_learns_one_target() -> None:
+    said = refused(Term("bce", "logits", "tags"), Term("cross_entropy"), left_out=("map", "embedding"))
+    assert (
+        said
+        == "train.losses: the output 'logits' learns tags and label; expected one target: give each an output of its own"
+    )

@@ -163,6 +163,8 @@ def test_an_epochs_metrics_are_its_values_without_its_number(task: Task, score: 
     metrics = {"train_loss": 0.5, f"train_{score}": 0.75, "val_loss": 0.625, f"val_{score}": 0.25, "lr": 0.1}
     assert record.metrics(task) == metrics
     assert record.named(task) == {"epoch": 7, **metrics}
+    several = replace(record, further={"tags.x.accuracy": 0.5, "numbers.age.r2": -0.25})
+    assert several.metrics(task) == {**metrics, "val_tags.x.accuracy": 0.5, "val_numbers.age.r2": -0.25}
 
 
 AUTOENCODER = """\

@@ -1,5 +1,6 @@
 """What a network trains on: a list of terms, each a loss of one output of the network with a weight."""
 
+import difflib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,6 +147,13 @@ def check(
         for place, term in enumerate(terms)
         for problem in _problems(term, trained, targets, views)
     ]
+    for name in trained:
+        learned = {t.target: None for t in terms if t.output == name and t.loss in LOSSES and LOSSES[t.loss].targets}
+        if len(learned) > 1:
+            problems.append(
+                f"train.losses: the output {name!r} learns {' and '.join(learned)}; expected one target: give each an output "
+                "of its own"
+            )
     used = {term.output for term in terms}
     problems += [
         f"train.losses: no term uses the network's output {name!r}: give it a loss, or leave it out"
@@ -176,7 +184,9 @@ def _problems(
         yield f"it compares views of an image and needs {loss.views} or more of each; got {views}"
     target = targets.get(term.target) if loss.targets else None
     if loss.targets and target is None:
-        yield f"there is no target {term.target!r}; there are {', '.join(targets) or 'none'}"
+        near = difflib.get_close_matches(term.target, targets, n=1)
+        meant = f"; the closest is {near[0]!r}" if near else ""
+        yield f"there is no target {term.target!r}; there are {', '.join(targets) or 'none'}{meant}"
     elif target is not None and target.kind not in loss.targets:
         mixed = " (MixUp and CutMix make classes soft)" if target.kind == "soft" else ""
         yield f"it learns from targets of kind {' or '.join(loss.targets)}; {term.target!r} is {target.kind}{mixed}"

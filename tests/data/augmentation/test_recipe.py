@@ -142,8 +142,8 @@ def test_an_unmixed_recipe_keeps_class_numbers() -> None:
     assert torch.equal(batch.images_nchw, expected)
 
 
-def by_place(batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    images, targets = zip(*batches, strict=True)
+def by_place(batches: list[tuple[Any, ...]]) -> tuple[Tensor, Tensor]:
+    images, targets, _ = zip(*batches, strict=True)
     return torch.cat(images)[:256], torch.cat(targets)[:256]
 
 
@@ -178,13 +178,13 @@ def test_two_ranks_make_the_samples_of_one(tmp_path: Path) -> None:
     ]
     assert [process.wait(timeout=120) for process in ranks] == [0, 0]
     for rank, file in enumerate(files):
-        for number, (own_images, own_targets) in enumerate(torch.load(file)):
+        for number, (own_images, own_targets, _) in enumerate(torch.load(file)):
             places = slice(64 * number + rank, 64 * (number + 1), 2)
             assert torch.equal(own_images, images[places])
             assert torch.equal(own_targets, targets[places])
 
 
-class Places(Dataset[tuple[Tensor, Tensor]]):
+class Places(Dataset[tuple[Any, ...]]):
     """Batches by the places of their samples, as a DataLoader's workers ask for them."""
 
     def __init__(self, size: int) -> None:
@@ -194,7 +194,7 @@ class Places(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.parts)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, number: int) -> tuple[Any, ...]:
         return tuple(self.loader.at(self.loader.order(), self.parts[number]))
 
 
