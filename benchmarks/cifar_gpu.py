@@ -33,7 +33,8 @@ from deepcv.data.shards import Dataset, open_shards
 from deepcv.nn.spec import NetworkSpec, load
 from deepcv.stages.training_log import TrainingLog
 from deepcv.training.config import TrainConfig
-from deepcv.training.fit import fit, set_up
+from deepcv.training.fit import fit
+from deepcv.training.setup import set_up
 
 TIMES, GOAL, POINTS, ACCURATE_S = 1.5, 1.15, -0.2, 240.0
 _WHITENING_IMAGES = 5_000

@@ -38,7 +38,8 @@ from deepcv.nn import spec
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training import range_search
 from deepcv.training.config import TrainConfig
-from deepcv.training.fit import fit, set_up
+from deepcv.training.fit import fit
+from deepcv.training.setup import set_up
 
 GRID = tuple(0.001 * 2**power for power in range(12))
 NEAR = 3.0

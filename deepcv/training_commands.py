@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from deepcv.nn.weights import Weights
     from deepcv.params.train import TrainParams
     from deepcv.training.config import TrainConfig
-    from deepcv.training.fit import Setup
     from deepcv.training.range_search import Found
+    from deepcv.training.setup import Setup
 
 _PREVIEW = """\
 Show what `train` in params.yaml will do with the prepared images in data/shards, without training: how each hyperparameter changes
@@ -118,7 +118,7 @@ def _set_up() -> "tuple[TrainParams, Dataset, TrainConfig, Setup]":
     from deepcv.params.base import load_section
     from deepcv.params.train import TrainParams
     from deepcv.training.config import TrainConfig
-    from deepcv.training.fit import set_up
+    from deepcv.training.setup import set_up
     from deepcv.training.start import Start
 
     params = load_section(TrainParams, _PARAMS)

@@ -34,12 +34,13 @@ from deepcv.training import distributed, sharding
 from deepcv.training.checkpoints import InterruptedTrainingError
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import DivergedError
-from deepcv.training.fit import Fitted, fit, freeze, output_shapes
+from deepcv.training.fit import Fitted, fit
 from deepcv.training.hardware import Hardware, resolve
 from deepcv.training.history import EpochRecord
 from deepcv.training.hyperparameters import scheduled
 from deepcv.training.objective import check_losses, further_outputs
 from deepcv.training.preview import curves, draw_batch
+from deepcv.training.setup import freeze, output_shapes
 from deepcv.training.start import Start
 
 SHARDS = Path("data/shards")

@@ -25,9 +25,9 @@ from deepcv.evaluation.inference import logits_of
 from deepcv.training.checkpoints import RandomState
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import DivergedError, RunningMetrics, create_trainer
-from deepcv.training.fit import Setup, objective_of, thaw
 from deepcv.training.hyperparameters import Hyperparameters, Scheduled, Settings, scheduled
 from deepcv.training.schedules import Curve
+from deepcv.training.setup import Setup, objective_of, thaw
 
 Method = Literal["between", "minimum/3", "minimum/10", "steepest", "valley"]
 Grid = Literal["momentum", "weight_decay"]

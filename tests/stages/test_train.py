@@ -22,8 +22,8 @@ from deepcv.files import sha256
 from deepcv.images import decode
 from deepcv.stages import train
 from deepcv.stages.training_log import TrainingLog
-from deepcv.training.fit import set_up
 from deepcv.training.history import EpochRecord
+from deepcv.training.setup import set_up
 
 
 def runs() -> list[Run]:

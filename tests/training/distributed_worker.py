@@ -25,10 +25,11 @@ from deepcv.nn.spec import NetworkSpec
 from deepcv.training import distributed, sharding
 from deepcv.training.checkpoints import InterruptedTrainingError
 from deepcv.training.engine import check_weights
-from deepcv.training.fit import Fitted, fit, set_up
+from deepcv.training.fit import Fitted, fit
 from deepcv.training.losses import Term
 from deepcv.training.optimizers import create_optimizer
 from deepcv.training.schedules import Ramp
+from deepcv.training.setup import set_up
 from deepcv.training.sharding import whole
 
 NORMED = toys.NETWORK.replace("  - {id: drop, op: dropout, p: 0.3}\n", "")

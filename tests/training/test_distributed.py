@@ -25,8 +25,9 @@ from deepcv.data.shards import Dataset, open_shards
 from deepcv.errors import DeepcvError
 from deepcv.lifetime import lives
 from deepcv.training import distributed, sharding
-from deepcv.training.fit import fit, set_up
+from deepcv.training.fit import fit
 from deepcv.training.hardware import resolve
+from deepcv.training.setup import set_up
 
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent

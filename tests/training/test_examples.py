@@ -20,8 +20,9 @@ from deepcv.nn import spec
 from deepcv.nn.classifier import Classifier
 from deepcv.params.whole import Params, load
 from deepcv.task import FurtherTarget, Task
-from deepcv.training import fit as fitting
+from deepcv.training import setup
 from deepcv.training.config import TrainConfig
+from deepcv.training.fit import fit
 from deepcv.training.optimizers import create_optimizer
 from deepcv.training.start import Start
 
@@ -90,9 +91,9 @@ def test_a_recipe_takes_its_first_steps(path: Path, tmp_path: Path, monkeypatch:
         before.update({name: value.detach().clone() for name, value in classifier.network.named_parameters()})
         return create_optimizer(classifier, config)
 
-    monkeypatch.setattr(fitting, "create_optimizer", watched)
+    monkeypatch.setattr(setup, "create_optimizer", watched)
     with torch.compiler.set_stance("force_eager"):  # to compile takes a minute
-        fitted = fitting.fit(network, shards, config, start=start)
+        fitted = fit(network, shards, config, start=start)
     assert len(fitted.history) == epochs
     assert all(np.isfinite([record.train_loss, record.val_loss]).all() for record in fitted.history)
     after = dict(fitted.classifier.network.named_parameters())

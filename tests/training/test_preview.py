@@ -22,11 +22,11 @@ from deepcv.data.loaders import Views
 from deepcv.images import decode
 from deepcv.training import fit as fitting
 from deepcv.training.engine import Objective, create_trainer
-from deepcv.training.fit import set_up
 from deepcv.training.hyperparameters import scheduled
 from deepcv.training.losses import Term
 from deepcv.training.preview import curves, draw_batch, drawn_steps
 from deepcv.training.schedules import Piecewise, Plateau, Ramp
+from deepcv.training.setup import set_up
 
 
 @given(st.integers(1, 10**6))

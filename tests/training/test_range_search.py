@@ -18,9 +18,9 @@ from deepcv.data.augmentation.recipe import Mix
 from deepcv.data.shards import Dataset
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training import range_search
-from deepcv.training.fit import Setup, set_up
 from deepcv.training.range_search import Method, RangeError, Trace, Trial, compare, preserved, search, suggest, sweep
 from deepcv.training.schedules import Piecewise
+from deepcv.training.setup import Setup, set_up
 
 METHODS: tuple[Method, ...] = get_args(Method)
 DEEP_LINEAR = """\

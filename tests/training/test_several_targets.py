@@ -25,9 +25,10 @@ from deepcv.params.edit import with_values
 from deepcv.serving import onnx_export
 from deepcv.serving.predictor import ExportInfo, Predictor
 from deepcv.task import Task
-from deepcv.training.fit import Fitted, fit, objective_of, set_up
+from deepcv.training.fit import Fitted, fit
 from deepcv.training.hyperparameters import Settings
 from deepcv.training.losses import Term
+from deepcv.training.setup import objective_of, set_up
 
 CPU = torch.device("cpu")
 SIZE, BRIGHT = toys.FURTHER

@@ -24,10 +24,11 @@ from deepcv.serving.predictor import ExportInfo, Predictor
 from deepcv.task import Task
 from deepcv.training.config import ProgressiveResize, TrainConfig
 from deepcv.training.engine import RunningMetrics
-from deepcv.training.fit import Fitted, fit, objective_of, set_up
+from deepcv.training.fit import Fitted, fit
 from deepcv.training.history import EpochRecord
 from deepcv.training.hyperparameters import Settings
 from deepcv.training.losses import Term
+from deepcv.training.setup import objective_of, set_up
 
 NETWORK = """\
 nodes:
