@@ -32,6 +32,8 @@ MAGNITUDES: Mapping[str, tuple[float, float, str] | None] = {
     "translate_y": (-4096, 4096, "pixels"),
 }
 
+_DRAWS = 256  # random numbers of an image in the own operations: draws.STREAMS_PER_STEP
+
 
 class OperationParams(Group):
     """One operation of an own list; its magnitude is drawn for each image."""
@@ -101,6 +103,12 @@ class AugmentationParams(Group):
     depth: Literal["all"] | list[int] = Field(
         "all", description="how many of the own operations an image gets, [least, most]", examples=[[1, 2]]
     )
+    chains: int = Field(
+        0, ge=0, le=8, description="copies of an image that get own operations and are mixed, as AugMix does; 0: none"
+    )
+    alpha: float = Field(
+        1.0, gt=0, le=100, description="parameter of the Dirichlet and Beta distributions by which chains are mixed"
+    )
     mixup: MixParams = Field(default_factory=lambda: MixParams.model_validate({}), description="blend pairs of images")
     cutmix: MixParams = Field(
         default_factory=lambda: MixParams.model_validate({}), description="paste a part of another image"
@@ -122,10 +130,23 @@ class AugmentationParams(Group):
     def _problems(self) -> Iterator[tuple[Place, str]]:
         if self.depth != "all" and (text := _depth_problem(self.depth, 0, len(self.operations))) is not None:
             yield ("depth",), f"{text} (so many operations are listed)"
+        elif self.chains and (text := self._chains_problem()) is not None:
+            yield ("chains",), text
         shares = self.mixup.probability, self.cutmix.probability
         if sum(shares) > 1:
             text = f"with mixup.probability it must be <= 1, got {shares[0]} + {shares[1]}"
             yield ("cutmix", "probability"), text
+
+    def _chains_problem(self) -> str | None:
+        every = len(self.operations)
+        if not every:
+            return "mixes copies of an image after own operations, and none are listed; expected 0 or operations"
+        most = every if self.depth == "all" else self.depth[1]
+        draws = self.chains * (every + 3 * most + 2)
+        if draws <= _DRAWS:
+            return None
+        what = f"{self.chains} chains of up to {most} out of {every} operations"
+        return f"{what} draw {draws} numbers for each image, at most {_DRAWS} are there; lower chains or depth"
 
 
 def _depth_problem(depth: list[int], lowest: int, highest: int) -> str | None:

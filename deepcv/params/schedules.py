@@ -7,7 +7,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from deepcv.params.augmentation import MAGNITUDES, AugMixParams, MixParams, OperationParams, RandAugmentParams
+from deepcv.params.augmentation import (
+    MAGNITUDES,
+    AugmentationParams,
+    AugMixParams,
+    MixParams,
+    OperationParams,
+    RandAugmentParams,
+)
 from deepcv.params.base import Group, MisfitError, value_problem
 from deepcv.params.losses import OPTIONS, LossParams
 
@@ -32,6 +39,7 @@ _OWNERS: Mapping[str, type[Group]] = {
     "cutmix": MixParams,
     "augmix": AugMixParams,
     "randaugment": RandAugmentParams,
+    "augmentation": AugmentationParams,  # last: what none of its groups has
 }
 _Value = Annotated[float, Field(ge=-1e6, le=1e6)]  # below 0 are magnitudes of operations alone
 
@@ -127,10 +135,10 @@ def problem(name: str, schedule: ScheduleParams, section: Mapping[str, Any]) -> 
             "losses.0.label_smoothing and so on, and the numbers of train.augmentation, such as augmentation.randaugment.strength or "
             "augmentation.operations.0.magnitude.1"
         )
-    if ".depth." in name:
+    if ".depth." in name or name == "augmentation.chains":
         return (
-            "least and most of a depth are counts that bound each other, so they stay; schedule how strong the operations "
-            "are or how likely: augmentation.augmix.severity, augmentation.operations.0.probability"
+            "depth and chains are counts that bound each other, so they stay; schedule how strong the operations are or how "
+            "likely: augmentation.augmix.severity, augmentation.operations.0.probability"
         )
     return _range_problem(name, schedule, value, section)
 

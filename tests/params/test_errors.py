@@ -121,6 +121,14 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ),
     (
         "lr: 0.01",
+        "lr: 0.01\n  schedules: {augmentation.chains: {kind: linear, end: 3}, augmentation.alpha: {kind: linear}}",
+        [
+            (23, "train.schedules.augmentation.chains", "bound each other"),
+            (23, "train.schedules.augmentation.alpha: a value that the schedule reaches must be a number > 0"),
+        ],
+    ),
+    (
+        "lr: 0.01",
         "lr: 0.01\n  schedules: {lr: {kind: linear, end: -1}}",
         [(23, "train.schedules.lr: expected values of at least 0, got -1")],
     ),
@@ -379,6 +387,9 @@ BAD += [
         ("depth: [1, 2]", ".depth: must be [least, most] with 0 <= least <= most <= 0, got [1, 2]", "listed"),
         ("depth: some", ".depth: must be 'all' or a list, such as [1, 2], got the text 'some'"),
         ("depth: [1.5, 2]", ".depth: must be 'all' or a list, such as [1, 2]"),
+        ("chains: 9", ".chains: must be a whole number >= 0 and <= 8, got 9"),
+        ("chains: 3", ".chains: mixes copies of an image after own operations, and none are listed; expected 0 or"),
+        ("alpha: 0", ".alpha: must be a number > 0 and <= 100, got 0"),
         ("mixup: 0.2", ".mixup: must be a mapping, got 0.2"),
         ("mixup: {alpha: 0}", ".mixup.alpha: must be a number > 0 and <= 100, got 0"),
         ("mixup: {alhpa: 1}", ".mixup.alhpa: unknown key; the closest is 'alpha'"),
@@ -405,6 +416,8 @@ BAD += [
      "        magnitude: [1, 300]\n", [(28, "train.augmentation.operations.1.magnitude", "0 to 255 grey levels")]),
     ("  flip: false\n", "  flip: false\n  augmentation:\n    mixup: {probability: 0.6}\n    cutmix:\n      probability: 0.6\n",
      [(27, "train.augmentation.cutmix.probability", "must be <= 1, got 0.6 + 0.6")]),
+    ("  flip: false\n", "  flip: false\n  augmentation:\n    operations: [" + 25 * "{name: flip}, " + "]\n    chains: 3\n",
+     [(26, "train.augmentation.chains: 3 chains of up to 25 out of 25 operations draw 306 numbers", "at most 256")]),
 ]  # fmt: skip
 
 

@@ -123,6 +123,7 @@ def augmentations(draw: st.DrawFn) -> dict[str, Any]:
         AugmentationParams,
         operations=st.just(own),
         depth=st.just("all") | pairs(0, len(own)),
+        chains=st.integers(0, 8 if own else 0),
         mixup=st.just(group(kinds["mixup"], probability=st.floats(0, 0.5))),
         cutmix=st.just(group(kinds["cutmix"], probability=st.floats(0, 0.5))),
         augmix=st.just(group(kinds["augmix"], depth=pairs(1, 6))),

@@ -174,7 +174,7 @@ class Policy:
         if follow is not None and self.chains and (moving := [own.name for own in self.operations if own.moves]):
             raise DeepcvError(
                 f"boxes, masks and keypoints cannot follow chains that are mixed ({', '.join(moving)} move each chain's copy "
-                "otherwise); choose another policy than augmix, or operations for its chains that move nothing"
+                "otherwise); choose another policy than augmix and chains: 0, or operations for the chains that move nothing"
             )
         batch, copies, most = len(images_nchw), max(1, self.chains), self.count[1]
         streams = iter(range(self._streams()))

@@ -53,13 +53,16 @@ class RandAugment:
 class Recipe:
     """What happens to training images beyond flip, shift and cutout. Field names are those of `train.augmentation`.
 
-    Of the own `operations`, each image gets `depth` (least, most) random ones, or all, in the listed or in a random order.
+    Of the own `operations`, each image gets `depth` (least, most) random ones, or all, in the listed or in a random order; with
+    `chains` above 0, so many copies of the image do, and are mixed: see `Policy`.
     """
 
     policy: Literal["none", "augmix", "randaugment", "trivialaugment"] = "none"
     operations: tuple[Operation, ...] = ()
     order: Literal["fixed", "random"] = "fixed"
     depth: tuple[int, int] | Literal["all"] = "all"
+    chains: int = 0
+    alpha: float = 1.0
     mixup: Mix = Mix()
     cutmix: Mix = Mix()
     augmix: AugMix = AugMix()
@@ -72,15 +75,17 @@ class Recipe:
         for own in values["operations"]:
             low, high = own["magnitude"] or (0.0, 0.0)
             operations.append(Operation(own["name"], low, high, probability=own["probability"]))
-        depth, chains = values["depth"], values["augmix"]
+        depth, paper = values["depth"], values["augmix"]
         return cls(
             policy=values["policy"],
             operations=tuple(operations),
             order=values["order"],
             depth=depth if depth == "all" else tuple(depth),
+            chains=values["chains"],
+            alpha=values["alpha"],
             mixup=Mix(**values["mixup"]),
             cutmix=Mix(**values["cutmix"]),
-            augmix=AugMix(**{**chains, "depth": tuple(chains["depth"])}),
+            augmix=AugMix(**{**paper, "depth": tuple(paper["depth"])}),
             randaugment=RandAugment(**values["randaugment"]),
         )
 
@@ -95,7 +100,8 @@ class Recipe:
         if self.operations:
             every = len(self.operations)
             depth = (every, every) if self.depth == "all" else self.depth
-            found[_OPERATIONS] = Policy(self.operations, depth, "shuffled" if self.order == "random" else "subset")
+            pick: Literal["shuffled", "subset"] = "shuffled" if self.order == "random" else "subset"
+            found[_OPERATIONS] = Policy(self.operations, depth, pick, chains=self.chains, alpha=self.alpha)
         match self.policy:
             case "augmix":
                 own = self.augmix

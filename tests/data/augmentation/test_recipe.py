@@ -1,14 +1,18 @@
 """What `train.augmentation` says becomes what happens to images, alike whoever computes which part of a batch."""
 
+import hashlib
+import itertools
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -102,6 +106,74 @@ def test_a_part_of_the_list_keeps_its_order(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(list(row) == sorted(row) for row in got)
     for length in (1, 2):
         assert stats.chisquare([count for row, count in got.items() if len(row) == length]).pvalue > 1e-3
+
+
+def asked_of(policy: Policy, count: int, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, ...]]:
+    """What a policy asks for, position by position: operations, strengths and keys."""
+    asked: list[tuple[Tensor, ...]] = []
+    monkeypatch.setattr(policies, "apply", lambda images, _operations, *drawn: asked.append(drawn[:3]) or images)
+    policy(torch.zeros(count, 1, 4, 4, dtype=torch.uint8), Draws(3, 2, torch.arange(count)))
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("order", "digest"),
+    [("random", "e710428ad44992c2"), ("fixed", "522d5f785605d06a")],
+)
+def test_without_chains_draws_are_those_of_before_there_were_chains(
+    order: str, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own, *_) = recipe(**EVERYTHING | {"order": order}).policies(12, 10).values()
+    drawn = asked_of(own, COUNT, monkeypatch)
+    assert len(drawn) == 6
+    assert hashlib.sha256(b"".join(one.numpy().tobytes() for step in drawn for one in step)).hexdigest()[:16] == digest
+
+
+def test_chains_of_own_operations_are_mixed_with_the_image() -> None:
+    posterize = {"name": "posterize", "magnitude": [1, 1]}
+    (own,) = recipe(operations=[posterize], chains=3, alpha=0.5).policies(8, 8).values()
+    assert (own.chains, own.alpha, own.count) == (3, 0.5, (1, 1))
+    images = torch.full((4_000, 1, 8, 8), 127, dtype=torch.uint8)  # of which one bit leaves nothing
+    mixed = own(images, Draws(0, 0, torch.arange(len(images)))).flatten(1)
+    assert torch.equal(mixed, mixed[:, :1].expand_as(mixed))
+    share = 1 - mixed[:, 0].double().numpy() / 127  # of the chains, whatever their weights
+    smooth = (share + np.random.default_rng(0).uniform(-0.5, 0.5, len(share)) / 127).clip(0, 1)  # grey levels are whole
+    assert (
+        stats.kstest(smooth[(smooth > 0.02) & (smooth < 0.98)], truncated(stats.beta(0.5, 0.5), 0.02, 0.98)).pvalue
+        > 1e-3
+    )
+
+
+def truncated(distribution: Any, low: float, high: float) -> Callable[[Any], Any]:
+    """The distribution function between two values."""
+    below, above = distribution.cdf([low, high])
+    return lambda values: (distribution.cdf(values) - below) / (above - below)
+
+
+def test_chains_differ_in_what_they_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    (own,) = recipe(**EVERYTHING | {"policy": "none", "chains": 2, "depth": [1, 3]}).policies(12, 10).values()
+    for which, strength, _ in asked_of(own, COUNT, monkeypatch):
+        first, second = which.view(2, COUNT)
+        assert not torch.equal(first, second)
+        assert not torch.equal(*strength.view(2, COUNT))
+
+
+@pytest.mark.parametrize("order", ["fixed", "random"])
+def test_params_take_as_many_chains_as_there_are_draws_for(order: Any) -> None:
+    refused = 0
+    for count, most, chains in itertools.product((1, 9, 21, 50), (0, 1, 6, 21), range(1, 9)):
+        most = min(most, count)
+        values = {"operations": [{"name": "flip"}] * count, "depth": [0, most], "chains": chains, "order": order}
+        made = Recipe(operations=(Operation("flip"),) * count, depth=(0, most), chains=chains, order=order)
+        try:
+            made.policies(8, 8)
+        except ValueError:
+            refused += 1
+            with pytest.raises(ValidationError, match="numbers for each image"):
+                AugmentationParams.model_validate(values)
+        else:
+            assert Recipe.of(AugmentationParams.model_validate(values).model_dump()) == made
+    assert 0 < refused < 4 * 4 * 8
 
 
 def test_mixing_happens_to_its_share_of_the_images() -> None:
