@@ -495,6 +495,49 @@ def test_a_file_that_holds_no_sections(write: Write, content: str | bytes, messa
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("colour", "augmentation", "words"),
+    [
+        (
+            "hsv",
+            "{policy: augmix}",
+            "augmix would make false colours of the hsv of preprocess.colour; expected cutmix, erase",
+        ),
+        (
+            "lab",
+            "{operations: [{name: flip}, {name: equalize}, {name: rotate, magnitude: [-9, 9]}]}",
+            "equalize and rotate",
+        ),
+        (
+            "lab",
+            "{operations: [{name: flip}, {name: noise, magnitude: [1, 9]}], chains: 2}",
+            "or preprocess.colour: rgb",
+        ),
+        ("hsv", "{mixup: {probability: 0.1}}", "mixup would make"),
+        ("hsv", "{}\n  schedules: {augmentation.mixup.probability: {kind: linear, end: 0.1}}", "mixup would make"),
+        ("hsv", "{operations: [{name: flip}], cutmix: {probability: 0.1}}\n  cutout: 3", ""),
+        ("lab", "{operations: [{name: elastic, magnitude: [0, 2]}], mixup: {probability: 0.1}}\n  shift: 3", ""),
+        ("rgb", "{policy: augmix, mixup: {probability: 0.1}}\n  cutout: 3", ""),
+    ],
+)
+def test_other_colours_take_what_makes_no_false_ones(text: str, colour: str, augmentation: str, words: str) -> None:
+    coloured = text.replace("channels: 1", f"channels: 3\n  colour: {colour}")
+    changed = coloured.replace("  flip: false", f"  augmentation: {augmentation}")
+    if not words:
+        loads(changed)
+        return
+    with pytest.raises(ParamsError, match=words) as caught:
+        loads(changed)
+    assert str(caught.value).startswith("params.yaml:24: train.augmentation: ")
+
+
+@pytest.mark.parametrize("cutout", ["cutout: 2", "schedules: {cutout: {kind: linear, end: 2}}"])
+def test_lab_takes_no_cutout(text: str, cutout: str) -> None:
+    coloured = text.replace("channels: 1", "channels: 3\n  colour: lab").replace("flip: false", cutout)
+    with pytest.raises(ParamsError, match=r"train\.cutout: 0 in each channel is no black in preprocess\.colour lab"):
+        loads(coloured)
+
+
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"absent\.yaml: there is no such file"):
         load(tmp_path / "absent.yaml")

@@ -181,6 +181,7 @@ def test_a_set_value_is_read_back_and_no_other_line_changes(data: st.DataObject)
             "is no metric of",
             "set archive: true",
             "is for muon",
+            "would make false colours",
         )  # two keys that do not fit
         assert any(misfit in str(error) for misfit in misfits)  # noqa: PT017
         return

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
@@ -22,7 +23,7 @@ from deepcv.data.augmentation.policies import Operation, Policy
 from deepcv.data.augmentation.recipe import AugMix, Mix, RandAugment, mix, pictures
 from deepcv.data.loaders import TrainLoader
 from deepcv.data.shards import Split
-from deepcv.params.augmentation import MAGNITUDES, AugmentationParams
+from deepcv.params.augmentation import FITTING, MAGNITUDES, AugmentationParams
 
 # Every operation with magnitudes from well inside its range, in random order, then AugMix, then MixUp and CutMix.
 MILD: dict[str, list[float]] = {
@@ -80,6 +81,42 @@ def test_settings_reach_the_policies() -> None:
     own, _ = both.policies(8, 8).values()
     assert own.operations == (Operation("flip"), Operation("rotate", -9.0, 9.0))
     assert (own.count, own.pick) == ((2, 2), "subset")
+
+
+# Two colours of these spaces: hues at either end of their circle, and colours of Lab far from its black (0, 128, 128).
+COLOURS = {"hsv": [[2, 200, 180], [253, 160, 240]], "lab": [[90, 170, 100], [200, 110, 150]]}
+
+
+def makes_false_colours(space: str, pixels: NDArray[np.float64]) -> bool:
+    """Whether pixels (n, 3) are others than the two, black, or in Lab what lies between the two."""
+    one, other = np.array(COLOURS[space], np.float64)
+    if space == "hsv":
+        return bool(np.any((pixels != one).any(1) & (pixels != other).any(1) & (pixels[:, 2] != 0)))
+    share = ((pixels - one) @ (other - one) / ((other - one) @ (other - one))).clip(0, 1)
+    beyond = np.abs(pixels - (one + share[:, None] * (other - one))).max(1) > 1
+    return bool(np.any(beyond & (pixels != [0, 128, 128]).any(1)))
+
+
+@pytest.mark.parametrize("space", COLOURS)
+def test_params_refuse_what_makes_false_colours(space: str) -> None:
+    count = 64
+    parts = torch.arange(32)[None] >= torch.arange(count)[:, None] % 8 + 2  # left one colour, right the other
+    images = torch.tensor(COLOURS[space], dtype=torch.uint8)[parts.long()][:, None].expand(count, 32, 32, 3)
+    index = torch.arange(count)
+
+    def wrong(cutout: int = 0, **values: Any) -> bool:
+        own, augmentation = recipe(**values), Augmentation(flip=True, shift=2, cutout=cutout)
+        made = pictures(images.contiguous(), index, augmentation, own.policies(32, 32), 3, 0)
+        if own.mixes:
+            made = mix(own, made, made.roll(7, 0).flip(3), index, 3, 0).images_nchw
+        return makes_false_colours(space, made.permute(0, 2, 3, 1).flatten(0, 2).double().numpy())
+
+    found = {name: wrong(operations=[{"name": name, "magnitude": MILD.get(name, [])}]) for name in MAGNITUDES}
+    found |= {name: wrong(policy=name) for name in ("augmix", "randaugment", "trivialaugment")}
+    found |= {name: wrong(**{name: {"probability": 1.0}}) for name in ("mixup", "cutmix")}
+    found["cutout"] = wrong(cutout=3)
+    assert {name for name, is_wrong in found.items() if not is_wrong} == FITTING[space]
+    assert set(found) == FITTING["rgb"]
 
 
 @pytest.mark.parametrize("end", [0, 1])
