@@ -5,14 +5,21 @@ import re
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toys
 import yaml
 
+from deepcv.data import packing
+from deepcv.data.expectations import Own, judge
+from deepcv.data.findings import Limits
+from deepcv.data.manifest import read
 from deepcv.data.samples import DataError, Sample
 from deepcv.data.sources import open_source
+from deepcv.data.splits import SplitRule
 from deepcv.images import encode_png
 from deepcv.params.ingest import IngestParams
+from deepcv.params.validate import SEVERITIES, ValidateParams
 
 PAGE = (toys.REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
 SECTIONS = {text.partition("\n")[0]: text for text in PAGE.split("\n## ")[1:]}
@@ -114,6 +121,36 @@ def test_the_params_are_all_of_the_section_and_the_defaults_its_own() -> None:
     assert set(given) == set(IngestParams.model_fields)
     required = yaml.safe_load(without_defaults(text))["ingest"]
     assert IngestParams.model_validate(required) == IngestParams.model_validate(given)
+
+
+def columns() -> dict[str, str]:
+    """Type by column, as the page has them."""
+    rows = re.findall(r"^\| (`.*?`) \| (\w+) \|", SECTIONS["The manifest, and checks of your own"], re.MULTILINE)
+    return {name: kind for names, kind in rows for name in re.findall(r"`(\w+)`", names)}
+
+
+def test_the_page_has_the_columns_of_the_manifest_and_their_types() -> None:
+    kinds = {"string": "text", "float": "float32"}
+    assert columns() == {field.name: kinds.get(str(field.type), str(field.type)) for field in packing.SCHEMA}
+
+
+def test_the_expectations_of_the_page_are_judged(tmp_path: Path) -> None:
+    samples = []
+    for number, split in enumerate(["train", "train", "val", "test"] * 5):
+        pixels = np.full((8, 8, 3), 2, np.uint8) if number == 5 else toys.picture(number, channels=3)
+        samples.append(Sample(f"{number}.{'png' if number == 3 else 'jpg'}", split, "owl", encode_png(pixels)))
+    packing.pack(samples, ("owl",), tmp_path, name="owls", source="owls", rule=SplitRule(0.1, 0.1, 0))
+    manifest, info = read(tmp_path)
+    text = blocks("The manifest, and checks of your own")["validate"]
+    own = ValidateParams.model_validate(yaml.safe_load(text)["validate"]).expectations
+    limits = Limits(1, 1, 2.0, 4, 100, 1.0)
+    severities = dict.fromkeys(SEVERITIES, "warn")
+    verdict = judge(manifest, info.classes, limits, severities=severities, own=[Own(**entry) for entry in own])
+    assert verdict.failures == ()
+    assert verdict.quarantined["position"].tolist() == [5]
+    assert any(
+        "id: expect_column_values_to_match_regex" in warning and "3.png" in warning for warning in verdict.warnings
+    )
 
 
 def test_links_lead_somewhere_and_the_readme_leads_here() -> None:
