@@ -37,5 +37,10 @@ def test_cifar_reaches_85_percent() -> None:
     assert result(*command)["holds"]
 
 
+@pytest.mark.skipif(not CIFAR.is_file(), reason="the CIFAR-10-JPEG tar is not beside the checkout")
+def test_normalisation_is_of_the_train_images_alone() -> None:
+    assert result("benchmarks.train_statistics", "--path", str(CIFAR))["holds"]
+
+
 def test_a_search_is_reproduced_by_dvc() -> None:
     assert result("benchmarks.search")["holds"]

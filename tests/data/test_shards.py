@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import FURTHER, labelled, write_several_shards, write_shards
 
-from deepcv.data.shards import ShardError, channel_statistics, open_shards
+from deepcv.data.shards import ShardError, channel_statistics, open_shards, write_description
 
 FILES = ["dataset.json", *(f"{s}_{kind}.npy" for s in ("train", "val", "test") for kind in ("images", "labels"))]
 
@@ -58,9 +58,16 @@ def test_a_constant_channel_is_not_blown_up() -> None:
 
 def test_statistics_come_from_the_train_split_alone(tmp_path: Path) -> None:
     one = open_shards(write_shards(tmp_path / "one", held_out=8))
-    two = open_shards(write_shards(tmp_path / "two", held_out=20))
-    assert (one.mean, one.std) == (two.mean, two.std)
-    assert one.digest != two.digest
+    more = open_shards(write_shards(tmp_path / "more", held_out=20))
+    folder = write_shards(tmp_path / "poisoned", held_out=8)
+    for split in ("val", "test"):
+        np.save(folder / f"{split}_images.npy", 255 - np.load(folder / f"{split}_images.npy"))
+    write_description(folder, name="toy", classes=one.classes, test_digest=one.test_digest, recipe=one.recipe)
+    poisoned = open_shards(folder)
+    assert not np.array_equal(poisoned.test.images_nhwc, one.test.images_nhwc)
+    for other in (more, poisoned):
+        assert (other.mean, other.std) == (one.mean, one.std)
+        assert other.digest != one.digest
 
 
 def test_equal_content_has_an_equal_digest(tmp_path: Path) -> None:
