@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from deepcv.params.augmentation import AugmentationParams
+from deepcv.params.augmentation import FITTING, AugmentationParams
 from deepcv.params.base import Group, MisfitError, Place, Section
 from deepcv.params.losses import LossParams, ViewsParams
 from deepcv.params.schedules import ScheduleParams, problem
@@ -164,6 +164,26 @@ class TrainParams(Section):
         if found:
             raise MisfitError(*found)
         return self
+
+    def false_colours(self, colour: str) -> dict[str, str]:
+        """Say, by key, what would make colours that images in this space (preprocess.colour) do not have; empty: nothing."""
+        fitting, found, recipe = FITTING[colour], {}, self.augmentation
+        mixes = [
+            name
+            for name, mix in (("mixup", recipe.mixup), ("cutmix", recipe.cutmix))
+            if mix.probability or f"augmentation.{name}.probability" in self.schedules
+        ]
+        policy = [] if recipe.policy == "none" else [recipe.policy]
+        used = dict.fromkeys([*(own.name for own in recipe.operations), *policy, *mixes])
+        if wrong := [name for name in used if name not in fitting]:
+            right = ", ".join(sorted(fitting - {"cutout"}))
+            found["augmentation"] = (
+                f"{' and '.join(wrong)} would make false colours of the {colour} of preprocess.colour; expected {right} alone, or "
+                "preprocess.colour: rgb"
+            )
+        if (self.cutout or "cutout" in self.schedules) and "cutout" not in fitting:
+            found["cutout"] = f"0 in each channel is no black in preprocess.colour {colour}; expected 0, or colour: rgb"
+        return found
 
     def described(self) -> dict[str, Any]:
         """What a training is known by, as plain values: all but where its checkpoints go, which may change meanwhile."""

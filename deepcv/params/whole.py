@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepcv.params.augmentation import FITTING
 from deepcv.params.base import FILE, ParamsError, Problem, Section, closest, section_problems
 from deepcv.params.document import parse, read, report
 from deepcv.params.evaluate import EvaluateParams
@@ -85,33 +84,9 @@ def _misfits(params: Params) -> dict[str, str]:
         )
     if params.train.balance and kind != "classification":
         found["train.balance"] = f"is for classes, and preprocess.target is {target}; expected 0"
-    found |= _of_colours(params.preprocess.colour, params.train)
+    found |= {f"train.{key}": text for key, text in params.train.false_colours(params.preprocess.colour).items()}
     if problems := list(_of_losses(params.train.losses, target, params.preprocess.further_targets)):
         found["train.losses"] = "; ".join(problems)
-    return found
-
-
-def _of_colours(colour: str, train: TrainParams) -> dict[str, str]:
-    """Say, by key, what would make colours that the images do not have."""
-    fitting, found = FITTING[colour], {}
-    recipe = train.augmentation
-    mixes = [
-        name
-        for name, mix in (("mixup", recipe.mixup), ("cutmix", recipe.cutmix))
-        if mix.probability or f"augmentation.{name}.probability" in train.schedules
-    ]
-    policy = [] if recipe.policy == "none" else [recipe.policy]
-    used = dict.fromkeys([*(own.name for own in recipe.operations), *policy, *mixes])
-    if wrong := [name for name in used if name not in fitting]:
-        right = ", ".join(sorted(fitting - {"cutout"}))
-        found["train.augmentation"] = (
-            f"{' and '.join(wrong)} would make false colours of the {colour} of preprocess.colour; "
-            f"expected {right} alone, or preprocess.colour: rgb"
-        )
-    if (train.cutout or "cutout" in train.schedules) and "cutout" not in fitting:
-        found["train.cutout"] = (
-            f"0 in each channel is no black in preprocess.colour {colour}; expected 0, or colour: rgb"
-        )
     return found
 
 

@@ -56,6 +56,8 @@ def main() -> Callable[[], None] | None:
     """
     params = load_section(TrainParams)
     shards = open_shards(SHARDS)
+    if found := params.false_colours(shards.recipe.get("colour", "rgb")):
+        raise DeepcvError("; ".join(f"train.{key}: {text}" for key, text in found.items()))
     network = spec.load(Path(params.network), params.network_parameters)
     start = Start.read(Path(params.weights), network_registry.weights)
     config = TrainConfig.of(params.configuration())

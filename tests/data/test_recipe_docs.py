@@ -1,6 +1,7 @@
 """docs/recipes.md names every operation, range, value and key of the code, and its examples are valid params."""
 
 import re
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -70,6 +71,15 @@ def test_the_examples_use_every_key_and_default_is_said_of_defaults_alone() -> N
         given = getattr(default, key)
         assert (given.model_dump() if isinstance(given, BaseModel) else given) == value
     PreprocessParams.model_validate(EXAMPLES[0]["preprocess"])
+
+
+def test_the_snippet_gives_every_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    toys.write_encoded_shards(Path("data/shards"), train=40)
+    [snippet] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    seen: list[int] = []
+    exec(snippet.replace("print(", "see("), {"see": lambda shape, *_: seen.append(shape[0])})  # noqa: S102  our own page
+    assert sorted(seen) == [8, 32]
 
 
 def test_links_lead_somewhere_and_others_lead_here() -> None:

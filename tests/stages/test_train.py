@@ -44,6 +44,19 @@ def test_the_preview_is_in_the_run_before_the_first_step(monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("project")
+def test_false_colours_are_refused_before_anything_is_trained() -> None:
+    """As `dvc exp run -S` may ask for them, which checks no params."""
+    path = train.SHARDS / "dataset.json"
+    path.write_text(path.read_text().replace('"resize"', '"colour": "hsv", "resize"'))
+    Path("params.yaml").write_text("train: {network: network.yaml, augmentation: {policy: augmix}}\n")
+    with pytest.raises(
+        DeepcvError, match=r"^train\.augmentation: augmix would make false colours of the hsv of preproc"
+    ):
+        train.main()
+    assert not train.MODEL.exists()
+
+
+@pytest.mark.usefixtures("project")
 def test_tensorboard_has_each_epoch_of_a_resumed_training_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
