@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import toys
 
+from benchmarks.engine import TRIVIAL, compare, digits_training
+from benchmarks.resume import Kill
 from deepcv.data.shards import write_description, write_split
 
 # In the form of PyPI's airbench: the network comes back, accuracy and seconds are printed; it needs a GPU, this does not.
@@ -66,3 +68,41 @@ def test_a_package_of_airbench_tells_accuracy_and_seconds(shards: Path, tmp_path
     (package / "__init__.py").write_text(PACKAGE)
     found = result("benchmarks.airbench_peer", package, shards, 2)
     assert found == {"accuracies": [0.9, 0.91], "seconds": [2.25, 3.25]}  # the first run warms up
+
+
+def test_the_bare_loop_trains_what_the_stage_does(store: Path, tmp_path: Path) -> None:
+    assert store
+    training = digits_training(tmp_path / "digits", 1, toys.network(tmp_path, TRIVIAL))
+    found = compare(training, 2, tmp_path / "run")
+    assert found.same_weights
+    assert found.ms_per_iteration > 0
+    assert list((tmp_path / "run/checkpoints").glob("*.pt"))
+    assert list((tmp_path / "run/tensorboard").iterdir())
+
+
+WHOLE = ("FINISHED", 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("runs", "after_training", "clean"),
+    [
+        ([WHOLE], False, True),
+        ([WHOLE], True, True),
+        ([WHOLE, WHOLE], True, True),
+        ([WHOLE, WHOLE], False, False),
+        ([WHOLE] * 3, True, False),
+        ([("FINISHED", 7, 6)], False, False),  # a step twice
+        ([("RUNNING", 6, 6)], False, False),
+        ([WHOLE, ("FINISHED", 5, 5)], True, False),
+        ([], False, False),
+    ],
+)
+def test_a_kill_is_clean_where_nothing_is_lost_or_doubled(
+    runs: list[tuple[str, int, int]], after_training: bool, clean: bool
+) -> None:
+    def kill(same: bool, left: list[str]) -> Kill:
+        return Kill("dvc", 1.0, same, runs, left, False, after_training)
+
+    assert kill(True, []).is_clean() == clean
+    assert not kill(False, []).is_clean()
+    assert not kill(True, ["python -m deepcv.stages.train"]).is_clean()
