@@ -2,8 +2,9 @@
 
     python -m benchmarks.airbench_peer SCRIPT SHARDS RUNS [--wait] [--eager]     (a step of benchmarks.cifar_gpu)
 
-The script is airbench94_muon.py or airbench96_faster.py of github.com/KellerJordan/cifar10-airbench (MIT). Its first run, which
-compiles, does not count; with `--wait` the others begin when a line comes in. With `--eager` nothing is compiled.
+The script is airbench94_muon.py or airbench96_faster.py of github.com/KellerJordan/cifar10-airbench (MIT), or the folder of PyPI's
+older package `airbench` (MIT), of which train94 is run, which compiles nothing. The first run, which compiles, does not count; with
+`--wait` the others begin when a line comes in. With `--eager` nothing is compiled.
 """
 
 import contextlib
@@ -39,7 +40,10 @@ def write_images(shards: Path, folder: Path) -> None:
 
 
 def imported(script: Path) -> ModuleType:
-    """The script as a module; it reads its own text from the first argument of the command line."""
+    """The script, or a package, as a module; a script reads its own text from the first argument of the command line."""
+    if script.is_dir():
+        sys.path.insert(0, str(script.parent))
+        return importlib.import_module(script.name)
     spec = importlib.util.spec_from_file_location("airbench_script", script)
     assert spec is not None  # noqa: S101  # it is a file of Python
     assert spec.loader is not None  # noqa: S101
@@ -51,7 +55,16 @@ def imported(script: Path) -> ModuleType:
 
 
 def training(module: ModuleType, how: dict[str, Any]) -> Callable[[object], Any]:
-    """One run of the script, with the models that its last lines make: compiled once, used by every run."""
+    """One run of the script, with the models that its last lines make: compiled once, used by every run.
+
+    The package's `run` of -1 ends after a step; so does its warm-up here. What a run returns is the accuracy, None of the package.
+    """
+    if hasattr(module, "train94"):
+
+        def packaged(run: object) -> None:  # it returns the network
+            module.train94(run=-1 if run == "warmup" else run)
+
+        return packaged
     if hasattr(module, "train_proxy"):
         hyp = module.hyp
         models = [module.make_net(hyp[kind]) for kind in ("proxy", "net", "net")]
@@ -84,15 +97,16 @@ def main() -> None:
         accuracies, seconds = [], []
         for run in range(-1, runs):
             with contextlib.redirect_stdout(io.StringIO()) as printed:
-                accuracy = float(train("warmup" if run < 0 else run))
+                returned = train("warmup" if run < 0 else run)
             if run < 0:
                 print(f"{script.name}: warm after {time.monotonic() - began_s:.0f} s", file=sys.stderr, flush=True)
                 if wait:
                     sys.stdin.readline()
                 continue
-            accuracies.append(accuracy)
-            seconds.append(float(re.findall(r"\d+\.\d+", printed.getvalue())[-1]))
-            print(f"{script.name}: {accuracy:.4f} in {seconds[-1]:.2f} s", file=sys.stderr, flush=True)
+            numbers = re.findall(r"\d+\.\d+", printed.getvalue())  # the last of its table are accuracy and seconds
+            accuracies.append(float(numbers[-2] if returned is None else returned))
+            seconds.append(float(numbers[-1]))
+            print(f"{script.name}: {accuracies[-1]:.4f} in {seconds[-1]:.2f} s", file=sys.stderr, flush=True)
         os.chdir("/")
     print(json.dumps({"accuracies": accuracies, "seconds": seconds}))
 

@@ -1,262 +1,282 @@
-"""What ignite's Engine costs: DeepCV's training loop against the same loop in bare PyTorch.
+"""What ignite's Engine costs: DeepCV's training against the same loop in bare PyTorch.
 
     python -m benchmarks.engine [--quick] [--path cifar10-jpeg.tar.gz]
 
-On the default digits network and on a trivial one (one linear layer), and with `--path` ResNet-9 on CIFAR-10-JPEG. OneCycle,
-running loss and accuracy, nan guard and progress bar on; with ResNet-9 also tracking and checkpoints, as the stage has them. One
-thread, CPU seconds of the process. Units of the two loops alternate; a control compares the bare loop with itself in the same run.
+On a trivial net (one linear layer), on the default digits network, and with `--path` ResNet-9 on CIFAR-10-JPEG. One thread, CPU
+seconds of the whole process, its other threads included. Both sides train the same epochs of the same network, data and schedule
+and judge each on the same val images; after every epoch of DeepCV's the bare loop makes its own, and so does a control, the bare
+loop again. The first epoch warms up: all that is done once per training falls into it (`resnet9_once_cpu_s` says what it costs).
+
+DeepCV's side is `fit` with the progress bar. With ResNet-9 it has also what stage `train` gives it: the thread that writes the
+MLflow run (SQLite; an epoch's time ends when all of it is there), TensorBoard's file, the pictures of the beginning, checkpoints of
+the whole state after every epoch, and Ctrl-C held back. An epoch there has a fifth of the example's steps, so that what is done once
+per epoch weighs five times as much as in the example. MLflow's samples of the machine, 9 ms every 10 s, fall on all sides.
+
+The bare side has torch's OneCycle, running loss and accuracy on the device (the same code as DeepCV's), every 50 steps a look
+whether the loss is a number and a line of a CSV file with it, and after each epoch val loss and accuracy: no engine, no bar, no
+other file.
 """
 
 import argparse
 import gc
 import io
+import math
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import ExitStack, closing, redirect_stderr
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Events
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.result import ROOT, emit
-from benchmarks.trainings import config_of, prepared
-from deepcv.data.augmentation import Augmentation
+from benchmarks.tracking_outage import digits
+from benchmarks.trainings import config_of, prepared, some
+from deepcv import tracking
 from deepcv.data.loaders import TrainLoader
-from deepcv.data.shards import Split
+from deepcv.data.shards import Dataset, Split
+from deepcv.lifetime import Grace
 from deepcv.nn import spec
-from deepcv.nn.classifier import Classifier, ModelInfo
+from deepcv.nn.spec import NetworkSpec
 from deepcv.nn.spec.expand import ZOO
 from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
-from deepcv.task import CLASSIFICATION
-from deepcv.training import checkpoints
+from deepcv.stages.tensorboard import TensorBoard
+from deepcv.stages.train import draw_preview
+from deepcv.stages.training_log import TrainingLog
 from deepcv.training.config import TrainConfig
-from deepcv.training.engine import RunningMetrics, create_trainer
-from deepcv.training.hardware import Hardware, resolve
-from deepcv.training.history import EpochRecord, History
-from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
-from deepcv.training.objective import class_counts, create_objective
-from deepcv.training.optimizers import create_optimizer
-from deepcv.training.progress import show_progress
+from deepcv.training.engine import RunningMetrics
+from deepcv.training.fit import fit
+from deepcv.training.history import EpochRecord
+from deepcv.training.setup import set_up
 
-_LONG = 1_000_000  # epochs of the schedule: it never ends here
-_CHECKPOINT_S = 600.0
+TRIVIAL = """\
+nodes:
+  - {id: flat, op: flatten}
+  - {id: head, op: linear, features: $classes}
+outputs: {logits: head}
+"""
+_DEEPCV = "fit: ignite's Engine, schedule, nan guard, running and val metrics, progress bar"
+_STAGE = f"{_DEEPCV}; MLflow run from a thread, TensorBoard, preview, checkpoints, signals held back"
+_BARE = "the loop by hand: OneCycle, running and val metrics, nan guard and a line of CSV every 50 steps"
+_LOG_STEPS = 50
+_EVALUATION_BATCH = 500
 _OURS, _SAME_NET = 0.98, 35.0
 
 
-class Trivial(nn.Module):
-    """One linear layer: what is left is the loop."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, images_nchw: Tensor) -> dict[str, Tensor]:
-        """Logits (b, 10) of digits."""
-        return {"logits": self.head(images_nchw.flatten(1).float() / 255)}
-
-
 @dataclass(frozen=True)
-class Setting:
-    """What both loops train."""
+class Training:
+    """What both sides train."""
 
-    split: Split
+    network: NetworkSpec
+    shards: Dataset
     config: TrainConfig
-    hardware: Hardware
-    network: Callable[[], nn.Module]
 
 
-class Loop:
-    """One training: a network, optimizer and schedule of its own, the same data."""
+class Bare:
+    """The loop as a script would write it."""
 
-    def __init__(self, setting: Setting, folder: Path | None = None) -> None:
-        torch.manual_seed(0)
-        self.config, self.hardware, self.folder = setting.config, setting.hardware, folder
-        self.model = setting.network().to(memory_format=setting.hardware.memory_format)
-        self.optimizer = create_optimizer(self.model, self.config)
+    def __init__(self, training: Training) -> None:
+        config, self.val = training.config, training.shards.val
+        self.setup = set_up(training.network, training.shards, config)
         self.metrics = RunningMetrics(torch.device("cpu"))
-        self.history = History([EpochRecord(0, 0.0, 0.0, 0.0, 0.0, 0.0)])  # the bar shows the last one
-        augmentation = Augmentation(self.config.flip, self.config.shift, self.config.cutout)
-        self.loader = TrainLoader(
-            setting.split,
-            batch_size=self.config.batch_size,
-            augmentation=augmentation,
-            seed=0,
-            device=torch.device("cpu"),
-        )
-        # Made by whoever uses them: a scheduler of torch wraps the optimizer's step.
-        self.scheduler: torch.optim.lr_scheduler.OneCycleLR | None = None
-
-    def bare(self, epochs: int) -> None:
-        """The loop as a script would write it."""
-        steps = _LONG * len(self.loader)
-        self.scheduler = self.scheduler or torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, self.config.lr, total_steps=steps, pct_start=self.config.warmup, cycle_momentum=False
-        )
-        loss_fn, autocast = nn.CrossEntropyLoss(label_smoothing=self.config.label_smoothing), self.hardware.autocast()
-        for _ in range(epochs):
-            self.model.train()
-            self.metrics.reset()
-            for batch in self.loader:
-                with autocast:
-                    logits = self.model(batch.images_nchw)["logits"]
-                    loss = loss_fn(logits, batch.targets)
-                self.optimizer.zero_grad()
-                loss.backward()
-                self.optimizer.step()
-                self.scheduler.step()
-                self.metrics.add(loss.detach(), logits.detach(), batch.targets)
-
-    def engine(self, epochs: int) -> None:
-        """DeepCV's, with its progress bar, and with its checkpoints where there is a folder."""
-        if not hasattr(self, "trainer"):
-            self._create()
-        first = self.trainer.state.epoch or 0
-        with redirect_stderr(io.StringIO()):
-            self.trainer.run(self.loader, max_epochs=first + epochs, epoch_length=len(self.loader))
-
-    def _create(self) -> None:
-        config, settings = (
-            self.config,
-            Settings.of(self.config),
-        )
-        hyperparameters = Hyperparameters(
-            scheduled(config, _LONG * len(self.loader)), config=config, settings=settings, model=self.model,
-            optimizer=self.optimizer, loader=self.loader,
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.setup.optimizer, config.lr, total_steps=config.epochs * len(self.setup.loader),
+            pct_start=config.warmup, cycle_momentum=False,
         )  # fmt: skip
-        objective = create_objective(
-            config, settings, {"logits": (10,)}, CLASSIFICATION, 10, class_counts(self.loader.targets, 10)
-        )
-        self.trainer = create_trainer(
-            self.model, self.optimizer, objective, hyperparameters, settings, self.metrics,
-            autocast=self.hardware.autocast(),
-        )  # fmt: skip
-        self.trainer.add_event_handler(Events.EPOCH_STARTED, self.metrics.reset)
-        if self.folder:
-            state: dict[str, Any] = {"trainer": self.trainer, "model": self.model, "optimizer": self.optimizer}
-            checkpoints.attach(
-                self.trainer, checkpoints.Saver(self.folder, state), every_s=_CHECKPOINT_S, check=lambda: None,
-                interrupted=lambda: False,
-            )  # fmt: skip
-        with redirect_stderr(io.StringIO()):
-            show_progress(self.trainer, self.history, _LONG, len(self.loader), 0, self.loader.batch_size)
+        self.loss_fn = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+        self.log = tempfile.TemporaryFile("w")  # noqa: SIM115 - it lives as long as the loop
+        self.steps = 0
+
+    def epoch(self) -> None:
+        """Train for one, and judge the network."""
+        model, loader, optimizer = self.setup.classifier, self.setup.loader, self.setup.optimizer
+        autocast = self.setup.hardware.autocast()
+        model.train()
+        self.metrics.reset()
+        for batch in loader:
+            with autocast:
+                logits = model(batch.images_nchw)["logits"]
+                loss = self.loss_fn(logits, batch.targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            self.scheduler.step()
+            self.metrics.add(loss.detach(), logits.detach(), batch.targets)
+            self.steps += 1
+            if self.steps % _LOG_STEPS == 0:
+                if not math.isfinite(mean := self.metrics.read()[0]):
+                    raise SystemExit(f"diverged in step {self.steps}")
+                print(f"{self.steps},{mean}", file=self.log, flush=True)
+        loader.epoch += 1
+        print(*self.metrics.read(), *self.judged(), sep=",", file=self.log, flush=True)
+
+    @torch.inference_mode()
+    def judged(self) -> tuple[float, float]:
+        """Loss and accuracy on val."""
+        model, hardware = self.setup.classifier.eval(), self.setup.hardware
+        loss, right = 0.0, 0
+        for start in range(0, len(self.val.labels), _EVALUATION_BATCH):
+            part = slice(start, start + _EVALUATION_BATCH)
+            images_nchw = torch.from_numpy(np.array(self.val.images_nhwc[part])).permute(0, 3, 1, 2)
+            labels = torch.from_numpy(np.array(self.val.labels[part]))
+            with hardware.autocast():
+                logits = model(images_nchw.contiguous(memory_format=hardware.memory_format))["logits"]
+            loss += nn.functional.cross_entropy(logits.float(), labels, reduction="sum").item()
+            right += int((logits.argmax(1) == labels).sum())
+        return loss / len(self.val.labels), right / len(self.val.labels)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Medians over pairs; ratios are CPU seconds over those of the bare loop."""
+    """Medians over epochs; ratios are CPU seconds over those of the bare loop."""
 
     ratio: float
     control: float
     control_p90: float
     overhead_us: float
     ms_per_iteration: float
+    once_cpu_s: float
     same_weights: bool
 
 
-def compare(setting: Setting, pairs: int, epochs: int, folder: Path | None = None) -> Comparison:
-    """Interleave DeepCV's loop, the bare one and the bare one again."""
-    ours, bare, control = Loop(setting, folder), Loop(setting), Loop(setting)
-    for run in (ours.engine, bare.bare, control.bare):
-        run(1)  # warm-up
-    iterations = epochs * len(ours.loader)
-    ratios, controls, differences_us, units = [], [], [], []
-    for pair in range(pairs):
-        runs = [("engine", ours.engine), ("bare", bare.bare), ("control", control.bare)]
-        order = runs[pair % 3 :] + runs[: pair % 3]
-        cpu = {name: cpu_of(run, epochs) for name, run in order}
-        ratios.append(cpu["engine"] / cpu["bare"])
-        controls.append(cpu["control"] / cpu["bare"])
-        differences_us.append((cpu["engine"] - cpu["bare"]) / iterations * 1e6)
-        units.append(cpu["bare"] / iterations * 1e3)
-    same = all(
-        torch.equal(a, b)
-        for a, b in zip(ours.model.state_dict().values(), bare.model.state_dict().values(), strict=True)
-    )
-    p90 = statistics.quantiles(controls, n=10)[-1] if len(controls) > 1 else controls[0]
+def compare(training: Training, rounds: int, folder: Path | None = None) -> Comparison:
+    """Train both sides in turns for `rounds` epochs after one that warms up; with a folder DeepCV's has all that the stage has."""
+    training = replace(training, config=replace(training.config, epochs=rounds + 1))
+    bare, control = Bare(training), Bare(training)
+    spent_s: dict[str, list[float]] = {"deepcv": [], "bare": [], "control": []}
+    with ExitStack() as stack, redirect_stderr(io.StringIO()):
+        more, tell = as_the_stage(training, folder, stack) if folder else ({}, lambda _record: None)
+
+        def on_epoch(record: EpochRecord) -> None:
+            nonlocal began_s
+            tell(record)
+            spent_s["deepcv"].append(time.process_time() - began_s)
+            loops = {"bare": bare.epoch, "control": control.epoch}
+            for name in sorted(loops, reverse=bool(record.epoch % 2)):
+                spent_s[name].append(cpu_of(loops[name]))
+            gc.collect()
+            began_s = time.process_time()
+
+        began_s = time.process_time()
+        fitted = fit(training.network, training.shards, training.config, on_epoch=on_epoch, progress=True, **more)
+    (first, *ours), (_, *theirs), (_, *again) = spent_s.values()
+    iterations = len(bare.setup.loader)
+    controls = [one / other for one, other in zip(again, theirs, strict=True)]
+    states = fitted.classifier.state_dict(), bare.setup.classifier.state_dict()
     return Comparison(
-        statistics.median(ratios), statistics.median(controls), p90, statistics.median(differences_us),
-        statistics.median(units), same,
-    )  # fmt: skip
+        ratio=statistics.median(one / other for one, other in zip(ours, theirs, strict=True)),
+        control=statistics.median(controls),
+        control_p90=statistics.quantiles(controls, n=10)[-1],
+        overhead_us=statistics.median(a - b for a, b in zip(ours, theirs, strict=True)) / iterations * 1e6,
+        ms_per_iteration=statistics.median(theirs) / iterations * 1e3,
+        once_cpu_s=first - statistics.median(ours),
+        same_weights=all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states), strict=True)),
+    )
 
 
-def cpu_of(run: Callable[[int], None], epochs: int) -> float:
-    """CPU seconds of `epochs` epochs."""
+def as_the_stage(
+    training: Training, folder: Path, stack: ExitStack
+) -> tuple[dict[str, Any], Callable[[EpochRecord], None]]:
+    """What stage `train` gives `fit`, and what it does with an epoch, here until all of it is written."""
+    config, shards = training.config, training.shards
+    described = {
+        "params": {},
+        "hardware": {},
+        "data_digest": shards.digest,
+        "network_sha256": training.network.sha256(),
+    }
+    log = TrainingLog(tracking.experiment_of(shards.name), "engine", described, shards.task)
+    stack.callback(log.end, "FINISHED")
+    board = stack.enter_context(closing(TensorBoard(folder / "tensorboard", shards.task)))
+    grace = stack.enter_context(Grace(5.0))
+
+    def on_start(loader: TrainLoader) -> None:
+        log.pictures(partial(draw_preview, loader, config, shards))
+
+    def tell(record: EpochRecord) -> None:
+        log.epoch(record)
+        board.epoch(record)
+        log.run_id()  # waits for the thread: its CPU seconds are DeepCV's
+
+    more = {"checkpoints": folder / "checkpoints", "on_start": on_start, "interrupted": lambda: grace.asked is not None}
+    return more, tell
+
+
+def cpu_of(work: Callable[[], None]) -> float:
+    """CPU seconds of the process."""
     gc.collect()
     start = time.process_time()
-    run(epochs)
+    work()
     return time.process_time() - start
 
 
-def digits_setting(params: TrainParams, network: Callable[[], nn.Module] | None = None) -> Setting:
-    """The default network, or another, on digits."""
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, :, :, None]
-    info = ModelInfo(
-        "digits", tuple("0123456789"), {"channels": 1, "height": 8, "width": 8, "resize": "stretch"}, (0.3,), (0.4,)
-    )
-
-    def default() -> nn.Module:
-        file = spec.load(ROOT / params.network, params.network_parameters)
-        return Classifier(spec.build(file, input_shape=(1, 8, 8), classes=10), info)
-
-    config = TrainConfig.of(params.configuration())
-    split = Split(images[:1259], digits.target[:1259].astype(np.int64))
-    return Setting(split, config, resolve("cpu", "fp32", config.channels_last, 1), network or default)
+def digits_training(folder: Path, repeats: int, network: NetworkSpec | None = None) -> Training:
+    """The default network, or another, on digits, of which an epoch sees each so many times."""
+    params = load_section(TrainParams, ROOT / "params.yaml")
+    folder.mkdir()
+    shards = digits(folder)
+    assert isinstance(shards.train, Split)  # noqa: S101  # for mypy
+    train = Split(np.tile(shards.train.images_nhwc, (repeats, 1, 1, 1)), np.tile(shards.train.labels, repeats))
+    config = replace(TrainConfig.of(params.configuration()), device="cpu", precision="fp32", threads=1)
+    default = spec.load(ROOT / params.network, params.network_parameters)
+    return Training(network or default, replace(shards, train=train), config)
 
 
-def resnet_setting(tar: Path, folder: Path, images: int) -> Setting:
-    """ResNet-9 on the first CIFAR images, as examples/cifar10-jpeg.yaml trains."""
-    shards = prepared(tar, folder)
-    config = replace(config_of("cifar10-jpeg"), batch_size=128, optimizer="sgd")
-    info = ModelInfo(shards.name, shards.classes, shards.recipe, shards.mean, shards.std)
-
-    def network() -> nn.Module:
-        return Classifier(spec.build(spec.load(ZOO / "resnet-9.yaml", {"width": 16}), shards.input_shape, 10), info)
-
-    split = Split(shards.train.images_nhwc[:images], shards.train.labels[:images])
-    return Setting(split, config, resolve("cpu", "auto", config.channels_last, 1), network)
+def resnet_training(path: Path, folder: Path, steps: int) -> Training:
+    """ResNet-9 as examples/cifar10-jpeg.yaml trains, with SGD, on so many batches and their share of the val images."""
+    shards = prepared(path, folder)
+    assert isinstance(shards.train, Split)  # noqa: S101  # for mypy
+    config = replace(config_of("cifar10-jpeg"), optimizer="sgd", device="cpu", threads=1)
+    images = min(len(shards.train.labels), steps * config.batch_size)
+    val = some(shards.val, len(shards.val.labels) * images // len(shards.train.labels))
+    network = spec.load(ZOO / "resnet-9.yaml", {"width": 16})
+    return Training(network, replace(shards, train=some(shards.train, images), val=val), config)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer pairs, within 60 s")
-    parser.add_argument("--pairs", type=int, default=60)
-    parser.add_argument("--path", type=Path, help="CIFAR-10-JPEG, for ResNet-9")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter epochs, within 60 s")
+    parser.add_argument(
+        "--rounds", type=int, default=30, help="epochs of each side; of ResNet-9 a quarter of them, at least 5"
+    )
+    parser.add_argument("--path", type=Path, help="CIFAR-10-JPEG, the tar or a folder of shards, for ResNet-9")
     options = parser.parse_args()
-    pairs = 12 if options.quick else options.pairs
-    torch.set_num_threads(1)
-    params = load_section(TrainParams, Path(ROOT / "params.yaml"))
-    digits = compare(digits_setting(params), pairs, epochs=2)
-    trivial = compare(digits_setting(params, Trivial), pairs, epochs=10)
+    rounds, repeats, steps = (5, 12, 5) if options.quick else (options.rounds, 60, 80)
     more: dict[str, Any] = {}
-    holds = digits.same_weights and trivial.same_weights and trivial.overhead_us <= _SAME_NET
-    if options.path:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            setting = resnet_setting(options.path, folder, 1280 if options.quick else 2560)
-            resnet = compare(setting, max(5, pairs // 4), epochs=1, folder=folder / "checkpoints")
-        rate = 1 / resnet.ratio
-        holds = holds and resnet.same_weights and rate >= _OURS
-        more = {
-            "resnet9_rate": rate, "resnet9_control": resnet.control, "resnet9_control_p90": resnet.control_p90,
-            "resnet9_ms_per_iteration": resnet.ms_per_iteration, "resnet9_same_weights": resnet.same_weights,
-        }  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "trivial.yaml").write_text(TRIVIAL)
+        trivial = compare(digits_training(folder / "a", repeats, spec.load(folder / "trivial.yaml", {})), rounds)
+        small = compare(digits_training(folder / "b", 1 if options.quick else 2), rounds)
+        holds = small.same_weights and trivial.same_weights and trivial.overhead_us <= _SAME_NET
+        if options.path:
+            os.environ["DEEPCV_HOME"] = str(folder / "state")
+            tracking.connect()  # as `make setup` does: a database is made once per project
+            resnet = compare(resnet_training(options.path, folder, steps), max(5, rounds // 4), folder)
+            rate = 1 / resnet.ratio
+            holds = holds and resnet.same_weights and rate >= _OURS
+            more = {
+                "resnet9_rate": rate, "resnet9_control": resnet.control, "resnet9_control_p90": resnet.control_p90,
+                "resnet9_ms_per_iteration": resnet.ms_per_iteration, "resnet9_same_weights": resnet.same_weights,
+                "resnet9_n": max(5, rounds // 4), "resnet9_steps_per_epoch": steps,
+                "resnet9_once_cpu_s": resnet.once_cpu_s, "resnet9_deepcv": _STAGE, "resnet9_bare": _BARE,
+            }  # fmt: skip
     emit(
-        "engine", value=digits.ratio, baseline=1.0, n=pairs,
+        "engine", value=small.ratio, baseline=1.0, n=rounds,
         target="trivial net <= 35 us over the bare loop, resnet9_rate >= 0.98, same weights", holds=holds,
-        control_median=digits.control, control_p90=digits.control_p90, overhead_us_per_iteration=digits.overhead_us,
-        ms_per_iteration=digits.ms_per_iteration, same_weights=digits.same_weights and trivial.same_weights,
+        control_median=small.control, control_p90=small.control_p90, overhead_us_per_iteration=small.overhead_us,
+        ms_per_iteration=small.ms_per_iteration, same_weights=small.same_weights and trivial.same_weights,
         trivial_overhead_us=trivial.overhead_us, trivial_us_per_iteration=trivial.ms_per_iteration * 1e3,
-        trivial_ratio=trivial.ratio, trivial_control=trivial.control, **more,
+        trivial_ratio=trivial.ratio, trivial_control=trivial.control, deepcv=_DEEPCV, bare=_BARE, **more,
     )  # fmt: skip
 
 

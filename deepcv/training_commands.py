@@ -2,7 +2,9 @@
 
 import argparse
 import math
+import statistics
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 _PREVIEW = """\
 Show what `train` in params.yaml will do with the prepared images in data/shards, without training: how each hyperparameter changes
 over the epochs (schedules.png), and images as they go into the network, augmented and mixed (batch.png).
+
+With --compile it also compiles the network and says what train.compile would save here.
 """
 _FIND_LR = """\
 Suggest train.lr for the network, data and section `train` of params.yaml: train for 100 steps while the learning rate rises
@@ -49,6 +53,7 @@ Where this machine's own checkpoints have come as far, nothing is fetched.
 """
 _PARAMS, _SHARDS = Path("params.yaml"), Path("data/shards")
 _NO_PARAMS = ("hardware.", "data_digest", "network_sha256")  # of what a run has as its params
+_WARM_UP, _TIMED = 3, 10  # steps of each side
 _METHODS = ("between", "minimum/3", "minimum/10", "steepest", "valley")
 
 
@@ -59,6 +64,7 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("reports/training"), metavar="FOLDER", help="default: reports/training"
     )
     parser.add_argument("--images", type=int, default=32, metavar="N", help="images of batch.png (default: 32)")
+    parser.add_argument("--compile", action="store_true", help="time steps with and without train.compile (a minute)")
     parser.set_defaults(run=_preview)
 
 
@@ -153,6 +159,46 @@ def _preview(options: argparse.Namespace) -> None:
     for name, points in drawn.items():
         print(f"  {name}: {points[0][1]:.3g} to {points[-1][1]:.3g}")
     print(f"wrote {options.out / 'schedules.png'} and {options.out / 'batch.png'}")
+    if options.compile:
+        print(_compiled(setup, config))
+
+
+def _compiled(setup: "Setup", config: "TrainConfig") -> str:
+    """How long the passes of a batch take as they are and compiled, in turns, and what that means for this training."""
+    import torch
+
+    from deepcv.training.compilation import compiled
+    from deepcv.training.hyperparameters import Settings
+    from deepcv.training.setup import objective_of
+
+    hardware, batch, objective = (
+        setup.hardware,
+        next(iter(setup.loader)),
+        objective_of(setup, config, Settings.of(config)),
+    )
+    began_s = time.perf_counter()
+    made = compiled(setup.classifier, config.compile or True, batch, hardware)
+    compiling_s = time.perf_counter() - began_s
+    if made is setup.classifier:
+        return "train.compile: leave it at false"  # it said why
+    models, spent_s = {"plain": setup.classifier, "compiled": made}, {"plain": list[float](), "compiled": list[float]()}
+    for _ in range(_WARM_UP + _TIMED):
+        for name, model in models.items():
+            began_s = time.perf_counter()
+            with hardware.autocast():
+                loss = objective(model(batch.images_nchw), batch)
+            loss.backward()
+            if hardware.device == "cuda":
+                torch.cuda.synchronize()
+            spent_s[name].append(time.perf_counter() - began_s)
+            model.zero_grad(set_to_none=True)
+    plain_s, fast_s = (statistics.median(times_s[-_TIMED:]) for times_s in spent_s.values())
+    saved_s = (plain_s - fast_s) * config.epochs * len(setup.loader) - compiling_s
+    return (
+        f"forward and backward of a batch: {1000 * plain_s:.1f} ms, compiled {1000 * fast_s:.1f} ms, after "
+        f"{compiling_s:.0f} s of compiling\n"
+        f"train.compile: {'true saves' if saved_s > 0 else 'false saves'} about {abs(saved_s):.0f} s of this training"
+    )
 
 
 def _find_lr(options: argparse.Namespace) -> None:

@@ -1,8 +1,10 @@
-"""`deepcv find-lr`."""
+"""`deepcv find-lr`, and what `deepcv preview` says of train.compile."""
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
 import toys
 from test_cli import message
 
@@ -84,3 +86,15 @@ def test_a_range_in_which_nothing_is_learned(project: Path, capsys: pytest.Captu
 )
 def test_a_wrong_command_line(arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in message(capsys, "find-lr", *arguments)
+
+
+def test_preview_times_steps_with_and_without_compile(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project
+    with torch.compiler.set_stance("force_eager"):  # to compile takes a minute
+        main(["preview", "--compile"])
+    *_, times, advice = capsys.readouterr().out.splitlines()
+    found = re.fullmatch(r"forward and backward of a batch: (.*) ms, compiled (.*) ms, after \d+ s of compiling", times)
+    assert found
+    plain, fast = map(float, found.groups())
+    assert 0.1 < fast / plain < 10  # the same code, on a machine in use
+    assert re.fullmatch(r"train\.compile: (true|false) saves about \d+ s of this training", advice)

@@ -57,6 +57,10 @@ def main() -> None:
         plots.draw_curves(read_history(MODEL / "history.csv"), folder / "curves.png")
         if info.task.kind == "classification":
             draw_embedding(folder / "embedding.png", model, shards, logits, params.batch_size)
+            training = json.loads((MODEL / "training.json").read_text(encoding="utf-8"))
+            for output, directions in embedding.compared_outputs(training).items():
+                path = folder / f"embedding_of_{output}.png"
+                draw_embedding(path, model, shards, logits, params.batch_size, output=output, directions=directions)
     print(f"{info.dataset}: {len(logits)} test images, {told(scores)}")
     for of, found in further.items():
         print(f"  {of}: {told(found)}")
@@ -193,13 +197,19 @@ def write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable[objec
 
 
 def draw_embedding(
-    path: Path, model: classifier.Classifier, shards: Dataset, logits: NDArray[np.float32], batch_size: int
-) -> None:
-    """Draw test images, evenly spread ones where there are many, by what the network sees in them."""
+    path: Path, model: classifier.Classifier, shards: Dataset, logits: NDArray[np.float32], batch_size: int,
+    *, output: str = "", directions: bool = False,
+) -> None:  # fmt: skip
+    """Draw test images, evenly spread ones where there are many, by what the network sees in them.
+
+    That is what the logits are computed of, or an `output`, of which the `directions` alone may count.
+    """
     labels = np.array(shards.test.labels)
     count = min(_EMBEDDED, len(labels))
     shown = np.arange(count) * len(labels) // count
-    features = embedding.features_of(model, shards.test.images_nhwc[shown], batch_size=batch_size)
+    features = embedding.features_of(model, shards.test.images_nhwc[shown], batch_size=batch_size, output=output)
+    if directions:
+        features = embedding.directions_of(features)
     wrong = logits[shown].argmax(axis=1) != labels[shown]
     plots.draw_embedding(embedding.project(features), labels[shown], wrong, shards.classes, path)
 

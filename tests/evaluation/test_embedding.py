@@ -6,8 +6,16 @@ import torch
 import toys
 from torch import nn
 
-from deepcv.evaluation.embedding import features_of, head_of, project
+from deepcv.evaluation.embedding import (
+    COMPARING,
+    compared_outputs,
+    directions_of,
+    features_of,
+    head_of,
+    project,
+)
 from deepcv.nn.classifier import Classifier, ModelInfo, create
+from deepcv.training.losses import LOSSES
 
 SCALED = toys.NETWORK.replace(
     "outputs: {logits: head}", "  - {id: scaled, op: scale, by: 0.5}\noutputs: {logits: scaled}"
@@ -22,6 +30,12 @@ JOINED = toys.NETWORK.replace(
     "outputs: {logits: head}",
     "  - {id: other, op: linear, from: pool, features: $classes}\n"
     "  - {id: both, op: sum, from: [head, other]}\noutputs: {logits: both}",
+)
+
+
+TWO_HEADS = toys.NETWORK.replace(
+    "outputs: {logits: head}",
+    "  - {id: embedding, op: linear, from: pool, features: 6}\noutputs: {logits: head, embedding: embedding}",
 )
 
 
@@ -101,3 +115,30 @@ def test_one_feature_is_enough() -> None:
     places = project(np.linspace(0, 1, 30, dtype=np.float32)[:, None])
     assert np.isfinite(places).all()
     assert places.std() > 0
+
+
+def test_an_output_is_seen_as_it_is(tmp_path: Path) -> None:
+    classifier = classifier_of(TWO_HEADS, tmp_path)
+    images = toys.labelled(7)[0]
+    with torch.inference_mode():
+        made = classifier.network(classifier.normalise(torch.from_numpy(images).permute(0, 3, 1, 2)))["embedding"]
+    found = features_of(classifier, images, batch_size=3, output="embedding")
+    assert found.shape == (7, 6)
+    assert np.allclose(found, made.numpy(), atol=1e-5)
+
+
+def test_the_losses_that_compare_images_say_which_outputs_are_embeddings() -> None:
+    assert set(COMPARING) == {name for name, loss in LOSSES.items() if not loss.divisible}
+    losses = [
+        {"loss": "cross_entropy", "output": "logits"}, {"loss": "triplet", "output": "logits"},
+        {"loss": "supcon", "output": "a", "temperature": 0.1}, {"loss": "triplet", "output": "a"},
+        {"loss": "triplet", "output": "b"}, {"loss": "triplet", "output": "c", "distance": "cosine"},
+        {"loss": "none", "output": "d"}, {"loss": "nt_xent", "output": "e"},
+    ]  # fmt: skip
+    assert compared_outputs({"params": {"losses": losses}}) == {"a": True, "b": False, "c": True, "e": True}
+    assert compared_outputs({"params": {}}) == {}  # of a training before there were losses
+
+
+def test_directions_have_length_one() -> None:
+    found = directions_of(np.array([[3, 4], [0, 0], [-2, 0]], np.float32))
+    assert np.allclose(found, [[0.6, 0.8], [0, 0], [-1, 0]])

@@ -33,6 +33,12 @@ from deepcv.stages import evaluate, register, train
 from deepcv.training.config import TrainConfig
 from deepcv.training.hardware import Hardware
 
+TWO_OUTPUTS = """\
+  - {id: near, op: linear, features: 6, from: pool}
+  - {id: other, op: linear, features: 6, from: pool}
+outputs: {logits: head, near: near, other: other}
+"""
+
 
 @pytest.mark.parametrize("count", [0, 1, 5, 99])
 def test_the_worst_mistakes_are_drawn(count: int, tmp_path: Path) -> None:
@@ -68,6 +74,21 @@ def test_images_of_the_whole_test_split_are_laid_out(
     assert points.shape == (len(shown), 2)
     assert labels.tolist() == [n % 2 for n in shown]
     assert wrong.tolist() == [n % 2 == 1 for n in shown]
+
+
+def test_an_embedding_that_a_loss_trained_has_a_picture_of_its_own(project: Path, tmp_path: Path) -> None:
+    assert project
+    text = toys.NETWORK.replace("outputs: {logits: head}", TWO_OUTPUTS)
+    toys.network(tmp_path, text)
+    params = Path("params.yaml")
+    losses = "losses: [{loss: cross_entropy}, {loss: triplet, output: near}, {loss: none, output: other}]"
+    params.write_text(params.read_text().replace("precision: fp32", f"precision: fp32, {losses}") + "evaluate: {}\n")
+    finish = train.main()
+    assert finish is not None
+    finish()
+    evaluate.main()
+    drawn = {path.name for path in evaluate.EVALUATION.glob("embedding*")}
+    assert drawn == {"embedding.png", "embedding_of_near.png"}
 
 
 @pytest.mark.parametrize(("count", "shown"), [(0, 0), (1, 1), (99, 4)])

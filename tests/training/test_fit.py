@@ -545,9 +545,16 @@ def test_a_batch_of_one_image_has_no_norm_of_flat_features(shards: Dataset, tmp_
     assert len(fit(toys.network(tmp_path), shards, toys.config(batch_size=1, epochs=1)).history) == 1
 
 
-@pytest.mark.parametrize("changes", [{"optimizer": "adamw", "progressive_resize": SMALL_FIRST}, {"optimizer": "sgd"}])
+@pytest.mark.parametrize(
+    ("changes", "small_epochs", "side"),
+    [
+        ({"optimizer": "adamw", "progressive_resize": SMALL_FIRST}, 2, 5),
+        ({"progressive_resize": ProgressiveResize(scale=0.86, until=1)}, 3, 7),  # trained small, judged whole
+        ({"optimizer": "sgd"}, 0, 8),
+    ],
+)
 def test_the_engine_computes_what_a_plain_loop_does(
-    changes: dict[str, Any], network: NetworkSpec, shards: Dataset
+    changes: dict[str, Any], small_epochs: int, side: int, network: NetworkSpec, shards: Dataset
 ) -> None:
     """Ignite's engine, the loader and the metrics against a loop written out in torch, bit for bit."""
     config = toys.config(flip=True, **changes)
@@ -570,8 +577,9 @@ def test_the_engine_computes_what_a_plain_loop_does(
         losses, hits = 0.0, 0
         for index in permutation(config.seed, epoch, 24, CPU).split(8):
             batch = gather(images, index, Augmentation(flip=True, shift=1), config.seed, epoch).permute(0, 3, 1, 2)
-            if "progressive_resize" in changes and epoch < 2:
-                batch = nn.functional.interpolate(batch.float(), (5, 5), mode="bilinear", antialias=True).round().byte()
+            if epoch < small_epochs:
+                size = (side, side)
+                batch = nn.functional.interpolate(batch.float(), size, mode="bilinear", antialias=True).round().byte()
             logits = model(batch)["logits"]
             loss = loss_fn(logits, labels[index])
             opt.zero_grad()
