@@ -1,15 +1,17 @@
 """Parts that are computed again, choices of a search, pieces between outputs."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from deepcv.nn.layers.subgraphs import MixedChoice, SampledChoice
 from deepcv.nn.module import Blueprint, DeepcvModule
 from deepcv.nn.spec import NetworkSpec, SpecError, build, load, open_choices
+from deepcv.nn.spec.compile import Search
 from deepcv.nn.subgraphs import split_at
 from deepcv.serving.early_exit import EarlyExit
 
@@ -34,6 +36,22 @@ nodes:
   - {id: pool, op: global_avg_pool, from: one}
   - {id: head, op: linear, features: $classes}
 outputs: {exit1: exit1, exit2: exit2, logits: head}
+"""
+STATEFUL = """\
+parameters: {again: false}
+templates:
+  block:
+    nodes:
+      - {id: mean, op: layer_mean_batch_norm}
+      - {id: pick, choice: {small: {op: conv, channels: 6, kernel: 1}, wide: {op: conv, channels: 6}}, n: 2}
+      - {id: gate, op: cbam, reduction: 2, spectral_norm: true}  # calls a layer twice
+nodes:
+  - {id: stem, op: conv, channels: 6}
+  - {id: body, template: block, checkpoint: $again}
+  - {id: twice, share: body, checkpoint: $again}
+  - {id: pool, op: global_avg_pool}
+  - {id: head, op: linear, features: $classes}
+outputs: {logits: head}
 """
 CHOICE = """\
 parameters: {pick: wide}
@@ -64,21 +82,46 @@ def built(spec: NetworkSpec, **options: object) -> fx.GraphModule:
     return build(spec, SHAPE, 10, **options)  # type: ignore[arg-type]
 
 
-def test_a_checkpointed_network_has_equal_gradients_statistics_and_keys(tmp_path: Path) -> None:
-    kept, again = (built(spec_of(tmp_path, BLOCKS, again=again)) for again in (False, True))
+def backward(network: Callable[[Tensor], dict[str, Tensor]], retained: bool = False) -> None:
+    total = sum((output.square().sum() for output in network(images()).values()), start=torch.zeros(()))
+    if retained:
+        total.backward(retain_graph=True)
+    total.backward()
+
+
+def assert_as_far(network: nn.Module, other: nn.Module, rtol: float = 0.0, atol: float = 0.0) -> None:
+    """Both have the same gradients and buffers."""
+    gradients = {name: parameter.grad for name, parameter in other.named_parameters()} | dict(other.named_buffers())
+    expected = {name: parameter.grad for name, parameter in network.named_parameters()} | dict(network.named_buffers())
+    torch.testing.assert_close(gradients, expected, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize(("text", "search"), [(BLOCKS, None), (STATEFUL, "sampled"), (STATEFUL, "mixed")])
+def test_a_checkpointed_network_has_equal_gradients_statistics_and_keys(
+    text: str, search: Search | None, tmp_path: Path
+) -> None:
+    kept, again = (built(spec_of(tmp_path, text, again=again), search=search) for again in (False, True))
     assert again.state_dict().keys() == kept.state_dict().keys()
     assert "body_1_first_conv" not in again.code
     for step in range(2):
         for network in (kept, again):
             torch.manual_seed(step)  # the dropout
             network.zero_grad()
-            sum(output.square().sum() for output in network(images()).values()).backward()
-        gradients = dict(again.named_parameters())
-        for name, parameter in kept.named_parameters():
-            torch.testing.assert_close(gradients[name].grad, parameter.grad, rtol=0, atol=0, msg=name)
-        buffers = dict(again.named_buffers())
-        for name, buffer in kept.named_buffers():
-            torch.testing.assert_close(buffers[name], buffer, rtol=0, atol=0, msg=name)
+            backward(network, retained=step == 1)
+        assert_as_far(kept, again)
+
+
+@pytest.mark.parametrize("spectral", ["true", "false"])
+def test_a_checkpointed_network_compiles(spectral: str, tmp_path: Path) -> None:
+    """With the partition of inductor, which chooses what the backward pass computes again."""
+    text = STATEFUL.replace("spectral_norm: true", f"spectral_norm: {spectral}").replace(", n: 2", ", pick: wide")
+    kept, again = (built(spec_of(tmp_path, text, again=again)) for again in (False, True))
+    torch.compiler.reset()
+    compiled = torch.compile(again, backend="aot_eager_decomp_partition", fullgraph=spectral == "false")
+    for _ in range(2):
+        backward(kept)
+        backward(compiled)
+    assert_as_far(kept, again, rtol=1e-4, atol=1e-5)
 
 
 def test_a_checkpointed_network_keeps_less(tmp_path: Path) -> None:
@@ -191,6 +234,15 @@ def test_mixing_weights_get_gradients(tmp_path: Path) -> None:
     network(images())["logits"].square().sum().backward()
     assert learned.grad is not None
     assert learned.grad.abs().min() > 0
+
+
+def test_mixing_weights_move_with_the_network(tmp_path: Path) -> None:
+    """Also those in a part that is computed again; they are no keys."""
+    network = built(spec_of(tmp_path, STATEFUL, again=True), search="mixed")
+    mixing = network.get_submodule("_subgraphs.body__pick").mixing
+    assert isinstance(mixing, Tensor)
+    assert network.to("meta").get_submodule("_subgraphs.body__pick").mixing.is_meta  # type: ignore[union-attr]
+    assert not [key for key in network.state_dict() if "mixing" in key]
 
 
 def test_an_open_or_wrong_choice_says_so(tmp_path: Path) -> None:

@@ -137,6 +137,9 @@ def _take_out_candidates(choice: NodeSpec, emitter: Emitter) -> None:
 
 def _module(emitter: Emitter) -> fx.GraphModule:
     network = fx.GraphModule(emitter.root, emitter.graph, class_name="Network")
-    for path in emitter.paths:  # fx keeps only what its graph calls: not what subgraphs call
+    for path in [
+        *emitter.paths,
+        *subgraphs.added(emitter.root),
+    ]:  # fx keeps what its graph calls: not what subgraphs call
         network.add_submodule(path, emitter.root.get_submodule(path))
     return network
