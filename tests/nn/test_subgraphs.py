@@ -314,7 +314,8 @@ def test_early_exit_gives_each_image_the_answer_of_its_exit(tmp_path: Path) -> N
         outputs = network(x)
     sure = outputs["exit1"].softmax(1).amax(1)
     threshold = float(sure.median())
-    left = EarlyExit(network, ["exit1", "exit2", "logits"], [threshold, 2.0])(x)
+    left = EarlyExit(network.train(), ["exit1", "exit2", "logits"], [threshold, 2.0])(x)
+    assert not any(module.training for module in network.modules())
     assert torch.equal(left.exits == 0, sure >= threshold)
     assert set(left.exits.tolist()) == {0, 2}
     for place, name in ((0, "exit1"), (2, "logits")):

@@ -52,7 +52,7 @@ class _Rewound(AbstractContextManager[None]):
     """Within it, layers in train mode have copies of the buffers that they had when it was made."""
 
     def __init__(self, subgraph: nn.Module) -> None:
-        self.before = [
+        self.before: list[tuple[nn.Module, str, Tensor]] = [
             (layer, name, buffer.clone())
             for layer in _layers(subgraph)
             if layer.training
@@ -65,7 +65,7 @@ class _Rewound(AbstractContextManager[None]):
         for layer, name, buffer in self.before:
             layer._buffers[name] = buffer.clone()  # a graph that is retained may be computed once more
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_error: object) -> None:
         for (layer, name, _), present in zip(self.before, self.present, strict=True):
             layer._buffers[name] = present
 
