@@ -79,7 +79,10 @@ def trained(network: NetworkSpec, shards: Dataset, config: TrainConfig, name: st
 def ours(example: str, shards: Dataset, runs: int, timed: bool) -> dict[str, list[float]]:
     """Accuracies and seconds of an example's recipe, where it is `timed` after a training that does not count."""
     params = params_of(example)
-    network, config = load(ROOT / params.network, params.network_parameters), TrainConfig.of(params.configuration())
+    network, config = (
+        load(ROOT / params.network, params.network_parameters, params.network_choices),
+        TrainConfig.of(params.configuration()),
+    )
     if timed:
         trained(network, shards, replace(config, seed=1000, epochs=2), f"{example} warm-up")
     extra_s = whitening_s(network, shards, config)

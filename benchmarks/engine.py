@@ -204,7 +204,7 @@ def digits_setting(params: TrainParams, network: Callable[[], nn.Module] | None 
     )
 
     def default() -> nn.Module:
-        file = spec.load(ROOT / params.network, params.network_parameters)
+        file = spec.load(ROOT / params.network, params.network_parameters, params.network_choices)
         return Classifier(spec.build(file, input_shape=(1, 8, 8), classes=10), info)
 
     config = TrainConfig.of(params.configuration())

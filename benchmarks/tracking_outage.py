@@ -97,7 +97,7 @@ def main() -> None:
     outage_s = 5.0 if parser.parse_args().quick else 60.0
     params = load_section(TrainParams, ROOT / "params.yaml")
     config = replace(TrainConfig.of(params.configuration()), epochs=100_000, batch_size=32)
-    network = spec.load(ROOT / params.network, params.network_parameters)
+    network = spec.load(ROOT / params.network, params.network_parameters, params.network_choices)
     training = {"params": params.model_dump(), "hardware": {}, "data_digest": "", "network_sha256": ""}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DEEPCV_HOME"] = str(Path(folder, "state"))

@@ -56,7 +56,7 @@ def main() -> Callable[[], None] | None:
     """
     params = load_section(TrainParams)
     shards = open_shards(SHARDS)
-    network = spec.load(Path(params.network), params.network_parameters)
+    network = spec.load(Path(params.network), params.network_parameters, params.network_choices)
     start = Start.read(Path(params.weights), network_registry.weights)
     config = TrainConfig.of(params.configuration())
     hardware = resolve(config.device, config.precision, config.channels_last, config.threads, config.processes)

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from deepcv.nn.layers.subgraphs import MixedChoice, SampledChoice
 from deepcv.nn.module import Blueprint, DeepcvModule
-from deepcv.nn.spec import NetworkSpec, SpecError, build, load, open_choices
+from deepcv.nn.spec import NetworkSpec, SpecError, build, from_canonical, load, open_choices
 from deepcv.nn.spec.compile import Search
 from deepcv.nn.subgraphs import split_at
 from deepcv.serving.early_exit import EarlyExit
@@ -292,6 +292,50 @@ def test_a_choice_picks_several_and_repeats(tmp_path: Path) -> None:
     text = CHOICE.replace("pick: $pick", "pick: $pick, repeat: 2")
     parts = {key.split(".conv")[0] for key in built(spec_of(tmp_path, text, pick="small")).state_dict() if "mix" in key}
     assert parts >= {"mix.0.small", "mix.1.small"}
+
+
+def test_choices_of_the_params_are_what_the_file_would_pick(tmp_path: Path) -> None:
+    """With one digest, and before the file's own pick; each repetition is a choice of its own."""
+    path = tmp_path / "net.yaml"
+    told = spec_of(tmp_path, CHOICE, pick="skip")
+    other = load(path, {"pick": "wide"}, {"mix": "skip"})
+    assert other == told
+    assert other.sha256() == told.sha256() != load(path).sha256()
+    opened = CHOICE.replace("pick: $pick}", "repeat: 2}").replace("parameters: {pick: wide}", "# open")
+    open_spec, picks = spec_of(tmp_path, opened), {"mix.0": "small", "mix.1": "skip"}
+    spec = load(path, {}, picks)
+    assert from_canonical(spec.canonical()) == spec
+    network = built(spec)
+    assert {key.split(".conv")[0] for key in network.state_dict() if key.startswith("mix")} >= {"mix.0.small"}
+    expected = built(open_spec, choices=picks)
+    assert network.state_dict().keys() == expected.state_dict().keys()
+    assert torch.equal(network(images())["logits"], expected(images())["logits"])
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"mix": "wide"}, r"net\.yaml: network_choices: no choice 'mix'; the closest is 'mix\.\d'"),
+        ({"mix.0": "wid"}, r"net\.yaml: network_choices: mix\.0 has no candidate 'wid'; the closest is 'wide'"),
+        (
+            {"mix.1": "small, wide"},
+            r"net\.yaml:6: node 'mix\.1': choice picks 1 of its candidates, got pick: 'small, wide'",
+        ),
+        ({"stem": "wide"}, "network_choices: no choice 'stem'; there are mix.0, mix.1, link"),
+    ],
+)
+def test_wrong_choices_of_the_params_are_told_as_the_file_is_read(
+    choices: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    spec_of(tmp_path, CHOICE.replace("pick: $pick}", "pick: $pick, repeat: 2}"))
+    with pytest.raises(SpecError, match=message):
+        load(tmp_path / "net.yaml", {}, choices)
+
+
+def test_a_network_without_choices_says_so(tmp_path: Path) -> None:
+    spec_of(tmp_path, BLOCKS)
+    with pytest.raises(SpecError, match="network_choices: no choice 'mix'; there are none"):
+        load(tmp_path / "net.yaml", {}, {"mix": "wide"})
 
 
 def test_pieces_between_outputs_compute_the_network(tmp_path: Path) -> None:

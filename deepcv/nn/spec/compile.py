@@ -74,7 +74,9 @@ def _emit(node: NodeSpec, classes: int, emitter: Emitter, inputs: list[Value], s
         return op.emit(emitter, *inputs)
     names = candidate_names(node.id, node.sources)
     if search is None:
-        raise node.error(f"the choice is open; set pick to one of {', '.join(names)}, or build it for a search")
+        raise node.error(
+            f"the choice is open; set pick to one of {', '.join(names)}, say it in train.network_choices, or build it for a search"
+        )
     for value in inputs[1:]:
         if value.shape != inputs[0].shape:
             raise FitError(f"needs equal shapes, got {inputs[0]} and {value}")
