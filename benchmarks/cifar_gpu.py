@@ -93,7 +93,8 @@ def ours(example: str, shards: Dataset, runs: int, *, timed: bool, quick: bool) 
     config = TrainConfig.of(params.configuration())
     if quick:
         config = replace(config, epochs=2, batch_size=min(config.batch_size, _QUICK_BATCH), compile=False)
-    network = load(ROOT / params.network, {**params.network_parameters, **({"width": _QUICK_WIDTH} if quick else {})})
+    parameters = {**params.network_parameters, **({"width": _QUICK_WIDTH} if quick else {})}
+    network = load(ROOT / params.network, parameters, params.network_choices)
     if timed:
         trained(network, shards, replace(config, seed=1000, epochs=2), f"{example} warm-up")
     extra_s = whitening_s(network, shards, config)

@@ -226,7 +226,7 @@ def digits_training(folder: Path, repeats: int, network: NetworkSpec | None = No
     assert isinstance(shards.train, Split)  # noqa: S101  # for mypy
     train = Split(np.tile(shards.train.images_nhwc, (repeats, 1, 1, 1)), np.tile(shards.train.labels, repeats))
     config = replace(TrainConfig.of(params.configuration()), device="cpu", precision="fp32", threads=1)
-    default = spec.load(ROOT / params.network, params.network_parameters)
+    default = spec.load(ROOT / params.network, params.network_parameters, params.network_choices)
     return Training(network or default, replace(shards, train=train), config)
 
 

@@ -113,7 +113,7 @@ def trained(script: str, folder: Path, outage_s: float) -> dict[str, Any]:
     (folder / "shards").mkdir()
     params = load_section(TrainParams, ROOT / "params.yaml")
     config = replace(TrainConfig.of(params.configuration()), epochs=100_000, batch_size=32)
-    network = spec.load(ROOT / params.network, params.network_parameters)
+    network = spec.load(ROOT / params.network, params.network_parameters, params.network_choices)
     log = TrainingLog(
         _NAME, _NAME, {"params": params.model_dump(), "hardware": {}, "data_digest": "", "network_sha256": ""}
     )

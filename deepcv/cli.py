@@ -145,7 +145,7 @@ def _init(options: argparse.Namespace) -> None:
     text = scaffold.write(PARAMS, findings, proposal)
     params = whole.loads(text, str(PARAMS))
     # Values for another network may be among those that were kept.
-    spec.load(params.train.network, params.train.network_parameters)
+    spec.load(params.train.network, params.train.network_parameters, params.train.network_choices)
     edit.write(PARAMS, text)
     for key, value in proposal.values.items():
         print(f"  {key}: {value}")

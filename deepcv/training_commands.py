@@ -129,7 +129,7 @@ def _set_up() -> "tuple[TrainParams, Dataset, TrainConfig, Setup]":
 
     params = load_section(TrainParams, _PARAMS)
     shards = open_shards(_SHARDS)
-    network = spec.load(Path(params.network), params.network_parameters)
+    network = spec.load(Path(params.network), params.network_parameters, params.network_choices)
     config = TrainConfig.of(params.configuration())
     return params, shards, config, set_up(network, shards, config, start=Start.read(Path(params.weights), _registered))
 

@@ -32,6 +32,15 @@ nodes:
 outputs: {logits: head}
 """
 
+CHOICES = """\
+parameters: {width: 4}
+nodes:
+  - {id: mix, choice: {small: {op: conv, channels: $width, kernel: 1}, wide: {op: conv, channels: $width}}, repeat: 2}
+  - {id: pool, op: global_avg_pool}
+  - {id: head, op: linear, features: $classes}
+outputs: {logits: head}
+"""
+
 RECIPE = {"height": 8, "width": 8, "channels": 1, "resize": "stretch"}
 
 TWO_SCALES = """\

@@ -8,10 +8,10 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from deepcv.nn import modes, parametrizations
 from deepcv.nn.emitter import Shape
+from deepcv.nn.layers.norms import has_statistics
 from deepcv.nn.layers.subgraphs import MixedChoice, SampledChoice
 from deepcv.nn.spec import NetworkSpec, build, from_canonical, load
 from deepcv.nn.spec.compile import Search, check_search
@@ -122,7 +122,7 @@ class DeepcvModule(fx.GraphModule):
         """Set the mode of every layer; batch norms whose weights are all frozen stay in eval mode."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, _NormBase) and is_frozen(module):
+            if has_statistics(module) and is_frozen(module):
                 module.training = False
         return self
 
@@ -175,9 +175,9 @@ def from_content(content: Mapping[str, Any]) -> DeepcvModule:
         parameter.requires_grad_(name not in frozen)
     for name, layer in network.named_modules():
         if isinstance(layer, SampledChoice):
-            layer.active = tuple(active[name])
-        elif isinstance(layer, MixedChoice):
-            layer.mixing = torch.tensor(mixing[name])
+            layer.active = tuple(active.get(name, layer.active))  # files from before lack those inside others
+        elif isinstance(layer, MixedChoice) and name in mixing:
+            layer.mixing = torch.tensor(mixing[name], device=next((t.device for t in state.values()), None))
     return network
 
 

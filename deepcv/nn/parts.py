@@ -12,9 +12,9 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from deepcv.errors import DeepcvError
+from deepcv.nn.layers.norms import has_statistics
 from deepcv.nn.module import is_frozen
 
 State = Mapping[str, Tensor]
@@ -49,7 +49,7 @@ def _set_frozen(network: nn.Module, parts: Sequence[str], *, frozen: bool) -> li
     for parameter in chosen.values():
         parameter.requires_grad_(not frozen)
     for name, module in network.named_modules():
-        if isinstance(module, _NormBase) and any(key.rpartition(".")[0] == name for key in chosen):
+        if has_statistics(module) and any(key.rpartition(".")[0] == name for key in chosen):
             module.train(network.training and not is_frozen(module))
     return list(chosen)
 
@@ -106,7 +106,7 @@ def merge(base: nn.Module, forks: Sequence[nn.Module], part: str, weights: Seque
 
     See `averaged` for batch norms. To count what `base` has, put it among the forks. Raises PartError where parts differ.
     """
-    norms = [name for name, module in _submodule(base, part).named_modules() if isinstance(module, _NormBase)]
+    norms = [name for name, module in _submodule(base, part).named_modules() if has_statistics(module)]
     load_state(base, part, averaged([state_of(one, part) for one in forks], weights, norms))
 
 

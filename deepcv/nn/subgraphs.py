@@ -123,3 +123,8 @@ def add(root: nn.Module, name: str, layer: nn.Module) -> str:
     own = name.replace(".", "__")
     root.get_submodule(HOME).add_module(own, layer)
     return f"{HOME}.{own}"
+
+
+def added(root: nn.Module) -> list[str]:
+    """The paths of the layers that run subgraphs, those inside the subgraphs of others too."""
+    return [f"{HOME}.{name}" for name, _ in root.get_submodule(HOME).named_children()] if HOME in root._modules else []

@@ -15,6 +15,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "quniform": ("lo", "hi", "step"),
     "randint": ("lo", "hi"),
 }
+_OF_THE_NETWORK = ("network_parameters", "network_choices")  # mappings, whose values are searched by name
 
 
 class SearchParams(Section):
@@ -46,10 +47,10 @@ class SearchParams(Section):
 def _problems(key: str, entry: Mapping[str, list[Scalar]]) -> Iterator[str]:
     section, _, rest = key.partition(".")
     field, _, name = rest.partition(".")
-    if section != "train" or field not in TrainParams.model_fields or bool(name) != (field == "network_parameters"):
+    if section != "train" or field not in TrainParams.model_fields or bool(name) != (field in _OF_THE_NETWORK):
         near = closest(field or key, TrainParams.model_fields, TrainParams.also_called)
-        if field == "network_parameters":
-            near = ["network_parameters.NAME"]
+        if field in _OF_THE_NETWORK:
+            near = [f"{field}.NAME"]
         valid = " or ".join(f"'train.{name}'" for name in near)
         hint = f"the closest is {valid}" if near else f"there are {', '.join(TrainParams.model_fields)}"
         yield f"not a key of the train section; {hint}"
@@ -69,7 +70,9 @@ def _problems(key: str, entry: Mapping[str, list[Scalar]]) -> Iterator[str]:
         return
     else:
         yield from _range_problems(kind, [value for value in values if not isinstance(value, str)])
-    if field == "network_parameters":
+    if field == "network_choices" and not all(isinstance(value, str) for value in values):
+        yield f"takes names of candidates, such as {{choice: [small, wide]}}, got {kind}: {values}"
+    if field in _OF_THE_NETWORK:
         return
     for value in ends(kind, values):
         if (text := value_problem(TrainParams, field, value)) is not None:

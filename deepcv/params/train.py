@@ -43,6 +43,9 @@ class TrainParams(Section):
     network_parameters: dict[str, Scalar] = Field(
         default_factory=dict, description="values for the network file's $parameters"
     )
+    network_choices: dict[str, Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=dict, description="what the network file's choices pick, by the id of their node"
+    )
     weights: str = Field(NO_WEIGHTS, min_length=1, description="file that says which weights to start from")
     freeze: list[str] = Field(default_factory=list, description="parts of the network that do not learn")
     unfreeze: dict[str, Annotated[int, Field(ge=1, le=100_000)]] = Field(
@@ -191,4 +194,4 @@ class TrainParams(Section):
 
     def configuration(self) -> dict[str, Any]:
         """How to train, as plain values: all but the files, what goes into them and where they end."""
-        return self.model_dump(exclude={"network", "network_parameters", "weights", "archive"})
+        return self.model_dump(exclude={"network", "network_parameters", "network_choices", "weights", "archive"})

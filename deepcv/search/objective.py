@@ -63,7 +63,7 @@ def _train(params: TrainParams, snapshot: Path, channel: Channel, run_id: str) -
     shards = open_shards(SHARDS)
     if shards.digest != sha256(snapshot / DATA):  # too large to be copied as the other inputs are
         raise SearchError(f"{SHARDS} has changed since the search began: a value would not compare with earlier ones")
-    spec = load(network_copy(snapshot, params.network), params.network_parameters)
+    spec = load(network_copy(snapshot, params.network), params.network_parameters, params.network_choices)
     tracking.log_params(run_id, {"network_sha256": spec.sha256()})  # as the stage `train` does
     config = TrainConfig.of(params.configuration())
     weights = Path(params.weights)

@@ -1,18 +1,19 @@
 """What a search works from, copied: an edit while it runs reaches no trial, and the next search can be compared."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 from deepcv.nn import weights_file
-from deepcv.nn.spec import load
+from deepcv.nn.spec import load, lowering
 from deepcv.params import document, whole
 from deepcv.params.search import SearchParams, ends
+from deepcv.params.train import Scalar
 from deepcv.search.manager import SearchError
 
 BEST = "best.yaml"  # written last: a search that has it came to its end
 DATA = Path("dataset.json")  # holds the digest of every shard
 SHARDS = Path("data/shards")
-_NETWORK_PARAMETER = "train.network_parameters."
 
 
 def params_copy(folder: Path) -> Path:
@@ -51,25 +52,44 @@ def read_inputs(params: SearchParams, params_path: Path) -> dict[Path, bytes]:
 
 
 def check_files(params: SearchParams, params_path: Path) -> None:
-    """Raise SpecError where a network file that may be searched does not take the ends of the ranges of its parameters.
+    """Raise SpecError where a network file that may be searched does not take the ends of the ranges of its parameters and choices.
 
-    Raises WeightsError where a file of weights is wrong.
+    Raises WeightsError where a file of weights is wrong, SearchError where a choice would stay open.
     """
     train = whole.load(params_path).train
     for weights in _files(params, "weights", train.weights):
         weights_file.read(Path(weights))
-    ranges = {
-        key.removeprefix(_NETWORK_PARAMETER): ends(kind, values)
-        for key, entry in params.space.items()
-        for kind, values in entry.items()
-        if key.startswith(_NETWORK_PARAMETER)
-    }
-    given = train.network_parameters | {name: values[0] for name, values in ranges.items()}
+    parameters, choices = _searched(params, "network_parameters"), _searched(params, "network_choices")
+    given = train.network_parameters | {name: values[0] for name, values in parameters.items()}
+    picked = train.network_choices | {name: str(values[0]) for name, values in choices.items()}
     for network in _files(params, "network", train.network):
-        load(Path(network), given)
-        for name, values in ranges.items():
+        _check_network(network, given, picked)
+        for name, values in parameters.items():
             for value in values[1:]:
-                load(Path(network), {**given, name: value})
+                _check_network(network, {**given, name: value}, picked)
+        for name, values in choices.items():
+            for value in values[1:]:
+                _check_network(network, given, {**picked, name: str(value)})
+
+
+def _searched(params: SearchParams, key: str) -> dict[str, list[Scalar]]:
+    """What the values of a mapping of the train section may be, by their names."""
+    prefix = f"train.{key}."
+    return {
+        full.removeprefix(prefix): ends(kind, values)
+        for full, entry in params.space.items()
+        for kind, values in entry.items()
+        if full.startswith(prefix)
+    }
+
+
+def _check_network(network: str, parameters: Mapping[str, Scalar], choices: Mapping[str, str]) -> None:
+    spec = load(Path(network), parameters, choices)
+    for name, candidates in lowering.open_choices(lowering.pruned(lowering.decided(spec, {}))).items():
+        raise SearchError(
+            f"{network}: the choice {name!r} is open; let train.network_choices pick one of {', '.join(candidates)}, or search "
+            f"them: search.space: {{train.network_choices.{name}: {{choice: [{', '.join(candidates)}]}}}}"
+        )
 
 
 def _files(params: SearchParams, key: str, otherwise: str) -> list[str]:

@@ -23,7 +23,7 @@ class EarlyExit:
 
     `exits` are outputs of class logits from early to late. An image leaves at the first that is as sure as
     its entry of `thresholds` asks (`sureness`, by `measure`); the last exit takes the rest and has none. What has left is not computed
-    further.
+    further. The pieces are the network's own layers: it is put in eval mode and stays there.
     """
 
     def __init__(

@@ -58,7 +58,7 @@ def main() -> Callable[[], None] | None:
     shards = open_shards(SHARDS)
     if found := params.false_colours(shards.recipe.get("colour", "rgb")):
         raise DeepcvError("; ".join(f"train.{key}: {text}" for key, text in found.items()))
-    network = spec.load(Path(params.network), params.network_parameters)
+    network = spec.load(Path(params.network), params.network_parameters, params.network_choices)
     start = Start.read(Path(params.weights), network_registry.weights)
     config = TrainConfig.of(params.configuration())
     hardware = resolve(config.device, config.precision, config.channels_last, config.threads, config.processes)

@@ -94,6 +94,24 @@ def test_fuse_with_another_norm_and_activation() -> None:
     assert not {"y.from1.conv.bias", "y.from1.norm.running_mean"} & set(named)
 
 
+def test_fuse_inherits_norm_and_activation(tmp_path: Path) -> None:
+    (tmp_path / "net.yaml").write_text(
+        "defaults: {norm: group, activation: silu}\n"
+        "nodes:\n"
+        "  - {id: fine, op: conv, channels: 4}\n"
+        "  - {id: coarse, op: conv, channels: 6, stride: 2}\n"
+        "  - {id: inherited, op: fuse, to: 0, from: [fine, coarse]}\n"
+        "  - {id: told, op: fuse, to: 0, from: [fine, coarse], norm: batch, activation: relu}\n"
+        "outputs: {inherited: inherited, told: told}\n"
+    )
+    spec = load(tmp_path / "net.yaml")
+    activations = {node.id: dict(node.options)["activation"] for node in spec.nodes}
+    assert activations == {"fine": "silu", "coarse": "silu", "inherited": "silu", "told": "relu"}
+    net = build(spec, (3, 8, 8), 10)
+    assert isinstance(net.get_submodule("inherited.from1.norm"), nn.GroupNorm)
+    assert isinstance(net.get_submodule("told.from1.norm"), nn.BatchNorm2d)
+
+
 @pytest.mark.parametrize("to", [0, 1])
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 def test_upsample_concat(to: int, mode: str) -> None:

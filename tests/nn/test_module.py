@@ -41,7 +41,10 @@ outputs: {logits: head, code: one}
 
 CHOICES = """\
 templates:
-  wide: {nodes: [{id: a, op: conv, channels: 6, kernel: 5}, {id: b, op: conv, channels: 6}]}
+  wide:
+    nodes:
+      - {id: a, op: conv, channels: 6, kernel: 5}
+      - {id: b, choice: {one: {op: conv, channels: 6, kernel: 1}, two: {op: conv, channels: 6}}}
 nodes:
   - {id: stem, op: conv, channels: 6}
   - {id: again, template: wide, checkpoint: true}
@@ -162,11 +165,13 @@ def test_shared_weights_are_held_once_and_stay_shared(name: str, tmp_path: Path)
 def test_layers_that_run_subgraphs_survive(name: str, search: Search, tmp_path: Path) -> None:
     (tmp_path / "choices.yaml").write_text(CHOICES)
     network = DeepcvModule.from_spec(load(tmp_path / "choices.yaml"), SHAPE, 3, search=search)
-    layer = next(module for module in network.modules() if isinstance(module, OpenChoice))
-    if isinstance(layer, SampledChoice):
-        layer.active = (1,)
-    elif isinstance(layer, MixedChoice):
-        layer.mixing = torch.tensor([0.2, 0.7, 0.1])
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, OpenChoice)}
+    assert layers.keys() == {"_subgraphs.again__b", "_subgraphs.mix", "_subgraphs.mix__wide__b"}
+    for layer in layers.values():
+        if isinstance(layer, SampledChoice):
+            layer.active = (1,)
+        elif isinstance(layer, MixedChoice):
+            layer.mixing = torch.linspace(0.2, 0.9, len(layer.names))
     x = torch.randn(4, *SHAPE)
     copied = COPIES[name](network, tmp_path)
     before = network.eval()(x)["logits"]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from deepcv import network_registry, tracking
 from deepcv.nn import DeepcvModule
+from deepcv.nn.layers.norms import has_statistics
 from deepcv.nn.network_file import NetworkFileError
 from deepcv.nn.parts import PartError, averaged, fork, freeze, load_state, merge, share, state_of, unfreeze
 from deepcv.shared_parts import SharedPart, StaleError
@@ -34,9 +35,9 @@ outputs: {logits: head}
 """
 
 
-def network(folder: Path, classes: int = 3, seed: int = 0) -> DeepcvModule:
+def network(folder: Path, classes: int = 3, seed: int = 0, defaults: str = "") -> DeepcvModule:
     path = folder / "net.yaml"
-    path.write_text(NETWORK)
+    path.write_text(defaults + NETWORK)
     torch.manual_seed(seed)
     return DeepcvModule.from_file(path, SHAPE, classes)
 
@@ -64,12 +65,13 @@ FREEZE = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("norm", ["batch", "layer_mean_batch"])
 @pytest.mark.parametrize(("parts", "names"), FREEZE)
-def test_what_is_frozen_does_not_move(parts: tuple[str, ...], names: list[str], tmp_path: Path) -> None:
-    net = network(tmp_path)
+def test_what_is_frozen_does_not_move(parts: tuple[str, ...], names: list[str], norm: str, tmp_path: Path) -> None:
+    net = network(tmp_path, defaults=f"defaults: {{norm: {norm}}}\n")
     assert freeze(net, *parts) == names
     assert {n for n, p in net.named_parameters() if not p.requires_grad} == set(names)
-    norms = {n for n, m in net.named_modules() if isinstance(m, nn.BatchNorm2d) and f"{n}.weight" in names}
+    norms = {n for n, m in net.named_modules() if has_statistics(m) and f"{n}.weight" in names}
     before = {key: value.clone() for key, value in net.state_dict().items()}
     step(net)
     still = {key for key, value in net.state_dict().items() if torch.equal(value, before[key])}

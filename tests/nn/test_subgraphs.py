@@ -1,15 +1,17 @@
 """Parts that are computed again, choices of a search, pieces between outputs."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from deepcv.nn.layers.subgraphs import MixedChoice, SampledChoice
 from deepcv.nn.module import Blueprint, DeepcvModule
-from deepcv.nn.spec import NetworkSpec, SpecError, build, load, open_choices
+from deepcv.nn.spec import NetworkSpec, SpecError, build, from_canonical, load, open_choices
+from deepcv.nn.spec.compile import Search
 from deepcv.nn.subgraphs import split_at
 from deepcv.serving.early_exit import EarlyExit
 
@@ -34,6 +36,22 @@ nodes:
   - {id: pool, op: global_avg_pool, from: one}
   - {id: head, op: linear, features: $classes}
 outputs: {exit1: exit1, exit2: exit2, logits: head}
+"""
+STATEFUL = """\
+parameters: {again: false}
+templates:
+  block:
+    nodes:
+      - {id: mean, op: layer_mean_batch_norm}
+      - {id: pick, choice: {small: {op: conv, channels: 6, kernel: 1}, wide: {op: conv, channels: 6}}, n: 2}
+      - {id: gate, op: cbam, reduction: 2, spectral_norm: true}  # calls a layer twice
+nodes:
+  - {id: stem, op: conv, channels: 6}
+  - {id: body, template: block, checkpoint: $again}
+  - {id: twice, share: body, checkpoint: $again}
+  - {id: pool, op: global_avg_pool}
+  - {id: head, op: linear, features: $classes}
+outputs: {logits: head}
 """
 CHOICE = """\
 parameters: {pick: wide}
@@ -64,21 +82,46 @@ def built(spec: NetworkSpec, **options: object) -> fx.GraphModule:
     return build(spec, SHAPE, 10, **options)  # type: ignore[arg-type]
 
 
-def test_a_checkpointed_network_has_equal_gradients_statistics_and_keys(tmp_path: Path) -> None:
-    kept, again = (built(spec_of(tmp_path, BLOCKS, again=again)) for again in (False, True))
+def backward(network: Callable[[Tensor], dict[str, Tensor]], retained: bool = False) -> None:
+    total = sum((output.square().sum() for output in network(images()).values()), start=torch.zeros(()))
+    if retained:
+        total.backward(retain_graph=True)
+    total.backward()
+
+
+def assert_as_far(network: nn.Module, other: nn.Module, rtol: float = 0.0, atol: float = 0.0) -> None:
+    """Both have the same gradients and buffers."""
+    gradients = {name: parameter.grad for name, parameter in other.named_parameters()} | dict(other.named_buffers())
+    expected = {name: parameter.grad for name, parameter in network.named_parameters()} | dict(network.named_buffers())
+    torch.testing.assert_close(gradients, expected, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize(("text", "search"), [(BLOCKS, None), (STATEFUL, "sampled"), (STATEFUL, "mixed")])
+def test_a_checkpointed_network_has_equal_gradients_statistics_and_keys(
+    text: str, search: Search | None, tmp_path: Path
+) -> None:
+    kept, again = (built(spec_of(tmp_path, text, again=again), search=search) for again in (False, True))
     assert again.state_dict().keys() == kept.state_dict().keys()
     assert "body_1_first_conv" not in again.code
     for step in range(2):
         for network in (kept, again):
             torch.manual_seed(step)  # the dropout
             network.zero_grad()
-            sum(output.square().sum() for output in network(images()).values()).backward()
-        gradients = dict(again.named_parameters())
-        for name, parameter in kept.named_parameters():
-            torch.testing.assert_close(gradients[name].grad, parameter.grad, rtol=0, atol=0, msg=name)
-        buffers = dict(again.named_buffers())
-        for name, buffer in kept.named_buffers():
-            torch.testing.assert_close(buffers[name], buffer, rtol=0, atol=0, msg=name)
+            backward(network, retained=step == 1)
+        assert_as_far(kept, again)
+
+
+@pytest.mark.parametrize("spectral", ["true", "false"])
+def test_a_checkpointed_network_compiles(spectral: str, tmp_path: Path) -> None:
+    """With the partition of inductor, which chooses what the backward pass computes again."""
+    text = STATEFUL.replace("spectral_norm: true", f"spectral_norm: {spectral}").replace(", n: 2", ", pick: wide")
+    kept, again = (built(spec_of(tmp_path, text, again=again)) for again in (False, True))
+    torch.compiler.reset()
+    compiled = torch.compile(again, backend="aot_eager_decomp_partition", fullgraph=spectral == "false")
+    for _ in range(2):
+        backward(kept)
+        backward(compiled)
+    assert_as_far(kept, again, rtol=1e-4, atol=1e-5)
 
 
 def test_a_checkpointed_network_keeps_less(tmp_path: Path) -> None:
@@ -193,6 +236,15 @@ def test_mixing_weights_get_gradients(tmp_path: Path) -> None:
     assert learned.grad.abs().min() > 0
 
 
+def test_mixing_weights_move_with_the_network(tmp_path: Path) -> None:
+    """Also those in a part that is computed again; they are no keys."""
+    network = built(spec_of(tmp_path, STATEFUL, again=True), search="mixed")
+    mixing = network.get_submodule("_subgraphs.body__pick").mixing
+    assert isinstance(mixing, Tensor)
+    assert network.to("meta").get_submodule("_subgraphs.body__pick").mixing.is_meta  # type: ignore[union-attr]
+    assert not [key for key in network.state_dict() if "mixing" in key]
+
+
 def test_an_open_or_wrong_choice_says_so(tmp_path: Path) -> None:
     opened = spec_of(tmp_path, CHOICE.replace(", pick: $pick", "").replace("parameters: {pick: wide}", "# open"))
     with pytest.raises(
@@ -242,6 +294,50 @@ def test_a_choice_picks_several_and_repeats(tmp_path: Path) -> None:
     assert parts >= {"mix.0.small", "mix.1.small"}
 
 
+def test_choices_of_the_params_are_what_the_file_would_pick(tmp_path: Path) -> None:
+    """With one digest, and before the file's own pick; each repetition is a choice of its own."""
+    path = tmp_path / "net.yaml"
+    told = spec_of(tmp_path, CHOICE, pick="skip")
+    other = load(path, {"pick": "wide"}, {"mix": "skip"})
+    assert other == told
+    assert other.sha256() == told.sha256() != load(path).sha256()
+    opened = CHOICE.replace("pick: $pick}", "repeat: 2}").replace("parameters: {pick: wide}", "# open")
+    open_spec, picks = spec_of(tmp_path, opened), {"mix.0": "small", "mix.1": "skip"}
+    spec = load(path, {}, picks)
+    assert from_canonical(spec.canonical()) == spec
+    network = built(spec)
+    assert {key.split(".conv")[0] for key in network.state_dict() if key.startswith("mix")} >= {"mix.0.small"}
+    expected = built(open_spec, choices=picks)
+    assert network.state_dict().keys() == expected.state_dict().keys()
+    assert torch.equal(network(images())["logits"], expected(images())["logits"])
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"mix": "wide"}, r"net\.yaml: network_choices: no choice 'mix'; the closest is 'mix\.\d'"),
+        ({"mix.0": "wid"}, r"net\.yaml: network_choices: mix\.0 has no candidate 'wid'; the closest is 'wide'"),
+        (
+            {"mix.1": "small, wide"},
+            r"net\.yaml:6: node 'mix\.1': choice picks 1 of its candidates, got pick: 'small, wide'",
+        ),
+        ({"stem": "wide"}, "network_choices: no choice 'stem'; there are mix.0, mix.1, link"),
+    ],
+)
+def test_wrong_choices_of_the_params_are_told_as_the_file_is_read(
+    choices: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    spec_of(tmp_path, CHOICE.replace("pick: $pick}", "pick: $pick, repeat: 2}"))
+    with pytest.raises(SpecError, match=message):
+        load(tmp_path / "net.yaml", {}, choices)
+
+
+def test_a_network_without_choices_says_so(tmp_path: Path) -> None:
+    spec_of(tmp_path, BLOCKS)
+    with pytest.raises(SpecError, match="network_choices: no choice 'mix'; there are none"):
+        load(tmp_path / "net.yaml", {}, {"mix": "wide"})
+
+
 def test_pieces_between_outputs_compute_the_network(tmp_path: Path) -> None:
     network = built(spec_of(tmp_path, BLOCKS)).eval()
     x = images()
@@ -262,7 +358,8 @@ def test_early_exit_gives_each_image_the_answer_of_its_exit(tmp_path: Path) -> N
         outputs = network(x)
     sure = outputs["exit1"].softmax(1).amax(1)
     threshold = float(sure.median())
-    left = EarlyExit(network, ["exit1", "exit2", "logits"], [threshold, 2.0])(x)
+    left = EarlyExit(network.train(), ["exit1", "exit2", "logits"], [threshold, 2.0])(x)
+    assert not any(module.training for module in network.modules())
     assert torch.equal(left.exits == 0, sure >= threshold)
     assert set(left.exits.tolist()) == {0, 2}
     for place, name in ((0, "exit1"), (2, "logits")):

@@ -32,6 +32,12 @@ from deepcv.params.whole import load, loads
         ("search.seed", 9, "        - 8\n", "        - 8\n  seed: 9\n"),
         ("train.network_parameters.width", 32, "network_parameters: {}", "network_parameters: {width: 32}"),
         (
+            "train.network_choices.mix.0",
+            "small, skip",
+            "  threads: 1\n",
+            '  threads: 1\n  network_choices: {mix.0: "small, skip"}\n',
+        ),
+        (
             "search.space.train.flip",
             {"choice": [True, False]},
             "- 8\n",

@@ -29,5 +29,6 @@ def test_a_network_parameter_may_be_searched() -> None:
     space = {
         "train.network_parameters.width": {"choice": [8, 16]},
         "train.network_parameters.act": {"choice": ["relu"]},
+        "train.network_choices.mix.0": {"choice": ["small", "wide, skip"]},
     }
     assert SearchParams(space=space).space == space

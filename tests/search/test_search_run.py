@@ -244,14 +244,15 @@ def test_a_trial_refuses_other_shards_than_the_search_began_with(
 
 
 def test_a_trial_logs_the_digest_of_its_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the expanded network, with the parameters of the trial, as the stage `train` logs it."""
+    """Of the expanded network, with the parameters and choices of the trial, as the stage `train` logs it."""
     monkeypatch.chdir(tmp_path)
     network, weights = "networks/digits.yaml", toys.no_weights(tmp_path).relative_to(tmp_path)
     toys.write_shards(SHARDS_FOLDER)
     shutil.copy(SHARDS_FOLDER / DATA, tmp_path / DATA)
-    for name, copy in ((network, network_copy(tmp_path, network)), (weights, weights_copy(tmp_path, str(weights)))):
+    copies = network_copy(tmp_path, network), weights_copy(tmp_path, str(weights))
+    for copy, text in zip(copies, (toys.CHOICES, weights.read_text()), strict=True):
         copy.parent.mkdir(exist_ok=True)
-        shutil.copy(REPOSITORY / name, copy)
+        copy.write_text(text)
     logged: dict[str, object] = {}
     monkeypatch.setattr(tracking, "log_params", lambda run_id, params: logged.update({run_id: params}))
 
@@ -262,10 +263,11 @@ def test_a_trial_logs_the_digest_of_its_network(tmp_path: Path, monkeypatch: pyt
         raise Trained(spec.sha256())
 
     monkeypatch.setattr(objective, "fit", fit)
-    params = TrainParams(network=network, network_parameters={"width": 8})
+    choices = {"mix.0": "small", "mix.1": "wide"}
+    params = TrainParams(network=network, network_parameters={"width": 8}, network_choices=choices)
     with pytest.raises(Trained) as trained:
         _train(params, tmp_path, Channel("", "", 0, {}), "run")
-    digest = load_network(REPOSITORY / network, {"width": 8}).sha256()
+    digest = load_network(copies[0], {"width": 8}, choices).sha256()
     assert logged == {"run": {"network_sha256": digest}}
     assert str(trained.value) == digest
 

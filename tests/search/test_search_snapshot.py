@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import toys
 
+from deepcv.nn.spec import SpecError
 from deepcv.nn.weights import WeightsError
 from deepcv.params.edit import set_values
 from deepcv.params.search import SearchParams
@@ -82,6 +84,24 @@ def test_a_missing_network_file_is_named() -> None:
     Path("a.yaml").unlink()
     with pytest.raises(SearchError, match=r"a\.yaml: cannot be read: No such file"):
         take(Path("searches"), ONE_NETWORK, PARAMS)
+
+
+def test_choices_that_cannot_be_searched_start_no_search(searches: Path) -> None:
+    assert searches
+    Path("a.yaml").write_text(toys.CHOICES)
+
+    def check(second: list[str]) -> None:
+        entry = {"train.network_choices.mix.0": {"choice": ["small", *second]}}
+        check_files(SearchParams.model_validate({"space": entry}), PARAMS)
+
+    with pytest.raises(
+        SearchError, match=r"a\.yaml: the choice 'mix\.1' is open; let train\.network_choices pick one of small, wide"
+    ):
+        check(["wide"])
+    set_values(PARAMS, {"train.network_choices.mix.1": "wide"})
+    check(["wide"])
+    with pytest.raises(SpecError, match=r"network_choices: mix\.0 has no candidate 'wid'; the closest is 'wide'"):
+        check(["wid"])
 
 
 def test_a_wrong_file_of_weights_starts_no_search(searches: Path) -> None:

@@ -20,6 +20,8 @@ from deepcv import home, tracking
 from deepcv.errors import DeepcvError
 from deepcv.files import sha256
 from deepcv.images import decode
+from deepcv.nn import classifier
+from deepcv.nn.spec import SpecError, load
 from deepcv.stages import train
 from deepcv.stages.training_log import TrainingLog
 from deepcv.training.history import EpochRecord
@@ -54,6 +56,27 @@ def test_false_colours_are_refused_before_anything_is_trained() -> None:
     ):
         train.main()
     assert not train.MODEL.exists()
+
+
+@pytest.mark.usefixtures("project")
+def test_the_choices_of_the_params_are_trained_and_logged(tmp_path: Path) -> None:
+    path, params = tmp_path / "network.yaml", Path("params.yaml")
+    path.write_text(toys.CHOICES)
+    params.write_text(params.read_text().replace("batch_size", "network_choices: {mix.0: wide}, batch_size"))
+    with pytest.raises(SpecError, match=r"'mix\.1': the choice is open; set pick .* say it in train\.network_choices"):
+        train.main()
+    assert not tracking.connect().get_experiment_by_name("deepcv-toy")  # a misfit opens no run
+    params.write_text(params.read_text().replace("mix.0: wide", "mix.0: wide, mix.1: small"))
+    finish = train.main()
+    assert finish is not None
+    finish()
+    (run,) = runs()
+    spec = load(path, {}, {"mix.0": "wide", "mix.1": "small"})
+    assert run.data.params["network_sha256"] == spec.sha256()
+    assert run.data.params["network_choices.mix.0"] == "wide"
+    model, _ = classifier.load(train.MODEL / "model.pt")
+    assert model.network.get_submodule("mix.0.wide.conv").kernel_size == (3, 3)
+    assert model.network.get_submodule("mix.1.small.conv").kernel_size == (1, 1)
 
 
 @pytest.mark.usefixtures("project")

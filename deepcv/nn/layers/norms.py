@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -60,3 +61,8 @@ class LayerMeanBatchNorm(nn.Module):
                 self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), self.momentum)
         z = z - (mean - self.bias)
         return z.permute(0, 3, 1, 2) if x.dim() == 4 else z
+
+
+def has_statistics(module: nn.Module) -> bool:
+    """Whether a layer is a norm that follows the batches of a training: torch's batch and instance norms, and the mean-only one."""
+    return isinstance(module, _NormBase | LayerMeanBatchNorm)

@@ -24,7 +24,6 @@ class Spectral(nn.Module):
     """
 
     transposed = False  # torch's convolutions say it themselves
-    held = False  # in a second computation of the same step
 
     weight: Tensor
     left: Tensor
@@ -60,8 +59,8 @@ class Spectral(nn.Module):
             self.right.copy_(F.normalize(matrix.T @ self.left, dim=0))
 
     def normalised(self) -> Tensor:
-        """The weight over its largest singular value; one more iteration while training, where it is not `held`."""
-        if self.training and not self.held:
+        """The weight over its largest singular value; one more iteration while training."""
+        if self.training:
             self._iterate(1)
         left, right = self.left.clone(), self.right.clone()  # backward needs these, and a second call changes them
         return self.weight / torch.dot(left, torch.mv(self.matrix(), right))

@@ -5,11 +5,10 @@ for modules: else every weight would have two keys in the state_dict.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from deepcv.nn.layers.spectral import Spectral
@@ -18,47 +17,66 @@ from deepcv.nn.layers.spectral import Spectral
 class Checkpointed(nn.Module):
     """Keeps only what goes into a subgraph, and computes it again in the backward pass (Chen 2016, arXiv 1604.06174).
 
-    The second computation draws the same dropout and leaves the statistics of norms and spectral norms alone, so values and
-    gradients are those of the subgraph itself.
+    The second computation draws the same dropout and begins with the buffers that the first began with, on copies: norms and
+    spectral norms count a batch once, and values and gradients are those of the subgraph itself.
     """
 
     def __init__(self, subgraph: fx.GraphModule) -> None:
         super().__init__()
         self.subgraphs = (subgraph,)
+        self.spectral = any(isinstance(layer, Spectral) for layer in _layers(subgraph))
 
     def forward(self, *values: Tensor) -> Tensor | tuple[Tensor, ...]:
         """What the subgraph gives."""
-        subgraph = self.subgraphs[0]
         if not (self.training and torch.is_grad_enabled()):
-            result: Tensor | tuple[Tensor, ...] = subgraph(*values)
+            result: Tensor | tuple[Tensor, ...] = self.subgraphs[0](*values)
             return result
-        training = [module for module in subgraph.modules() if module.training]
-        norms = [module for module in training if isinstance(module, _NormBase)]
-        spectral = [module for module in training if isinstance(module, Spectral)]
+        if not torch.compiler.is_compiling():
+            return self._again(*values)
+        if self.spectral:  # a compiled graph would begin anew with the vectors that it has changed; torch refuses that
+            return torch.compiler.disable(self._again)(*values)  # type: ignore[no-any-return]
+        again: Tensor | tuple[Tensor, ...] = checkpoint(self.subgraphs[0], *values, use_reentrant=False)
+        return again  # a compiled graph computes values again, and never what is done to buffers
+
+    def _again(self, *values: Tensor) -> Tensor | tuple[Tensor, ...]:
+        subgraph = self.subgraphs[0]
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _without_statistics(norms, spectral)
+            return nullcontext(), _Rewound(subgraph)
 
         again: Tensor | tuple[Tensor, ...] = checkpoint(subgraph, *values, use_reentrant=False, context_fn=contexts)
         return again
 
 
-@contextmanager
-def _without_statistics(norms: list[_NormBase], spectral: list[Spectral]) -> Iterator[None]:
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0  # not track_running_stats: as many tensors must be saved as the first time
-    for layer in spectral:
-        layer.held = True
-    try:
-        yield
-    finally:
-        for layer in spectral:
-            layer.held = False
-        for norm, momentum in zip(norms, before, strict=True):
-            norm.momentum = momentum
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.sub_(1)
+class _Rewound(AbstractContextManager[None]):
+    """Within it, layers in train mode have copies of the buffers that they had when it was made."""
+
+    def __init__(self, subgraph: nn.Module) -> None:
+        self.before: list[tuple[nn.Module, str, Tensor]] = [
+            (layer, name, buffer.clone())
+            for layer in _layers(subgraph)
+            if layer.training
+            for name, buffer in layer._buffers.items()
+            if buffer is not None and not buffer.requires_grad  # what learns is no statistic: its gradient must arrive
+        ]
+
+    def __enter__(self) -> None:
+        self.present = [layer._buffers[name] for layer, name, _ in self.before]
+        for layer, name, buffer in self.before:
+            layer._buffers[name] = buffer.clone()  # a graph that is retained may be computed once more
+
+    def __exit__(self, *_error: object) -> None:
+        for (layer, name, _), present in zip(self.before, self.present, strict=True):
+            layer._buffers[name] = present
+
+
+def _layers(subgraph: nn.Module) -> Iterator[nn.Module]:
+    """The layers of a subgraph, those of the candidates of its choices too."""
+    for layer in subgraph.modules():
+        yield layer
+        if isinstance(layer, OpenChoice):
+            for candidate in layer.subgraphs:
+                yield from _layers(candidate)
 
 
 class OpenChoice(nn.Module):
@@ -93,9 +111,12 @@ class MixedChoice(OpenChoice):
     network without a search.
     """
 
+    mixing: Tensor
+
     def __init__(self, names: tuple[str, ...], picks: int) -> None:
         super().__init__(names, picks)
-        self.mixing = torch.full((len(names),), picks / len(names), device="cpu")
+        mixing = torch.full((len(names),), picks / len(names), device="cpu")
+        self.register_buffer("mixing", mixing, persistent=False)  # so that it moves with the network, and is no key
 
     def forward(self, *values: Tensor) -> Tensor:
         """The weighed sum of all candidates."""

@@ -24,18 +24,17 @@ class Choice(Op):
         """Equal shapes, kept."""
         return added(emitter, inputs)
 
-    def picks(self, names: tuple[str, ...], pick: str | None = None) -> tuple[int, ...] | None:
+    def picks(self, names: tuple[str, ...]) -> tuple[int, ...] | None:
         """The places of the picked candidates among `names`, in their order; None where the choice is open."""
-        text = self.pick if pick is None else pick
         if self.n > len(names):
             raise FitError(f"n: {self.n} is more than its {len(names)} candidates")
-        if text is None:
+        if self.pick is None:
             return None
-        picked = [name.strip() for name in text.split(",")]
+        picked = [name.strip() for name in self.pick.split(",")]
         if unknown := [name for name in picked if name not in names]:
             raise FitError(f"has no candidate {unknown[0]!r}; there are {', '.join(names)}")
         if len(set(picked)) != self.n or len(picked) != self.n:
-            raise FitError(f"picks {self.n} of its candidates, got pick: {text!r}")
+            raise FitError(f"picks {self.n} of its candidates, got pick: {self.pick!r}")
         return tuple(place for place, name in enumerate(names) if name in picked)
 
 

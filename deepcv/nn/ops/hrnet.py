@@ -2,6 +2,7 @@
 
 import operator
 from dataclasses import KW_ONLY, dataclass
+from types import MappingProxyType
 from typing import Annotated, ClassVar
 
 import torch
@@ -29,6 +30,7 @@ class Fuse(Op):
     """
 
     many: ClassVar[bool] = True
+    inherits = MappingProxyType({"norm": "norm", "activation": "activation"})
     to: Place
     _: KW_ONLY
     init: Init = "he"

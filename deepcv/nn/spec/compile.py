@@ -74,7 +74,9 @@ def _emit(node: NodeSpec, classes: int, emitter: Emitter, inputs: list[Value], s
         return op.emit(emitter, *inputs)
     names = candidate_names(node.id, node.sources)
     if search is None:
-        raise node.error(f"the choice is open; set pick to one of {', '.join(names)}, or build it for a search")
+        raise node.error(
+            f"the choice is open; set pick to one of {', '.join(names)}, say it in train.network_choices, or build it for a search"
+        )
     for value in inputs[1:]:
         if value.shape != inputs[0].shape:
             raise FitError(f"needs equal shapes, got {inputs[0]} and {value}")
@@ -137,6 +139,9 @@ def _take_out_candidates(choice: NodeSpec, emitter: Emitter) -> None:
 
 def _module(emitter: Emitter) -> fx.GraphModule:
     network = fx.GraphModule(emitter.root, emitter.graph, class_name="Network")
-    for path in emitter.paths:  # fx keeps only what its graph calls: not what subgraphs call
+    for path in [
+        *emitter.paths,
+        *subgraphs.added(emitter.root),
+    ]:  # fx keeps what its graph calls: not what subgraphs call
         network.add_submodule(path, emitter.root.get_submodule(path))
     return network

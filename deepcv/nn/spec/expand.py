@@ -11,6 +11,7 @@ from deepcv.nn.spec.document import INDEX, USE_KEYS, Document, Template, open_do
 from deepcv.nn.spec.errors import Where, closest
 from deepcv.nn.spec.formula import Formula, Value
 from deepcv.nn.spec.idle import idle
+from deepcv.nn.spec.lowering import chosen
 from deepcv.nn.spec.model import MAX_NODES, NODE_KEYS, NetworkSpec, NodeSpec, make_node
 from deepcv.nn.spec.scope import KINDS, Names, Scope
 from deepcv.nn.spec.source import Block, Items, shown
@@ -22,10 +23,12 @@ _PICK_KEYS = ("id", "pick_from", "pick", "n")
 _SPEC_KEYS = ("id", "spec", "from", "parameters", "repeat", "checkpoint")
 
 
-def load(path: str | Path, parameters: Mapping[str, object] | None = None) -> NetworkSpec:
-    """Read a network file. `parameters` override those of the file and must exist there.
+def load(
+    path: str | Path, parameters: Mapping[str, object] | None = None, choices: Mapping[str, str] | None = None
+) -> NetworkSpec:
+    """Read a network file. `parameters` override those of the file and must exist there, as do `choices`, by their node ids.
 
-    Shapes are checked by `build`. Raises SpecError with file and line.
+    A choice so decided is as if the file said `pick`. Shapes are checked by `build`. Raises SpecError with file and line.
     """
     path = Path(path)
     if str(path) in zoo() and not path.exists():
@@ -40,7 +43,8 @@ def load(path: str | Path, parameters: Mapping[str, object] | None = None) -> Ne
     outputs = _outputs(document, names)
     nodes = _used(expander, outputs)
     unused.refuse(document)
-    return NetworkSpec(nodes, tuple(outputs.items()), document.inputs, document.sizes)
+    spec = NetworkSpec(nodes, tuple(outputs.items()), document.inputs, document.sizes)
+    return chosen(spec, choices or {}, f"{path}: network_choices")
 
 
 def zoo() -> list[str]:

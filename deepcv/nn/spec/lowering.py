@@ -27,29 +27,49 @@ def wanted(spec: NetworkSpec, outputs: Sequence[str]) -> NetworkSpec:
     return replace(spec, outputs=tuple(output for output in spec.outputs if output[0] in outputs))
 
 
-def decided(spec: NetworkSpec, choices: Mapping[str, str]) -> NetworkSpec:
-    """The network with its choices made: `choices` maps a choice's node id to what it picks, before the file's own `pick`."""
-    known = [node.id for node in spec.nodes if node.op == "choice"]
-    for name in choices:
+def chosen(spec: NetworkSpec, choices: Mapping[str, str], said_by: str = "choices") -> NetworkSpec:
+    """The network whose file says `pick` so: `choices` maps a choice's node id to what it picks, before the file's own `pick`.
+
+    Raises SpecError for an unknown name; `said_by` is where the choices stand.
+    """
+    known = {node.id: candidate_names(node.id, node.sources) for node in spec.nodes if node.op == "choice"}
+    for name, pick in choices.items():
         if name not in known:
-            raise SpecError(f"choices: no choice {name!r}; {closest(name, known)}")
-    return replace(spec, nodes=tuple(_picked(node, choices.get(node.id)) for node in spec.nodes))
+            raise SpecError(f"{said_by}: no choice {name!r}; {closest(name, known)}")
+        for one in (part.strip() for part in pick.split(",")):
+            if one not in known[name]:
+                raise SpecError(f"{said_by}: {name} has no candidate {one!r}; {closest(one, known[name])}")
+    nodes = tuple(_told(node, choices[node.id]) if node.id in choices else node for node in spec.nodes)
+    return replace(spec, nodes=nodes)
 
 
-def _picked(node: NodeSpec, pick: str | None) -> NodeSpec:
-    if node.op != "choice":
+def _told(node: NodeSpec, pick: str) -> NodeSpec:
+    told = replace(node, options=tuple((key, pick if key == "pick" else value) for key, value in node.options))
+    _places(told)
+    return told
+
+
+def decided(spec: NetworkSpec, choices: Mapping[str, str]) -> NetworkSpec:
+    """The network with its choices made, and without what they do not pick; `choices` as of `chosen`."""
+    return replace(spec, nodes=tuple(_picked(node) for node in chosen(spec, choices).nodes))
+
+
+def _picked(node: NodeSpec) -> NodeSpec:
+    if node.op != "choice" or (places := _places(node)) is None:
         return node
+    names = candidate_names(node.id, node.sources)
+    options = (("n", len(places)), ("pick", ", ".join(names[place] for place in places)))
+    return replace(node, sources=tuple(node.sources[place] for place in places), options=options)
+
+
+def _places(node: NodeSpec) -> tuple[int, ...] | None:
+    """Which of its sources a choice picks; None where it is open. SpecError where it cannot."""
     choice = node.bind(1)
     assert isinstance(choice, Choice)  # noqa: S101  for mypy: OPS says so
     try:
-        places = choice.picks(candidate_names(node.id, node.sources), pick)
+        return choice.picks(candidate_names(node.id, node.sources))
     except FitError as error:
         raise node.error(f"choice {error}") from None
-    if places is None:
-        return node
-    sources = tuple(node.sources[place] for place in places)
-    options = (("n", len(sources)), ("pick", ", ".join(candidate_names(node.id, node.sources)[p] for p in places)))
-    return replace(node, sources=sources, options=tuple(sorted(options)))
 
 
 def pruned(spec: NetworkSpec) -> NetworkSpec:
