@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from deepcv.evaluation import figures, plots
 from deepcv.evaluation.history import read_history
-from deepcv.evaluation.inference import logits_of
+from deepcv.evaluation.inference import Pieces, TooLargeError, logits_of, outputs_of
 from deepcv.images import decode
 
 MATRIX = np.array([[5, 1, 0], [0, 4, 2], [0, 0, 0]])
@@ -115,3 +116,40 @@ def test_logits_come_in_order_and_in_eval_mode(batch_size: int, training: bool) 
     assert found.dtype == np.float32
     assert np.array_equal(found, np.stack([images[:, 0, 0, 0], images[:, 1, 0, 2], np.ones(7)], axis=1))
     assert probe.training == training
+
+
+def test_where_memory_is_short_a_pass_is_made_in_pieces(capsys: pytest.CaptureFixture[str]) -> None:
+    """For two images: batches of seven are taken in four pieces, and the next pass begins with those."""
+
+    class Confined(Probe):
+        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("tried to allocate more than there is")
+            return super().forward(images)
+
+    images, pieces = np.stack([toys.picture(n, channels=3) for n in range(23)]), Pieces()
+    expected = logits_of(Probe(), images, batch_size=7, device=torch.device("cpu"))
+    for said in (["4", "2"], []):
+        (found,) = outputs_of(Confined(), images, ["logits"], batch_size=7, device=torch.device("cpu"), pieces=pieces)
+        assert np.array_equal(found, expected)
+        assert re.findall(r"out of memory; (\d+) images at a time", capsys.readouterr().err) == said
+    with pytest.raises(TooLargeError, match="no memory for 7 images at a time"):
+        outputs_of(Confined(), images, ["logits"], batch_size=7, device=torch.device("cpu"), pieces=Pieces(fixed=True))
+
+
+def test_no_memory_for_one_image_and_other_errors_are_told() -> None:
+    class Broken(Probe):
+        def __init__(self, error: Exception) -> None:
+            super().__init__()
+            self.error = error
+
+        def forward(self, _images: torch.Tensor) -> dict[str, torch.Tensor]:
+            raise self.error
+
+    images = np.stack([toys.picture(n, channels=3) for n in range(3)])
+    for error, kind, text in (
+        (torch.OutOfMemoryError("none"), TooLargeError, "no memory for 1 image at a time; use a smaller network"),
+        (RuntimeError("a shape"), RuntimeError, "a shape"),
+    ):
+        with pytest.raises(kind, match=text):
+            logits_of(Broken(error), images, batch_size=3, device=torch.device("cpu"))
