@@ -54,6 +54,20 @@ def draw_points(classes: int, path: Path) -> None:
     plots.draw_embedding(points, numbers % classes, numbers % 7 == 0, ("a$b$", "\\d{$", *"c" * (classes - 2)), path)
 
 
+def test_the_loss_within_epochs_stands_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "save", lambda figure, _path: drawn.append(figure))
+    points = [{"step": step, "train_loss": 1 / step, "lr": step / 100} for step in (4.0, 8.0, 12.0, 16.0, 20.0, 24.0)]
+    plots.draw_curves(CURVE, tmp_path / "x.png", points)
+    plots.draw_curves(CURVE, tmp_path / "x.png", points[1::2])  # one per epoch, which tell nothing more
+    loss, _, rate = drawn[0].axes
+    for axes, key in ((loss, "train_loss"), (rate, "lr")):
+        (line,) = (line for line in axes.lines if line.get_label() == f"{key} within epochs")
+        assert list(line.get_xdata()) == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.5, 3.0])
+        assert list(line.get_ydata()) == [point[key] for point in points]
+    assert [len(axes.lines) for axes in drawn[1].axes] == [2, 2, 1]
+
+
 def test_points_have_the_colour_of_their_class_and_mistakes_are_crosses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
