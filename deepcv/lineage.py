@@ -18,6 +18,7 @@ def run_of(model_folder: Path) -> str:
         sha256(model_folder / "model.pt"),
         tracking.run_params(training),
         read_history(model_folder / "history.csv"),
+        read_history(steps) if (steps := model_folder / "steps.csv").exists() else [],
     )
 
 

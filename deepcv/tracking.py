@@ -5,6 +5,7 @@ The store is `<state>/mlflow`: `mlflow.db` (SQLite), `artifacts/`, and the recei
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import re
 import sqlite3
@@ -40,10 +41,12 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 EVALUATION_TAG = "deepcv.evaluation_sha256"
 TRAINING_TAG = "deepcv.training_key"
 TRAINED_TAG = "deepcv.trained_files_sha256"
+POINT = "step/"  # begins the names of what is logged within epochs, at the number of the step
 
 _PARAM = re.compile(r"[\w.\- :]+")  # what MLflow takes for the name of a param, but for paths
 _NO_METRIC = re.compile(r"[^\w.\- ]")  # not in a metric's name; MLflow takes `/` and `:` too, but not everywhere
 _LONGEST_METRIC = 200
+_MOST_METRICS = 1000  # that MLflow takes at once
 _BUSY_S = 10.0  # how long another process may have the database for itself
 
 # Every column in which MLflow stores an artifact location as an absolute path.
@@ -157,6 +160,20 @@ def log_metrics(run_id: str, values: Mapping[str, float], step: int = 0, at_s: f
     )
 
 
+def log_points(run_id: str, points: Sequence[Mapping[str, float]], times_s: Sequence[float] | None = None) -> None:
+    """Write points within epochs as metrics `step/…`; each has its number under `step`, and `times_s` (Unix time) are theirs.
+
+    Some may be written where this fails, then they are the first ones.
+    """
+    made = [
+        [Metric(f"{POINT}{key}", float(value), int(1000 * at_s), int(point["step"])) for key, value in point.items() if key != "step"]
+        for point, at_s in zip(points, times_s or [time.time()] * len(points), strict=True)
+    ]  # fmt: skip
+    at_once = _MOST_METRICS // max(map(len, made), default=1)  # a point is there with all of its values, or not at all
+    for start in range(0, len(made), at_once):
+        MlflowClient().log_batch(run_id, metrics=list(itertools.chain(*made[start : start + at_once])))
+
+
 def watch_machine(run_id: str) -> None:
     """Log CPU, memory, disk, network and GPUs of this machine every 10 s until the run, this process or the store ends.
 
@@ -243,14 +260,16 @@ def read_run(run_id: str) -> Run:
 
 
 def run_of_model(
-    experiment: str, model_sha256: str, params: Mapping[str, Any], curve: Sequence[Mapping[str, float]]
-) -> str:
+    experiment: str, model_sha256: str, params: Mapping[str, Any], curve: Sequence[Mapping[str, float]],
+    points: Sequence[Mapping[str, float]] = (),
+) -> str:  # fmt: skip
     """Return the run that trained this model; where the store has none, write one again from the stage's outputs."""
     known = find_run(experiment, MODEL_TAG, model_sha256)
     if known is not None:
         return known
     run_id = start_run(experiment, "train", params, {"deepcv.restored": "true"})
     log_curve(run_id, curve)
+    log_points(run_id, points)
     set_tags(run_id, {MODEL_TAG: model_sha256})  # last: a run that was cut off is not found as a whole one
     finish(run_id)
     return run_id

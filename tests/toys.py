@@ -223,4 +223,4 @@ def bits(fitted: "Fitted") -> dict[str, bytes]:
 
 def same(one: "Fitted", two: "Fitted") -> bool:
     """Whether two trainings ended with the same bits."""
-    return bits(one) == bits(two) and one.history == two.history
+    return bits(one) == bits(two) and one.history == two.history and one.points == two.points

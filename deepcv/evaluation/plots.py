@@ -34,8 +34,11 @@ def draw_confusion(matrix: NDArray[np.int64], class_names: tuple[str, ...], path
     save(figure, path)
 
 
-def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw loss and accuracy (of numbers R²) of train and val over the epochs, and the learning rate."""
+def draw_curves(history: Sequence[Mapping[str, float]], path: Path, points: Sequence[Mapping[str, float]] = ()) -> None:
+    """Draw loss and accuracy (of numbers R²) of train and val over the epochs, and the learning rate.
+
+    `points` are those within epochs, of which the last one ends the last epoch: train loss and rate have them too.
+    """
     figure = new_figure(12, 3.5)
     epochs = [record["epoch"] for record in history]
     score = "accuracy" if "val_accuracy" in history[0] else "r2"
@@ -48,6 +51,9 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
         axes = figure.add_subplot(1, 3, number)
         for key in keys:
             axes.plot(epochs, [record[key] for record in history], marker=".", label=key)
+            if key in ("train_loss", "lr") and len(points) > len(epochs):
+                places = [point["step"] / points[-1]["step"] * epochs[-1] for point in points]
+                axes.plot(places, [point[key] for point in points], linewidth=0.7, label=f"{key} within epochs")
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.legend()

@@ -130,7 +130,12 @@ class TrainParams(Section):
         0, ge=0, le=1000, description="epochs whose models are kept for the archive, the best ones; 0: none"
     )
     checkpoint_minutes: float = Field(10.0, gt=0, le=100_000, description="longest work that a crash may cost")
-
+    log_every: int = Field(
+        50,
+        ge=0,
+        le=1_000_000,
+        description="least batches between two points of the curve, of which an epoch has one at least; 0: that",
+    )
     archive: bool = Field(
         False, description="copy the checkpoints to the MLflow run when training ends or is interrupted"
     )
@@ -189,8 +194,8 @@ class TrainParams(Section):
         return found
 
     def described(self) -> dict[str, Any]:
-        """What a training is known by, as plain values: all but where its checkpoints go, which may change meanwhile."""
-        return self.model_dump(exclude_none=True, exclude={"archive"})
+        """What a training is known by, as plain values: all but what it keeps and tells, which may change meanwhile."""
+        return self.model_dump(exclude_none=True, exclude={"archive", "log_every"})
 
     def configuration(self) -> dict[str, Any]:
         """How to train, as plain values: all but the files, what goes into them and where they end."""

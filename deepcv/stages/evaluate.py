@@ -54,7 +54,7 @@ def main() -> None:
         scores["images"] = len(logits)
         written = scores | {f"{of}.{name}": value for of, found in further.items() for name, value in found.items()}
         (folder / "metrics.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-        plots.draw_curves(read_history(MODEL / "history.csv"), folder / "curves.png")
+        plots.draw_curves(read_history(MODEL / "history.csv"), folder / "curves.png", read_history(MODEL / "steps.csv"))
         if info.task.kind == "classification":
             draw_embedding(folder / "embedding.png", model, shards, logits, params.batch_size)
             training = json.loads((MODEL / "training.json").read_text(encoding="utf-8"))

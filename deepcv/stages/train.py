@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import partial
@@ -36,7 +36,7 @@ from deepcv.training.config import TrainConfig
 from deepcv.training.engine import DivergedError
 from deepcv.training.fit import Fitted, fit
 from deepcv.training.hardware import Hardware, resolve
-from deepcv.training.history import EpochRecord
+from deepcv.training.history import EpochRecord, Point
 from deepcv.training.hyperparameters import scheduled
 from deepcv.training.objective import check_losses, further_outputs
 from deepcv.training.preview import curves, draw_batch
@@ -78,6 +78,10 @@ def main() -> Callable[[], None] | None:
     )
     board = TensorBoard(tensorboard.folder_of(shards.name, key), shards.task)
 
+    def on_point(point: Point) -> None:
+        log.point(point)
+        board.point(point)
+
     def on_epoch(record: EpochRecord) -> None:
         log.epoch(record)
         board.epoch(record)
@@ -85,7 +89,7 @@ def main() -> Callable[[], None] | None:
     with closing(board), Grace(_GRACE_S) as grace:
         try:
             fitted = fit(
-                network, shards, config, start=start, checkpoints=folder, on_epoch=on_epoch,
+                network, shards, config, start=start, checkpoints=folder, on_point=on_point, on_epoch=on_epoch, on_note=log.note,
                 on_start=lambda loader: log.pictures(partial(draw_preview, loader, config, shards)),
                 interrupted=lambda: grace.asked is not None, progress=True,
             )  # fmt: skip
@@ -169,16 +173,23 @@ def described(params: TrainParams, network: NetworkSpec, hardware: Hardware, sha
 
 
 def write_outputs(fitted: Fitted, canonical_spec: dict[str, Any], training: dict[str, Any]) -> None:
-    """Write the model file, the learning curve and what `auto` became."""
+    """Write the model file, the learning curve, by epochs and within them, and what `auto` became."""
     MODEL.mkdir(parents=True, exist_ok=True)
-    table = io.StringIO()
-    rows = [record.named(fitted.info.task) for record in fitted.history]
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(MODEL / "history.csv", table.getvalue())
+    write_text(MODEL / "history.csv", table([record.named(fitted.info.task) for record in fitted.history]))
+    write_text(MODEL / "steps.csv", table([{"step": point.step, **point.metrics()} for point in fitted.points]))
+    if fitted.pieces > 1:  # batch norms saw smaller parts, so that another machine may come to another result
+        training = {**training, "pieces": fitted.pieces}
     write_text(MODEL / "training.json", json.dumps(training, indent=2) + "\n")
     classifier.save(MODEL / "model.pt", fitted.classifier, canonical_spec, fitted.info)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The text of a CSV file; all rows have the keys of the first one."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def training_key(params: TrainParams, network: NetworkSpec, hardware: Hardware, shards: Dataset) -> str:

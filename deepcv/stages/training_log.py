@@ -15,14 +15,15 @@ from typing import Any
 from deepcv import tracking
 from deepcv.errors import DeepcvError
 from deepcv.task import CLASSIFICATION, Task
-from deepcv.training.history import EpochRecord
+from deepcv.training.history import EpochRecord, Point
 
 _PAUSE_S = 2.0  # between two tries
+_GATHER_S = 5.0  # points for one write, of which each costs 20 ms
 _PATIENCE_S = 30.0  # at the end of the training
 
 
 class TrainingLog:
-    """Writes each epoch once and in order, from a thread of its own; what the store does not take is tried again until it does.
+    """Writes each epoch and point once and in order, from a thread of its own; what the store does not take is tried again.
 
     A process that goes on with a training goes on with its run. Where the store is still away `_PATIENCE_S` after the end,
     `register` writes the run again from the stage's outputs.
@@ -34,7 +35,10 @@ class TrainingLog:
         self._params = tracking.run_params(training)
         self._tags = {tracking.TRAINING_TAG: key, "mlflow.source.git.commit": _git_commit()}
         self._run_id = ""
-        self._last_step: int | None = None  # that the store has; None: it must be asked
+        self._last_epoch: int | None = None  # that the store has; None: it must be asked
+        self._last_step: int | None = None  # of a point, likewise
+        self._points: list[tuple[Point, float]] = []  # which wait for others, and when they were told
+        self._sent_s = time.monotonic()
         self._failure = ""
         self._closed = False
         self._writes: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -47,6 +51,17 @@ class TrainingLog:
     def epoch(self, record: EpochRecord) -> None:
         """Log one epoch, unless an earlier process of this training already did."""
         self._writes.put(partial(self._write, record, time.time()))
+        self._send_if_due()
+
+    def point(self, point: Point) -> None:
+        """Log a point within an epoch soon, with others, unless an earlier process of this training already did."""
+        self._points.append((point, time.time()))
+        self._send_if_due()
+
+    def note(self, values: Mapping[str, float]) -> None:
+        """Tag the run with numbers about how the training went."""
+        tags = {f"deepcv.{name}": f"{value:.6g}" for name, value in values.items()}
+        self._writes.put(lambda: tracking.set_tags(self._run_id, tags))
 
     def pictures(self, draw: Callable[[Path], None]) -> None:
         """Log what `draw` writes into a folder, as the run's artifacts `preview/`."""
@@ -56,6 +71,7 @@ class TrainingLog:
 
     def run_id(self) -> str:
         """The run, with all in it that was told so far. Raises DeepcvError where the store stays away for `_PATIENCE_S`."""
+        self._send()
         written = Event()
         self._writes.put(written.set)
         if not written.wait(_PATIENCE_S):
@@ -67,11 +83,22 @@ class TrainingLog:
 
     def end(self, status: tracking.Status, tags: Mapping[str, str] | None = None) -> None:
         """Tag the run and close it, waiting a while for a store that is away."""
+        self._send()
         self._writes.put(partial(self._close, status, tags or {}))
         self._writes.put(None)
         self._thread.join(_PATIENCE_S)
         if not self._closed:
             self._say(f"MLflow does not answer{self._failure}; `register` will log this training again")
+
+    def _send_if_due(self) -> None:
+        if time.monotonic() - self._sent_s >= _GATHER_S:
+            self._send()
+
+    def _send(self) -> None:
+        self._sent_s = time.monotonic()
+        if self._points:
+            self._writes.put(partial(self._write_points, self._points))
+            self._points = []
 
     def _work(self) -> None:
         for write in iter(self._writes.get, None):
@@ -83,7 +110,7 @@ class TrainingLog:
         try:
             write()
         except (tracking.TrackingError, OSError) as error:
-            self._last_step = None
+            self._last_epoch = self._last_step = None
             if not self._failure:
                 self._failure = f" ({tracking.reason(error)})"
                 self._say(f"MLflow does not answer{self._failure}; training goes on, its curve is written when it does")
@@ -106,11 +133,19 @@ class TrainingLog:
             self._say(f"no system metrics: {tracking.reason(error)}")
 
     def _write(self, record: EpochRecord, at_s: float) -> None:
-        if self._last_step is None:
-            self._last_step = tracking.last_step(self._run_id, "val_loss")
-        if record.epoch > self._last_step:
+        if self._last_epoch is None:
+            self._last_epoch = tracking.last_step(self._run_id, "val_loss")
+        if record.epoch > self._last_epoch:
             tracking.log_metrics(self._run_id, record.metrics(self._task), step=record.epoch, at_s=at_s)
-            self._last_step = record.epoch
+            self._last_epoch = record.epoch
+
+    def _write_points(self, points: list[tuple[Point, float]]) -> None:
+        if self._last_step is None:
+            self._last_step = tracking.last_step(self._run_id, f"{tracking.POINT}train_loss")
+        if new := [(point, at_s) for point, at_s in points if point.step > self._last_step]:
+            rows = [{"step": point.step, **point.metrics()} for point, _ in new]
+            tracking.log_points(self._run_id, rows, [at_s for _, at_s in new])
+            self._last_step = new[-1][0].step
 
     def _log_pictures(self, folder: Path) -> None:
         tracking.log_artifacts(self._run_id, folder, "preview")

@@ -69,6 +69,7 @@ class TrainConfig:
     select: Literal["last", "best"] = "last"
     keep_best: int = 0
     checkpoint_minutes: float = 10.0
+    log_every: int = 50
     compile: bool | Literal["max-autotune"] = False
     deterministic: bool = True
     processes: int | Literal["auto"] = 1

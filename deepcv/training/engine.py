@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,13 +12,15 @@ from torch import Tensor, nn
 
 from deepcv.data.loaders import Batch
 from deepcv.errors import DeepcvError
+from deepcv.evaluation.inference import Pieces, TooLargeError
 from deepcv.task import CLASSIFICATION, Task
 from deepcv.training.distributed import ALONE, World, synchronised
+from deepcv.training.history import History, Point
 from deepcv.training.hyperparameters import Hyperparameters, Settings
 from deepcv.training.sharding import whole
 
 Objective = Callable[[Mapping[str, Tensor], Batch], Tensor]
-GUARD_STEPS = 50  # between looks at the loss, each of which waits for the device
+GUARD_STEPS = 50  # of the optimizer, at most, between looks at the loss, each of which waits for the device
 
 
 class DivergedError(DeepcvError):
@@ -30,7 +31,7 @@ class DivergedError(DeepcvError):
 
 
 class RunningMetrics:
-    """Loss and accuracy of the current epoch, summed on the device; read once per epoch, by all processes of `world`.
+    """Loss and accuracy of the current epoch, summed on the device; read now and then, by all processes of `world`.
 
     Accuracy is what `evaluation.metrics.score` has for the task; of numbers against the variance over the training images, 1.
     """
@@ -39,10 +40,12 @@ class RunningMetrics:
         self._kind = task.kind
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)
         self._world = world
+        self._before = (0.0, 0.0)  # sum of losses and images when `recent` was last asked
 
     def reset(self) -> None:
         """Start a new epoch."""
         self._sums.zero_()
+        self._before = (0.0, 0.0)
 
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Count one batch: its mean loss () and logits (b, classes) against targets (b,).
@@ -65,28 +68,20 @@ class RunningMetrics:
         loss, correct, count = self._world.total(self._sums).tolist()
         return loss / max(1.0, count), correct / max(1.0, count)
 
+    def recent(self) -> float:
+        """Return the mean loss since this was last asked, or since the epoch began."""
+        loss, _, count = map(float, self._world.total(self._sums).tolist())
+        (past_loss, past), self._before = self._before, (loss, count)
+        return (loss - past_loss) / max(1.0, count - past)
+
     def state_dict(self) -> dict[str, Any]:
         """The sums, for a checkpoint in the middle of an epoch."""
-        return {"sums": self._world.total(self._sums).cpu()}
+        return {"sums": self._world.total(self._sums).cpu(), "before": self._before}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self._sums.copy_(state["sums"] if self._world.leads else torch.zeros(3))  # the sums of all stay sums of all
-
-
-class Pieces:
-    """Into how many pieces a batch goes through the network one after the other: more where memory does not suffice."""
-
-    def __init__(self) -> None:
-        self.count = 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """The count, so that a resumed training computes the same."""
-        return {"count": self.count}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
-        self.count = int(state["count"])
+        self._before = tuple(state["before"])
 
 
 def create_trainer(
@@ -101,17 +96,20 @@ def create_trainer(
     scaler: torch.amp.GradScaler | None = None,
     pieces: Pieces | None = None,
     divisible: bool = True,
+    history: History | None = None,
 ) -> Engine:
     """Return an Engine that takes `Batch`es: an optimizer step per `settings.accumulate` of them, and one for an epoch's rest.
 
     Its gradients are those of the mean loss over all their images. Batches that do not fit into memory are taken in twice as many
     pieces from then on, if the loss of a batch is the mean of those of its pieces (`divisible`). The Engine's output says whether
-    a step was made. Raises DivergedError within 50 steps after the loss became infinite or nan.
+    a step was made. `history` gets the points that it says are due. Raises DivergedError within 50 steps of the optimizer after
+    the loss became infinite or nan.
     """
     scaler = scaler or torch.amp.GradScaler(enabled=False)
-    pieces = pieces or Pieces()
+    pieces = pieces or Pieces(fixed=idist.get_world_size() > 1)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     waiting: list[Batch] = []
+    unread = 0  # steps since the loss was looked at
 
     def forward_backward() -> None:
         optimizer.zero_grad()
@@ -127,6 +125,7 @@ def create_trainer(
             metrics.add(*one)
 
     def step(engine: Engine, batch: Batch) -> bool:
+        nonlocal unread
         iteration, length = engine.state.iteration, engine.state.epoch_length
         hyperparameters.step(iteration - 1)
         waiting.append(batch)
@@ -141,9 +140,20 @@ def create_trainer(
             nn.utils.clip_grad_norm_(trained, settings.clip_norm)
         scaler.step(optimizer)
         scaler.update()
-        if iteration % GUARD_STEPS == 0 and not math.isfinite(loss := metrics.read()[0]):
-            raise DivergedError(engine.state.epoch, loss)
+        unread += 1
+        due = history is not None and history.due(iteration, length)
+        if due or unread == GUARD_STEPS:
+            unread = 0
+            look(engine, due)
         return True
+
+    def look(engine: Engine, due: bool) -> None:
+        loss = metrics.recent() if due else metrics.read()[0]
+        if not math.isfinite(loss):
+            raise DivergedError(engine.state.epoch, loss)
+        if history is not None and due:
+            iteration = engine.state.iteration
+            history.add(Point(iteration, loss, hyperparameters.values(iteration - 1)))
 
     trainer = Engine(step)
     trainer.logger.setLevel(logging.CRITICAL)  # it prints every error that it also raises, twice
@@ -159,27 +169,16 @@ def check_weights(model: nn.Module, epoch: int) -> None:
 
 
 def _fits(work: Callable[[], None], pieces: Pieces, images: int) -> bool:
-    """Whether there was memory for `work`; where there was not, batches of `images` are taken in twice as many pieces from now on."""
+    """What `pieces.fit` says. Raises DeepcvError where batches of `images` cannot be divided any more."""
     try:
-        work()
-    except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)):
-            raise
+        return pieces.fit(work, images)
+    except TooLargeError as error:
         if idist.get_world_size() > 1:  # the others wait for this one's gradients already
             raise DeepcvError(
                 f"process {idist.get_rank()} has no memory for its share of a batch; set train.batch_size lower and "
                 "train.accumulate higher"
             ) from error
-        if pieces.count >= images:
-            raise DeepcvError(
-                "no memory for a single image, or for a batch whose images a loss compares; use a smaller network, smaller "
-                "images or, where train.losses compares images, a smaller train.batch_size"
-            ) from error
-        pieces.count = min(images, pieces.count * 2)
-    else:
-        return True
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    size = -(-images // pieces.count)
-    print(f"warning: out of memory; {size} images at a time go through the network from now on", file=sys.stderr)  # noqa: T201 - for the person who waits
-    return False
+        raise DeepcvError(
+            "no memory for a single image, or for a batch whose images a loss compares; use a smaller network, smaller "
+            "images or, where train.losses compares images, a smaller train.batch_size"
+        ) from error

@@ -1,7 +1,7 @@
 """Train a network: from a spec and shards to a classifier with its learning curve."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from deepcv.data.loaders import TrainLoader
 from deepcv.data.shards import Dataset
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import metrics
-from deepcv.evaluation.inference import outputs_of
+from deepcv.evaluation.inference import Pieces, outputs_of
 from deepcv.nn.classifier import Classifier, ModelInfo, answering, build_network, create, save
 from deepcv.nn.spec import NetworkSpec
 from deepcv.training import checkpoints as checkpointing
@@ -27,9 +27,9 @@ from deepcv.training import distributed, sharding
 from deepcv.training.compilation import compiled
 from deepcv.training.config import TrainConfig
 from deepcv.training.distributed import World
-from deepcv.training.engine import DivergedError, Pieces, RunningMetrics, check_weights, create_trainer
+from deepcv.training.engine import DivergedError, RunningMetrics, check_weights, create_trainer
 from deepcv.training.hardware import Hardware, resolve
-from deepcv.training.history import Best, EpochRecord, History
+from deepcv.training.history import Best, EpochRecord, History, Point
 from deepcv.training.hyperparameters import Hyperparameters, Settings, scheduled
 from deepcv.training.objective import divisible, trained_outputs
 from deepcv.training.progress import show_progress
@@ -42,12 +42,14 @@ _EVALUATION_BATCH = 500
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained classifier, its learning curve and the settings that `auto` became."""
+    """A trained classifier, its learning curve, the settings that `auto` became and in how many pieces a batch was taken."""
 
     classifier: Classifier
     info: ModelInfo
     history: tuple[EpochRecord, ...]
+    points: tuple[Point, ...]
     hardware: Hardware
+    pieces: int
 
 
 def fit(
@@ -58,7 +60,9 @@ def fit(
     start: Start | None = None,
     checkpoints: Path | None = None,
     on_start: Callable[[TrainLoader], None] = lambda _loader: None,
+    on_point: Callable[[Point], None] = lambda _point: None,
     on_epoch: Callable[[EpochRecord], None] = lambda _record: None,
+    on_note: Callable[[Mapping[str, float]], None] = lambda _note: None,
     interrupted: Callable[[], bool] = lambda: False,
     progress: bool = False,
 ) -> Fitted:
@@ -67,9 +71,11 @@ def fit(
     Images are normalised as those weights expect, where that is known, else by the statistics of the train split.
     The result depends on the arguments and the hardware settings alone: with `checkpoints`, a killed training that is called
     again goes on after its last checkpoint and ends with the same bits. `on_start` is called with the loader before the first
-    step of a training that does not go on, `on_epoch` after every epoch, restored ones first. When `interrupted` says so, the
-    state is saved after the step and InterruptedTrainingError raised. With `config.processes` this is called by each process
-    that `torchrun` started: all return the same, the first one alone makes these calls and writes.
+    step of a training that does not go on, `on_point` at every point within an epoch and `on_epoch` after every epoch, restored
+    ones first, and `on_note` with what is worth keeping of how it went: `pieces` where memory did not suffice, with `progress`
+    the `images_per_s`. When `interrupted` says so, the state is saved after the step and InterruptedTrainingError raised. With
+    `config.processes` this is called by each process that `torchrun` started: all return the same, the first one alone makes
+    these calls and writes.
     """
     world = joined(config)
     setup = set_up(spec, shards, config, start=start, world=world)
@@ -89,7 +95,12 @@ def fit(
     hyperparameters = Hyperparameters(
         courses, config=config, settings=settings, model=classifier, optimizer=optimizer, loader=loader, mean=judged
     )
-    running, pieces, history, best = RunningMetrics(device, world, shards.task), Pieces(), History(), Best()
+    running, best = RunningMetrics(device, world, shards.task), Best()
+    history = History(every=config.log_every)
+    if world.leads:
+        history.on_point = on_point
+    pieces = Pieces(fixed=world.count > 1, tell=lambda count: on_note({"pieces": count}))
+    judged_pieces = Pieces(fixed=config.fsdp)
     random, scaler = checkpointing.RandomState(device, world), hardware.scaler()
     model: nn.Module = classifier
     if config.compile:
@@ -102,6 +113,7 @@ def fit(
         ),
         optimizer, objective, hyperparameters, settings, running,
         autocast=hardware.autocast(), scaler=scaler, pieces=pieces, divisible=divisible(config),
+        history=history,
     )  # fmt: skip
     if ema:
         ema.attach(trainer, event=Events.ITERATION_COMPLETED(event_filter=lambda engine, _: bool(engine.state.output)))
@@ -118,7 +130,7 @@ def fit(
         """Logits and the outputs that answer further targets, side by side: processes exchange one array."""
         outputs = outputs_of(
             judged, images_nhwc, ["logits", *answers], batch_size=_EVALUATION_BATCH, device=device,
-            memory_format=hardware.memory_format, autocast=hardware.autocast(),
+            memory_format=hardware.memory_format, autocast=hardware.autocast(), pieces=judged_pieces,
         )  # fmt: skip
         return np.concatenate(outputs, axis=1) if answers else outputs[0]
 
@@ -173,14 +185,18 @@ def fit(
         state: dict[str, Any] = {
             "trainer": trainer, "model": WholeModel(classifier), "optimizer": WholeOptimizer(optimizer), "scaler": scaler,
             "history": history, "running": running, "random": random, "pieces": pieces, "best": best,
+            "judged_pieces": judged_pieces,
         }  # fmt: skip
         if ema:
             state["ema"] = weights
         with idist.one_rank_first():  # which sets damaged ones aside
             checkpointing.restore_latest(checkpoints, state)
         world.check_place(trainer.state.iteration)
-        for restored in history.records if world.leads else ():
-            on_epoch(restored)
+        if world.leads:
+            for point in history.points:
+                on_point(point)
+            for restored in history.records:
+                on_epoch(restored)
         checkpointing.attach(
             trainer, checkpointing.Saver(checkpoints, state), every_s=60 * config.checkpoint_minutes,
             check=lambda: check_weights(classifier, trainer.state.epoch), interrupted=interrupted, world=world,
@@ -198,12 +214,14 @@ def fit(
             trainer.state.iteration,
             loader.batch_size,
             shards.task.score_name,
+            device=device,
+            on_speed=on_note,
         )
     if trainer.state.iteration < config.epochs * len(loader) and not (history.waited() >= config.patience > 0):
         trainer.run(loader, max_epochs=config.epochs, epoch_length=len(loader))
     if config.select == "best":
         best.put_into(weights)
-    return Fitted(alone().cpu(), setup.info, tuple(history.records), hardware)
+    return Fitted(alone().cpu(), setup.info, tuple(history.records), tuple(history.points), hardware, pieces.count)
 
 
 def joined(config: TrainConfig) -> World:

@@ -1,6 +1,6 @@
-"""The learning curve of a training."""
+"""The learning curve of a training, by epochs and within them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -44,11 +44,44 @@ class EpochRecord:
         return values
 
 
+@dataclass(frozen=True)
+class Point:
+    """A point within an epoch: mean train loss since the one before, and what `values` the scheduled hyperparameters had at its end.
+
+    `step` is the number of batches so far, as the progress bar counts them.
+    """
+
+    step: int
+    train_loss: float
+    values: Mapping[str, float]
+
+    def metrics(self) -> dict[str, float]:
+        """Plain values by the names that people read, without the number of the step, which is where a curve has them."""
+        return {"train_loss": self.train_loss, **self.values}
+
+
 @dataclass
 class History:
-    """The learning curve so far; part of every checkpoint."""
+    """The learning curve so far; part of every checkpoint.
+
+    `points` are at least `every` batches apart, and one for an epoch is the least; `on_point` is told each new one.
+    """
 
     records: list[EpochRecord] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+    every: int = 0
+    on_point: Callable[[Point], None] = lambda _point: None
+
+    def due(self, step: int, length: int) -> bool:
+        """Whether the batches since the last point are one of the equal parts that an epoch of `length` batches has."""
+        parts = max(1, length // self.every) if self.every else 1
+        last = self.points[-1].step if self.points else 0
+        return step * parts // length > last * parts // length
+
+    def add(self, point: Point) -> None:
+        """Take the next point."""
+        self.points.append(point)
+        self.on_point(point)
 
     def waited(self) -> int:
         """Epochs since the best one."""
@@ -61,11 +94,13 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
-        return {"records": self.rows()}
+        points = [(point.step, point.train_loss, dict(point.values)) for point in self.points]
+        return {"records": self.rows(), "points": points}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.records = [EpochRecord(**record) for record in state["records"]]
+        self.points = [Point(*point) for point in state["points"]]
 
 
 class Best:

@@ -150,6 +150,13 @@ class Hyperparameters:
             (course, setters[course.name]) for course in courses if course.name in setters and not course.each_step
         ]
         self._of_data = [course for course in courses if course.name not in setters]
+        self._of_epoch: dict[str, float] = {}
+
+    def values(self, step: int) -> dict[str, float]:
+        """What each of them is at a step of the epoch that began last, by name."""
+        return {
+            name: course.at(step) if course.each_step else self._of_epoch[name] for name, course in self.courses.items()
+        }
 
     def step(self, step: int) -> None:
         """Set what changes between steps; `step` counts from 0."""
@@ -158,12 +165,14 @@ class Hyperparameters:
 
     def begin_epoch(self, step: int, history: Sequence[Mapping[str, float]]) -> None:
         """Set what changes between epochs; `step` is the number of the epoch's first step."""
+        held = [course for course in self.courses.values() if not course.each_step]
+        self._of_epoch = {course.name: course.at(step, history) for course in held}
         for course, put in self._per_epoch:
-            put(course.at(step, history))
+            put(self._of_epoch[course.name])
         if self._of_data:
             changed = self._config
             for course in self._of_data:
-                changed = _replaced(changed, _path(course.name), course.at(step, history))
+                changed = _replaced(changed, _path(course.name), self._of_epoch[course.name])
             self._loader.use(Augmentation(changed.flip, changed.shift, changed.cutout), changed.augmentation)
 
 

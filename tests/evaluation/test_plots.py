@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from deepcv.evaluation import figures, plots
 from deepcv.evaluation.history import read_history
-from deepcv.evaluation.inference import logits_of
+from deepcv.evaluation.inference import Pieces, TooLargeError, logits_of, outputs_of
 from deepcv.images import decode
 
 MATRIX = np.array([[5, 1, 0], [0, 4, 2], [0, 0, 0]])
@@ -51,6 +52,20 @@ def draw_points(classes: int, path: Path) -> None:
     points = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
     numbers = np.arange(60)
     plots.draw_embedding(points, numbers % classes, numbers % 7 == 0, ("a$b$", "\\d{$", *"c" * (classes - 2)), path)
+
+
+def test_the_loss_within_epochs_stands_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "save", lambda figure, _path: drawn.append(figure))
+    points = [{"step": step, "train_loss": 1 / step, "lr": step / 100} for step in (4.0, 8.0, 12.0, 16.0, 20.0, 24.0)]
+    plots.draw_curves(CURVE, tmp_path / "x.png", points)
+    plots.draw_curves(CURVE, tmp_path / "x.png", points[1::2])  # one per epoch, which tell nothing more
+    loss, _, rate = drawn[0].axes
+    for axes, key in ((loss, "train_loss"), (rate, "lr")):
+        (line,) = (line for line in axes.lines if line.get_label() == f"{key} within epochs")
+        assert list(line.get_xdata()) == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.5, 3.0])
+        assert list(line.get_ydata()) == [point[key] for point in points]
+    assert [len(axes.lines) for axes in drawn[1].axes] == [2, 2, 1]
 
 
 def test_points_have_the_colour_of_their_class_and_mistakes_are_crosses(
@@ -115,3 +130,40 @@ def test_logits_come_in_order_and_in_eval_mode(batch_size: int, training: bool) 
     assert found.dtype == np.float32
     assert np.array_equal(found, np.stack([images[:, 0, 0, 0], images[:, 1, 0, 2], np.ones(7)], axis=1))
     assert probe.training == training
+
+
+def test_where_memory_is_short_a_pass_is_made_in_pieces(capsys: pytest.CaptureFixture[str]) -> None:
+    """For two images: batches of seven are taken in four pieces, and the next pass begins with those."""
+
+    class Confined(Probe):
+        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("tried to allocate more than there is")
+            return super().forward(images)
+
+    images, pieces = np.stack([toys.picture(n, channels=3) for n in range(23)]), Pieces()
+    expected = logits_of(Probe(), images, batch_size=7, device=torch.device("cpu"))
+    for said in (["4", "2"], []):
+        (found,) = outputs_of(Confined(), images, ["logits"], batch_size=7, device=torch.device("cpu"), pieces=pieces)
+        assert np.array_equal(found, expected)
+        assert re.findall(r"out of memory; (\d+) images at a time", capsys.readouterr().err) == said
+    with pytest.raises(TooLargeError, match="no memory for 7 images at a time"):
+        outputs_of(Confined(), images, ["logits"], batch_size=7, device=torch.device("cpu"), pieces=Pieces(fixed=True))
+
+
+def test_no_memory_for_one_image_and_other_errors_are_told() -> None:
+    class Broken(Probe):
+        def __init__(self, error: Exception) -> None:
+            super().__init__()
+            self.error = error
+
+        def forward(self, _images: torch.Tensor) -> dict[str, torch.Tensor]:
+            raise self.error
+
+    images = np.stack([toys.picture(n, channels=3) for n in range(3)])
+    for error, kind, text in (
+        (torch.OutOfMemoryError("none"), TooLargeError, "no memory for 1 image at a time; use a smaller network"),
+        (RuntimeError("a shape"), RuntimeError, "a shape"),
+    ):
+        with pytest.raises(kind, match=text):
+            logits_of(Broken(error), images, batch_size=3, device=torch.device("cpu"))

@@ -13,7 +13,7 @@ from tensorboardX.record_writer import masked_crc32c
 from deepcv.stages import tensorboard
 from deepcv.stages.tensorboard import TensorBoard
 from deepcv.task import CLASSIFICATION
-from deepcv.training.history import EpochRecord
+from deepcv.training.history import EpochRecord, Point
 
 
 def record(epoch: int, more: float = 0.0) -> EpochRecord:
@@ -72,6 +72,23 @@ def test_a_killed_training_has_every_epoch_once(tmp_path: Path) -> None:
     second.close()
     assert len(list(folder.iterdir())) == 2
     check_shown(folder, *(record(epoch) for epoch in (1, 2, 3, 4, 5)))
+
+
+def test_a_killed_training_has_every_point_within_epochs_once(tmp_path: Path) -> None:
+    killed = TensorBoard(tmp_path)
+    for step in (5, 10, 15):
+        killed.point(Point(step, 9.0, {"lr": 0.1}))
+    killed.epoch(record(1, more=9.0))
+    killed.close()
+    second = TensorBoard(tmp_path)
+    for step in (5, 10, 15, 20):
+        second.point(Point(step, 1 / step, {"lr": step / 100}))
+    second.epoch(record(1))
+    second.close()
+    found = shown(tmp_path)
+    assert found["step/train_loss"] == [(step, pytest.approx(1 / step)) for step in (5, 10, 15, 20)]
+    assert found["step/lr"] == [(step, pytest.approx(step / 100)) for step in (5, 10, 15, 20)]
+    assert found["val_loss"] == [(1, 2.0)]
 
 
 def test_points_are_there_while_the_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The stage `train` as a whole, on a toy project: what it leaves beside its model."""
 
+import json
 import os
 import re
 import shutil
@@ -16,11 +17,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from test_tensorboard import shown
 
-from deepcv import home, tracking
+from deepcv import home, lineage, tracking
 from deepcv.errors import DeepcvError
 from deepcv.files import sha256
 from deepcv.images import decode
 from deepcv.nn import classifier
+from deepcv.nn.classifier import Classifier
 from deepcv.nn.spec import SpecError, load
 from deepcv.stages import train
 from deepcv.stages.training_log import TrainingLog
@@ -80,7 +82,7 @@ def test_the_choices_of_the_params_are_trained_and_logged(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("project")
-def test_tensorboard_has_each_epoch_of_a_resumed_training_once(
+def test_the_curves_of_a_resumed_training_have_each_epoch_and_point_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = TrainingLog.epoch
@@ -100,11 +102,57 @@ def test_tensorboard_has_each_epoch_of_a_resumed_training_once(
     (folder,) = (home.state_dir() / "tensorboard").iterdir()
     assert re.fullmatch(r"toy-[0-9a-f]{16}", folder.name)
     assert len(list(folder.iterdir())) == 2
-    curve = pd.read_csv(train.MODEL / "history.csv")
+    curve, steps = pd.read_csv(train.MODEL / "history.csv"), pd.read_csv(train.MODEL / "steps.csv")
+    assert list(steps.columns) == ["step", "train_loss", "lr"]
+    (run,) = runs()
     for tag, points in shown(folder).items():
-        assert [step for step, _ in points] == [1, 2, 3]
-        assert [value for _, value in points] == pytest.approx(list(curve[tag]))
+        own, numbers = (steps, steps["step"]) if tag.startswith("step/") else (curve, [1, 2, 3])
+        expected = list(zip(numbers, own[tag.removeprefix("step/")], strict=True))
+        assert points == [(step, pytest.approx(value)) for step, value in expected]
+        logged = MlflowClient().get_metric_history(run.info.run_id, tag)
+        assert [(point.step, point.value) for point in logged] == expected
+    assert json.loads((train.MODEL / "training.json").read_text()).keys() == {
+        "dataset", "data_digest", "network_sha256", "params", "hardware",
+    }  # fmt: skip
     assert "TensorBoard" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("project")
+def test_the_run_says_how_the_training_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = Classifier.forward
+
+    def confined(model: Classifier, images_nchw: torch.Tensor) -> dict[str, torch.Tensor]:
+        if model.training and len(images_nchw) > 4:
+            raise torch.OutOfMemoryError("tried to allocate more than there is")
+        return forward(model, images_nchw)
+
+    monkeypatch.setattr(Classifier, "forward", confined)
+    finish = train.main()
+    assert finish is not None
+    finish()
+    (run,) = runs()
+    pieces = json.loads((train.MODEL / "training.json").read_text())["pieces"]
+    assert pieces > 1
+    assert run.data.tags["deepcv.pieces"] == str(pieces)
+    for name in ("loader", "network", "together"):
+        assert float(run.data.tags[f"deepcv.images_per_s.{name}"]) > 0
+
+
+@pytest.mark.usefixtures("project")
+def test_a_run_that_was_lost_is_written_again_with_its_points() -> None:
+    finish = train.main()
+    assert finish is not None
+    finish()
+    (first,) = runs()
+    MlflowClient().set_tag(first.info.run_id, tracking.MODEL_TAG, "of another model")
+    again = lineage.run_of(train.MODEL)
+    assert again != first.info.run_id
+    for name in ("val_loss", "step/train_loss", "step/lr"):
+        points = [
+            [(point.step, point.value) for point in MlflowClient().get_metric_history(run_id, name)]
+            for run_id in (first.info.run_id, again)
+        ]
+        assert points[0] == points[1] != []
 
 
 @pytest.mark.acceptance  # three processes import torch and MLflow: 46 s on a busy machine

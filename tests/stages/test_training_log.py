@@ -20,7 +20,7 @@ from deepcv import tracking
 from deepcv.errors import DeepcvError
 from deepcv.stages import training_log
 from deepcv.stages.training_log import TrainingLog
-from deepcv.training.history import EpochRecord
+from deepcv.training.history import EpochRecord, Point
 
 TRAINING = {
     "dataset": "toy",
@@ -41,6 +41,10 @@ def record(epoch: int) -> EpochRecord:
     return EpochRecord(epoch, 1.0, 0.5, 1.0, epoch / 10, 0.1)
 
 
+def point(step: int) -> Point:
+    return Point(step, 1 / step, {"lr": step / 100, "losses.0.weight": 0.5})
+
+
 def runs(key: str = "key") -> list[Run]:
     wanted = f"tags.`{tracking.TRAINING_TAG}` = '{key}'"
     return list(MlflowClient().search_runs([tracking.open_experiment(NAME)], wanted))
@@ -50,8 +54,11 @@ def curve(run: Run, metric: str = "val_accuracy") -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in MlflowClient().get_metric_history(run.info.run_id, metric)]
 
 
-def check_whole(key: str = "key", epochs: int = 3) -> None:
+def check_whole(key: str = "key", epochs: int = 3, steps: int = 0) -> None:
     (run,) = runs(key)
+    for name in ("train_loss", "lr", "losses.0.weight"):
+        expected = [(step, point(step).metrics()[name]) for step in range(1, steps + 1)]
+        assert curve(run, f"step/{name}") == expected
     assert curve(run) == [(epoch, epoch / 10) for epoch in range(1, epochs + 1)]
     assert [step for step, _ in curve(run, "lr")] == list(range(1, epochs + 1))
     assert run.data.params["lr"] == "0.1"
@@ -82,6 +89,51 @@ def test_a_resumed_training_goes_on_in_its_run() -> None:
         second.epoch(record(epoch))
     second.end("FINISHED", DONE)
     check_whole()
+
+
+@pytest.mark.usefixtures("store")
+def test_a_resumed_training_doubles_and_loses_no_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than MLflow takes at once; the first process is killed with points that the store has not, after others that it has."""
+    calls: list[int] = []
+    write = tracking.log_points
+    monkeypatch.setattr(tracking, "log_points", lambda *given: calls.append(len(given[1])) or write(*given))
+    first = new_log()
+    for step in range(1, 401):
+        first.point(point(step))
+    first.epoch(record(1))
+    first.run_id()  # as a process that is asked to end has to know it
+    for step in range(401, 410):
+        first.point(point(step))
+    assert calls == [400]
+    second = new_log()
+    for step in range(1, 451):
+        second.point(point(step))
+    for epoch in (1, 2, 3):
+        second.epoch(record(epoch))
+    second.end("FINISHED", DONE)
+    check_whole(steps=450)
+    assert calls == [400, 50]
+
+
+@pytest.mark.usefixtures("store")
+def test_points_are_written_while_the_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_log, "_GATHER_S", 0.0)
+    log = new_log()
+    log.point(point(1))
+    deadline = time.monotonic() + 30
+    while not (found := runs()) or not curve(found[0], "step/train_loss"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    log.end("FAILED")
+
+
+@pytest.mark.usefixtures("store")
+def test_what_is_noted_becomes_tags() -> None:
+    log = new_log()
+    log.note({"pieces": 4, "images_per_s.loader": 12345.678})
+    log.end("FINISHED", DONE)
+    (run,) = runs()
+    assert (run.data.tags["deepcv.pieces"], run.data.tags["deepcv.images_per_s.loader"]) == ("4", "12345.7")
 
 
 @pytest.mark.usefixtures("store")
@@ -147,7 +199,7 @@ def test_who_needs_the_run_waits_for_the_store(store: Path, monkeypatch: pytest.
     assert [(run.info.run_id, curve(run)) for run in runs(key)] == [(run_id, [(1, 0.1)])]
 
 
-CALLS = ("find_run", "start_run", "log_params", "last_step", "log_metrics", "set_tags", "finish")
+CALLS = ("find_run", "start_run", "log_params", "last_step", "log_metrics", "log_points", "set_tags", "finish")
 
 
 @pytest.mark.usefixtures("store")
@@ -170,13 +222,15 @@ def test_whatever_fails_each_point_is_written_once(outcomes: list[str]) -> None:
     key = uuid.uuid4().hex
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_log, "_PAUSE_S", 0.0)
+        patch.setattr(training_log, "_GATHER_S", 0.0)
         for name in CALLS:
             patch.setattr(tracking, name, faulty(getattr(tracking, name)))
         log = new_log(key)
         for epoch in (1, 2, 3):
+            log.point(point(epoch))
             log.epoch(record(epoch))
         log.end("FINISHED", DONE)
-    check_whole(key)
+    check_whole(key, steps=3)
 
 
 @pytest.mark.usefixtures("store")

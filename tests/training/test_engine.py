@@ -16,12 +16,14 @@ from deepcv.data.augmentation import Augmentation, Recipe
 from deepcv.data.loaders import Batch, TrainLoader
 from deepcv.data.shards import Split
 from deepcv.errors import DeepcvError
+from deepcv.evaluation.inference import Pieces
 from deepcv.nn.layers.blur import Blur
 from deepcv.nn.layers.regularisation import DropPath
 from deepcv.params.train import TrainParams
 from deepcv.task import CLASSIFICATION
 from deepcv.training.config import TrainConfig
-from deepcv.training.engine import DivergedError, Pieces, RunningMetrics, check_weights, create_trainer
+from deepcv.training.engine import GUARD_STEPS, DivergedError, RunningMetrics, check_weights, create_trainer
+from deepcv.training.history import History, Point
 from deepcv.training.hyperparameters import Hyperparameters, Settings, initial, scheduled
 from deepcv.training.losses import Term
 from deepcv.training.objective import create_objective
@@ -60,8 +62,9 @@ def trainer_of(model: nn.Module, config: TrainConfig, **options: Any) -> tuple[E
         scheduled(config, config.epochs * len(loader)), config=config, settings=settings, model=model,
         optimizer=optimizer, loader=loader,
     )  # fmt: skip
+    metrics = RunningMetrics(CPU)
     trainer = create_trainer(
-        model, optimizer, options.pop("objective", cross_entropy), hyperparameters, settings, RunningMetrics(CPU),
+        model, optimizer, options.pop("objective", cross_entropy), hyperparameters, settings, metrics,
         autocast=torch.autocast("cpu", enabled=False), **options,
     )  # fmt: skip
 
@@ -70,7 +73,7 @@ def trainer_of(model: nn.Module, config: TrainConfig, **options: Any) -> tuple[E
         hyperparameters.begin_epoch(loader.epoch * len(loader), [])
 
     trainer.add_event_handler(Events.EPOCH_STARTED, begin)
-    trainer.state.optimizer = optimizer
+    trainer.state.optimizer, trainer.state.metrics_of_epoch = optimizer, metrics
     return trainer, loader, hyperparameters
 
 
@@ -133,10 +136,12 @@ def test_pieces_give_the_gradient_of_the_whole(capsys: pytest.CaptureFixture[str
             return super().forward(images_nchw)
 
     config = replace(PLAIN, batch_size=7, accumulate=2)
-    model, pieces = Small(), Pieces()
+    told: list[int] = []
+    model, pieces = Small(), Pieces(tell=told.append)
     trainer, loader, _ = trainer_of(model, config, pieces=pieces)
     trainer.run(loader, max_epochs=config.epochs, epoch_length=len(loader))
     assert pieces.count == 4
+    assert told == [2, 4]
     assert close(list(model.parameters()), by_hand(config, [[0, 1], [2, 3]]))
     assert capsys.readouterr().err.count("out of memory; 2 images at a time") == 1
 
@@ -153,13 +158,13 @@ def test_no_memory_for_one_image_is_said() -> None:
 LITTLE_MEMORY = """
 import resource, torch
 from pathlib import Path
-from deepcv.training.engine import Pieces, _fits
+from deepcv.evaluation.inference import Pieces
 torch.set_num_threads(1)
 torch.ones(9).sum()
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20,) * 2)
 pieces = Pieces()
-while not _fits(lambda: [torch.ones(2**30 // pieces.count, dtype=torch.uint8).sum() for _ in range(pieces.count)], pieces, 64):
+while not pieces.fit(lambda: [torch.ones(2**30 // pieces.count, dtype=torch.uint8).sum() for _ in range(pieces.count)], 64):
     pass
 print(pieces.count)
 """
@@ -310,6 +315,66 @@ def test_a_loss_that_is_no_number_ends_the_training_before_its_epoch_does() -> N
     ):
         trainer.run(loader, max_epochs=10, epoch_length=len(loader))
     assert trainer.state.iteration == 100  # the first look after the 60th
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_it_ends_within_so_many_steps_however_long_an_epoch_is(accumulate: int) -> None:
+    """Of seven batches, so that most epochs' iterations that divide by 50 are within a window."""
+    steps: list[bool] = []
+    calls = itertools.count(1)
+
+    def breaks(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        return cross_entropy(outputs, batch) * (math.nan if next(calls) > 101 else 1.0)
+
+    trainer, loader, _ = trainer_of(Net(), replace(PLAIN, batch_size=4, accumulate=accumulate), objective=breaks)
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: steps.append(engine.state.output and engine.state.iteration > 101)
+    )
+    with pytest.raises(DivergedError):
+        trainer.run(loader, max_epochs=1000, epoch_length=7)
+    assert 0 < sum(steps) < GUARD_STEPS  # the one that raises is not among them
+
+
+@pytest.mark.parametrize(("every", "length", "due"), [
+    (0, 7, [7, 14, 21]), (50, 7, [7, 14, 21]), (3, 7, [4, 7, 11, 14, 18, 21]), (2, 7, [3, 5, 7, 10, 12, 14, 17, 19, 21]),
+    (1, 3, list(range(1, 10))), (7, 7, [7, 14, 21]), (50, 100, [50, 100, 150, 200, 250, 300]),
+])  # fmt: skip
+def test_an_epoch_has_points_as_far_apart_as_it_can(every: int, length: int, due: list[int]) -> None:
+    history, found = History(every=every), []
+    for step in range(1, 3 * length + 1):
+        if history.due(step, length):
+            found.append(step)
+            history.points.append(Point(step, 0.0, {}))
+    assert found == due
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_point_has_the_loss_since_the_last_one_and_all_that_is_scheduled(accumulate: int) -> None:
+    """Against the losses as they were computed, batch by batch, and the curves; the shift changes between epochs alone."""
+    losses: list[Tensor] = []
+
+    def kept(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        loss = cross_entropy(outputs, batch)
+        losses.append(loss.detach())
+        return loss
+
+    courses = {"momentum": OneCycle(0.4, peak=0.85, start=0.95, end=0.95), "shift": Ramp("linear", start=4.0)}
+    config = replace(PLAIN, batch_size=4, epochs=3, momentum=0.9, accumulate=accumulate, schedules=courses)
+    told: list[Point] = []
+    history = History(every=3, on_point=told.append)
+    trainer, loader, _ = trainer_of(Net(), config, objective=kept, history=history)
+    trainer.add_event_handler(Events.EPOCH_STARTED, trainer.state.metrics_of_epoch.reset)
+    trainer.run(loader, max_epochs=3, epoch_length=7)
+    assert told == history.points
+    assert [point.step for point in told] == [4, 7, 11, 14, 18, 21]
+    begin = 0
+    for point in told:
+        assert point.train_loss == pytest.approx(float(torch.stack(losses[begin : point.step]).mean()), rel=1e-12)
+        begin = point.step
+        assert point.values == {
+            course.name: course.at(point.step - 1 if course.each_step else (point.step - 1) // 7 * 7)
+            for course in scheduled(config, 21)
+        }
 
 
 def test_weights_that_are_no_numbers_are_told() -> None:

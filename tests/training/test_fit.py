@@ -4,7 +4,7 @@ import re
 import struct
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,7 +16,7 @@ import pytest
 import torch
 import toys
 import tqdm
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from toys import bits, same
@@ -38,12 +38,12 @@ from deepcv.nn.spec import NetworkSpec
 from deepcv.training.checkpoints import InterruptedTrainingError
 from deepcv.training.config import ProgressiveResize
 from deepcv.training.engine import RunningMetrics
-from deepcv.training.fit import fit
-from deepcv.training.history import EpochRecord
+from deepcv.training.fit import Fitted, fit
+from deepcv.training.history import EpochRecord, Point
 from deepcv.training.losses import Term
 from deepcv.training.optimizers import create_optimizer
-from deepcv.training.progress import tell_speed
 from deepcv.training.schedules import Piecewise, Plateau, Ramp
+from deepcv.training.speed import tell_speed
 
 CPU = torch.device("cpu")
 MIXED = Recipe(
@@ -94,14 +94,16 @@ def test_a_training_repeats_bit_for_bit(changes: dict[str, Any], network: Networ
 def test_an_interrupted_training_goes_on_bit_for_bit_from_the_step_that_it_was_at(
     changes: dict[str, Any], step: int, network: NetworkSpec, shards: Dataset, tmp_path: Path
 ) -> None:
-    config = toys.config(**{"batch_size": 6, **changes})
+    config = toys.config(**{"batch_size": 6, "log_every": 1, **changes})
     whole = fit(network, shards, config)
     asked = itertools.count(1)
     with pytest.raises(InterruptedTrainingError):
         fit(network, shards, config, checkpoints=tmp_path, interrupted=lambda: next(asked) >= step)
     torch.rand(5)
-    resumed = fit(network, shards, config, checkpoints=tmp_path)
+    told: list[Point] = []
+    resumed = fit(network, shards, config, checkpoints=tmp_path, on_point=told.append)
     assert same(resumed, whole)
+    assert tuple(told) == whole.points  # restored ones are told too
     assert len(resumed.history) == 3
     assert len(list(tmp_path.iterdir())) == 2  # those of the interrupted process are gone
 
@@ -742,26 +744,77 @@ def test_without_a_bar_there_are_rows(
     table = capsys.readouterr().err
     assert "val loss" in table
     assert "%|" not in table
-    assert len(table.splitlines()) == 4
+    assert len(table.splitlines()) == 5
+    assert table.splitlines()[-1].startswith("images a second: ")  # short as it was
 
 
-@pytest.mark.parametrize(("loader_s", "step_s", "limit"), [(0.02, 0.001, "the loader"), (0.001, 0.02, "the network")])
-def test_what_limits_the_training_is_said_once(loader_s: float, step_s: float, limit: str) -> None:
+@pytest.mark.parametrize("steps", [5, 20, 120])
+@pytest.mark.parametrize(("loader_s", "step_s", "limit"), [(0.02, 0.001, "loader"), (0.001, 0.02, "network")])
+def test_what_limits_the_training_is_said_once(loader_s: float, step_s: float, limit: str, steps: int) -> None:
+    """Also of few steps; what happens between epochs, here of five steps, does not count."""
     told: list[str] = []
+    noted: list[Mapping[str, float]] = []
     trainer = Engine(lambda _engine, _batch: time.sleep(step_s))
-    tell_speed(trainer, 8, told.append)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: time.sleep(0.05))
+    tell_speed(trainer, 8, CPU, told.append, noted.append)
 
     def batches() -> Iterator[int]:
-        for number in range(110):
+        for number in range(steps):
             time.sleep(loader_s)
             yield number
 
-    trainer.run(batches(), max_epochs=1, epoch_length=110)
-    (line,) = told
-    assert line.endswith(f"together; {limit} limits the training")
-    loader, step, both = (float(number.replace(",", "")) for number in re.findall(r"[\d,]+", line) if number.strip(","))
-    assert 1 / both == pytest.approx(1 / loader + 1 / step, rel=0.05)
+    trainer.run(batches(), max_epochs=steps // 5, epoch_length=5)
+    (line,), (rates,) = told, noted
+    assert line.endswith(f"together; the {limit} limits the training")
+    loader, step, both = (rates[f"images_per_s.{name}"] for name in ("loader", "network", "together"))
+    assert [f"{rate:,.0f}" for rate in (loader, step, both)] == re.findall(r"[\d,]*\d", line)
+    assert 1 / both == pytest.approx(1 / loader + 1 / step, rel=0.2)
     assert min(loader, step) <= 8 / 0.02
+
+
+def test_of_three_steps_no_speed_is_said() -> None:
+    told: list[object] = []
+    trainer = Engine(lambda _engine, _batch: None)
+    tell_speed(trainer, 8, CPU, told.append, told.append)
+    trainer.run(range(3), max_epochs=1)
+    assert told == []
+
+
+def test_little_memory_is_enough_for_training_and_judging_and_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For three images at a time when the network learns, and for five when it is judged."""
+    shards = toys.shards(tmp_path / "shards", held_out=18)
+    nodes = "nodes:\n  - {id: flat, op: flatten}\n  - {id: head, op: linear, features: $classes}\n"
+    network = toys.network(tmp_path, f"{nodes}outputs: {{logits: head}}\n")
+    forward = Classifier.forward
+
+    def confined(model: Classifier, images_nchw: torch.Tensor) -> dict[str, torch.Tensor]:
+        if len(images_nchw) > (3 if model.training else 5):
+            raise torch.OutOfMemoryError("tried to allocate more than there is")
+        return forward(model, images_nchw)
+
+    noted: list[Mapping[str, float]] = []
+
+    def train(folder: Path, **more: Any) -> Fitted:
+        return fit(network, shards, toys.config(), checkpoints=folder, on_note=noted.append, **more)
+
+    roomy = fit(network, shards, toys.config())
+    assert roomy.pieces == 1
+    monkeypatch.setattr(Classifier, "forward", confined)
+    whole = train(tmp_path / "whole")
+    assert whole.pieces == 4
+    assert noted == [{"pieces": 2}, {"pieces": 4}]
+    said = re.findall(r"out of memory; (\d+) images", capsys.readouterr().err)
+    assert said == ["4", "2", "9", "5"]  # each once, not in every epoch
+    assert [one.val_loss for one in whole.history] == pytest.approx([one.val_loss for one in roomy.history], rel=1e-4)
+    asked = itertools.count(1)
+    with pytest.raises(InterruptedTrainingError):
+        train(tmp_path / "cut", interrupted=lambda: next(asked) >= 5)
+    capsys.readouterr()
+    assert same(train(tmp_path / "cut"), whole)
+    assert "out of memory" not in capsys.readouterr().err
+    assert noted[-1] == {"pieces": 4}
 
 
 def test_seeds_and_epochs_share_no_dropout() -> None:
