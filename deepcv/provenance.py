@@ -1,7 +1,6 @@
 """Which runs and registered models saw an image, linked by content: a training records the digest of its data/shards.
 
-Trials of `deepcv search` record no digest and register nothing; they are not found. Nor is a version whose run was erased
-from the database (`mlflow gc`).
+A version whose run was erased from the database (`mlflow gc`) is not found.
 """
 
 from collections.abc import Iterable, Iterator
@@ -42,7 +41,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Training:
-    """An MLflow run of `train`, and the versions that were registered from its model."""
+    """An MLflow run of `train` or of a search's trial, and the versions that were registered from its model."""
 
     run_id: str
     experiment: str
@@ -88,11 +87,11 @@ def trainings(data_digests: Iterable[str]) -> Iterator[Training]:
             )
             for run in page:
                 started = datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
-                deleted = ", deleted" if run.info.lifecycle_stage == "deleted" else ""
+                status = run.info.status + (", deleted" if run.info.lifecycle_stage == "deleted" else "")
+                status += ", a search's trial, which kept no model" if tracking.PARENT_TAG in run.data.tags else ""
                 yield Training(
-                    run.info.run_id, names[run.info.experiment_id], run.info.status + deleted, started,
-                    tuple(_versions(client, run)),
-                )  # fmt: skip
+                    run.info.run_id, names[run.info.experiment_id], status, started, tuple(_versions(client, run))
+                )
             token = page.token or None
 
 

@@ -78,6 +78,21 @@ def test_who_saw(history: History, capsys: pytest.CaptureFixture[str]) -> None:
     assert "stay in use" not in plan
 
 
+def test_a_trial_of_a_search_is_found(history: History, capsys: pytest.CaptureFixture[str]) -> None:
+    image = image_in(history, "train")
+    (digest, *_) = sightings.find(image, history.root).sightings[0].data_digests
+    search = tracking.start_search_run(NAME, {"trials": 1})
+    trial = tracking.start_trial_run(NAME, search, {"train.lr": 0.1})
+    tracking.log_params(trial, {"data_digest": digest})
+    tracking.finish(trial)
+    text = told(capsys, "who-saw", image)
+    assert re.search(
+        rf"run {trial} \({NAME}, 2.*, FINISHED, a search's trial, which kept no model\): trained on it\n", text
+    )
+    assert search not in text
+    assert f"   run {trial} (" in told(capsys, "forget", image)
+
+
 def test_an_image_that_nothing_was_trained_on(history: History, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(history.root / "images/dog/late.png")
     assert "no run in MLflow is known to have used this dataset" in told(capsys, "who-saw", path)
