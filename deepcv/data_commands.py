@@ -94,9 +94,9 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     forget = commands.add_parser(
         "forget", help="leave an image out, and what that takes",
         description=_wrapped(
-        "Print where the image lies, which runs and registered models were trained on it, and the commands that "
-        "train again. Nothing is changed, but with --apply the image is listed in data/exclusions.txt: `ingest` leaves "
-        "out what stands there, under any name."),
+        "Print where the image lies, which runs and registered models were trained on it, the commands that train again, "
+        "and which pictures and reports may show it. Nothing is changed, but with --apply the image is listed in "
+        "data/exclusions.txt: `ingest` leaves out what stands there, under any name."),
         epilog=_FORGET_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     forget.add_argument("image", metavar="SHA256|FILE", help=image)
@@ -197,10 +197,11 @@ def _forget(options: argparse.Namespace) -> None:
     from deepcv import provenance
 
     seen = provenance.witnesses(found)
+    shown_in = provenance.pictures(seen, project)
     if options.apply:
         exclusions.add(project / exclusions.FILE, found.sha256)
     is_listed = found.sha256 in exclusions.read(project / exclusions.FILE)
-    print(provenance.forgetting(found, seen, source, is_listed=is_listed))
+    print(provenance.forgetting(found, seen, source, is_listed=is_listed, shown_in=shown_in))
 
 
 def _drift(options: argparse.Namespace) -> None:

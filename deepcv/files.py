@@ -35,15 +35,28 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path`; on success it replaces `path`, on failure `path` stays as it was."""
-    aside = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    """Yield a new folder beside `path`; on success it replaces `path`, on failure `path` stays as it was.
+
+    A kill leaves the former folder or the new one, whole, but may leave the former under the name `.NAME.former.tmp`:
+    the next call begins by putting it back.
+    """
+    aside, former = (path.with_name(f".{path.name}{end}") for end in (".tmp", ".former.tmp"))
+    _settle(path, aside, former)
     aside.mkdir(parents=True)
     try:
         yield aside
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            path.replace(former)
         aside.replace(path)
     finally:
+        _settle(path, aside, former)
+
+
+def _settle(path: Path, aside: Path, former: Path) -> None:
+    """Leave `path` alone of the three: what it is, or where it is gone, what it was."""
+    shutil.rmtree(aside, ignore_errors=True)
+    if former.exists():
+        former.replace(aside if path.exists() else path)  # by a rename: half a folder is never taken for the former one
         shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -1,10 +1,11 @@
 """Which runs and registered models saw an image, linked by content: a training records the digest of its data/shards.
 
-Trials of `deepcv search` record no digest and register nothing; they are not found. Nor is a version whose run was erased
-from the database (`mlflow gc`).
+A version whose run was erased from the database (`mlflow gc`) is not found.
 """
 
-from collections.abc import Iterable, Iterator
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from deepcv.data.markup import visible
 from deepcv.data.revisions import RAW, SHARDS, WORKSPACE
 from deepcv.data.sightings import Found, Recorded, Sighting
 from deepcv.errors import DeepcvError
+from deepcv.home import state_dir
 from deepcv.receipts import database_file
 
 # What having an image in a split means for a model. Only train moves its weights.
@@ -26,6 +28,12 @@ _MEANS = {
     "val": "not trained on it; its val scores count it, and so what people or searches chose by them",
     "test": "not trained on it; its test scores count it",
 }
+# What shows images, of a run's artifacts and of a project.
+_PICTURES = ("preview/batch.png", "data/gallery.png", "evaluation/mistakes.png", "evaluation/confident_mistakes.png")
+_PAGES = (
+    "reports/**/*.html", "reports/**/batch.png", "reports/**/gallery.png", "data/validation/flagged.html",
+    "data/evaluation/*mistakes.png",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Training:
-    """An MLflow run of `train`, and the versions that were registered from its model."""
+    """An MLflow run of `train` or of a search's trial, and the versions that were registered from its model."""
 
     run_id: str
     experiment: str
@@ -88,11 +96,11 @@ def trainings(data_digests: Iterable[str]) -> Iterator[Training]:
             )
             for run in page:
                 started = datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
-                deleted = ", deleted" if run.info.lifecycle_stage == "deleted" else ""
+                status = run.info.status + (", deleted" if run.info.lifecycle_stage == "deleted" else "")
+                status += ", a search's trial, which kept no model" if tracking.PARENT_TAG in run.data.tags else ""
                 yield Training(
-                    run.info.run_id, names[run.info.experiment_id], run.info.status + deleted, started,
-                    tuple(_versions(client, run)),
-                )  # fmt: skip
+                    run.info.run_id, names[run.info.experiment_id], status, started, tuple(_versions(client, run))
+                )
             token = page.token or None
 
 
@@ -155,9 +163,43 @@ def _caveats(found: Found) -> Iterator[str]:
         yield f"There is no MLflow database ({database_file()}): no run is known here."
 
 
-def forgetting(found: Found, seen: list[Witness], source: Path, *, is_listed: bool) -> str:
+def pictures(seen: list[Witness], project: Path) -> list[str]:
+    """Say where pictures lie that show some images of the datasets, the image perhaps among them: in the runs' artifacts, in
+    Prefect, in reports, in what a killed `preprocess` left. Raises DeepcvError where MLflow does not answer.
+    """
+    found: list[str] = []
+    try:
+        for run_id in sorted({training.run_id for witness in seen for training in witness.trainings}):
+            folders = sorted({picture.partition("/")[0] for picture in _PICTURES})
+            there = {path for folder in folders for path in tracking.artifact_files(run_id, folder)}
+            found += [str(tracking.artifact_file(run_id, path)) for path in _PICTURES if path in there]
+    except tracking.TrackingError as error:
+        raise DeepcvError(f"MLflow does not answer: {tracking.reason(error)}. Run this again when it does") from error
+    found += _in_prefect(state_dir() / "prefect" / "prefect.db")
+    found += sorted({str(path) for pattern in _PAGES for path in project.glob(pattern)})
+    return found + [str(path) for path in sorted((state_dir() / "preprocess").glob("*/"))]
+
+
+def _in_prefect(database: Path) -> Iterator[str]:
+    """Name the image artifacts; its database is asked itself, for a server may not run."""
+    if not database.exists():
+        return
+    asked = "SELECT key, count(*) FROM artifact WHERE type = 'image' GROUP BY key ORDER BY key"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as store:
+            rows = store.execute(asked).fetchall()
+    except sqlite3.Error as error:
+        yield f"{database}: image artifacts, if it has any (it cannot be read: {error})"
+        return
+    for key, count in rows:
+        yield f"{database}: image artifacts: {count} (while `make ui` runs: `prefect artifact delete {key}`)"
+
+
+def forgetting(
+    found: Found, seen: list[Witness], source: Path, *, is_listed: bool, shown_in: Sequence[str] = ()
+) -> str:
     """Return the plan to forget the image: how to leave it out, where it lies in `source` (ingest.path), what saw it,
-    what retrains. `is_listed` says whether the exclusion list has it.
+    what retrains. `is_listed` says whether the exclusion list has it, `shown_in` is what `pictures` found.
     """
     ids = {place.id for w in seen if WORKSPACE in w.sighting.dataset.by for place in w.sighting.places}
     trained = {t.run_id: t for w in seen if w.trained for t in w.trainings}
@@ -174,10 +216,19 @@ def forgetting(found: Found, seen: list[Witness], source: Path, *, is_listed: bo
             *(f"   run {run_id} ({training.started}, {training.status})" for run_id, training in trained.items()),
             *([f"   not trained on it, with it in val or test only: runs: {len(judged)}"] if judged else []), "",
             *_retraining(bool(ids), versions), "",
-            "5. Older commits, DVC's cache and remotes keep their datasets, this image among them.",
+            "5. Older commits, DVC's cache and remotes keep their datasets, this image among them, and reports.",
+            *_shown(shown_in),
             *_caveats(found),
         ]
     )  # fmt: skip
+
+
+def _shown(places: Sequence[str]) -> Iterator[str]:
+    yield "6. Pictures of some images, this one perhaps among them: " + (
+        "delete those that no `dvc repro` writes anew" if places else "none were found"
+    )
+    yield from (f"   {visible(place)}" for place in places)
+    yield "   and pages of `deepcv data diff --html` that were written elsewhere"
 
 
 def _removal(source: Path, ids: list[str], *, is_known: bool = True) -> Iterator[str]:

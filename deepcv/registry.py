@@ -16,6 +16,7 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Array
 
 from deepcv import tracking
+from deepcv.files import sha256
 from deepcv.task import CLASSIFICATION, FurtherTarget, Kind, Task
 
 Alias = Literal["champion", "challenger"]
@@ -25,6 +26,7 @@ CHALLENGER: Alias = "challenger"
 _ONNX_TAG = "deepcv.onnx_sha256"
 _TEST_TAG = "deepcv.test_digest"
 _FURTHER_TAG = "deepcv.further_columns"  # of a prediction, a JSON list
+_REFERENCE_TAG = "deepcv.reference_sha256"
 
 _NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # of a missing model, of a missing alias
 
@@ -105,6 +107,33 @@ def register(candidate: Candidate, loader_module: str, requirements: list[str]) 
 def run_of(name: str, version: str) -> str:
     """Id of the run that a version was registered from: it need not be the newest that trained the same model."""
     return str(tracking.connect().get_model_version(name, version).run_id)
+
+
+def keep_reference(name: str, version: str, table: Path) -> None:
+    """Keep what a version's data looked like beside its model: a file of its run, told by its digest, which is a tag."""
+    client = tracking.connect()
+    of_version = client.get_model_version(name, version)
+    digest = sha256(table)
+    if of_version.tags.get(_REFERENCE_TAG) != digest or reference_of(of_version) is None:
+        tracking.log_artifact(str(of_version.run_id), table, f"reference/{digest}")
+        client.set_model_version_tag(name, version, _REFERENCE_TAG, digest)
+
+
+def reference_of(version: ModelVersion) -> Path | None:
+    """The file that `keep_reference` kept of a version, no copy; None where there is none, or not as it was."""
+    digest = version.tags.get(_REFERENCE_TAG)
+    if digest is None:
+        return None
+    run_id = str(version.run_id)
+    try:
+        kept = [tracking.artifact_file(run_id, path) for path in tracking.artifact_files(run_id, f"reference/{digest}")]
+    except (tracking.RegistryError, OSError):
+        return None
+    except MlflowException as error:
+        if error.error_code in _NOT_THERE:
+            return None  # its run was erased
+        raise
+    return next((path for path in kept if sha256(path) == digest), None)
 
 
 def _has_files(version: ModelVersion) -> bool:

@@ -40,6 +40,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 EVALUATION_TAG = "deepcv.evaluation_sha256"
 TRAINING_TAG = "deepcv.training_key"
+PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: a trial has its search's run
 TRAINED_TAG = "deepcv.trained_files_sha256"
 POINT = "step/"  # begins the names of what is logged within epochs, at the number of the step
 
@@ -136,7 +137,7 @@ def start_search_run(experiment: str, params: Mapping[str, Any]) -> str:
 
 def start_trial_run(experiment: str, parent_run_id: str, params: Mapping[str, Any]) -> str:
     """Open a trial's run, nested under its search's."""
-    return start_run(experiment, "trial", params, {"mlflow.parentRunId": parent_run_id})
+    return start_run(experiment, "trial", params, {PARENT_TAG: parent_run_id})
 
 
 def log_params(run_id: str, params: Mapping[str, Any]) -> None:

@@ -1,4 +1,10 @@
 import hashlib
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,6 +63,68 @@ def test_atomic_folder_leaves_the_old_folder_when_writing_fails(tmp_path: Path) 
         fail()
     assert [p.name for p in target.iterdir()] == ["old"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def killed_at(point: int, work: Callable[[], None]) -> bool:
+    """Do `work` in a process that is killed before its change number `point` of files; whether it came that far."""
+
+    def run() -> None:
+        left = point
+
+        def count(event: str, _arguments: tuple[object, ...]) -> None:
+            nonlocal left
+            if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        work()
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(60)
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["", "and DVC deletes the folder before the next run"])
+def test_a_kill_at_any_change_leaves_one_whole_folder(deleted: bool, tmp_path: Path) -> None:
+    old, new = {"a": "old", "b": "old"}, {"a": "new", "c": "new"}
+    target = tmp_path / "parent/out"
+
+    def write(files: dict[str, str]) -> None:
+        with atomic_folder(target) as folder:
+            for name, text in files.items():
+                (folder / name).write_text(text)
+
+    def fail() -> None:
+        with atomic_folder(target):
+            raise OSError("disk full")
+
+    states: list[tuple[bool, bool]] = []
+    for point in range(1, 100):
+        shutil.rmtree(target.parent, ignore_errors=True)
+        write(old)
+        if not killed_at(point, lambda: write(new)):
+            break
+        there = [path for path in target.parent.iterdir() if content(path) in (old, new)]
+        assert there
+        states.append((target.exists(), target in there))
+        if deleted:
+            shutil.rmtree(target, ignore_errors=True)
+        with pytest.raises(OSError, match="disk full"):
+            fail()
+        assert [path.name for path in target.parent.iterdir()] in ([["out"], []] if deleted else [["out"]])
+        assert not target.exists() or content(target) in (old, new)
+        write(new)
+        assert content(target) == new
+    assert content(target) == new
+    assert set(states) == {(True, True), (False, False)}  # a kill between the two renames was among them
 
 
 def test_sha256(tmp_path: Path) -> None:

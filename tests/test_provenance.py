@@ -1,8 +1,10 @@
+import importlib
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from histories import History
 from mlflow import MlflowClient
 from toys import picture
@@ -78,6 +80,21 @@ def test_who_saw(history: History, capsys: pytest.CaptureFixture[str]) -> None:
     assert "stay in use" not in plan
 
 
+def test_a_trial_of_a_search_is_found(history: History, capsys: pytest.CaptureFixture[str]) -> None:
+    image = image_in(history, "train")
+    (digest, *_) = sightings.find(image, history.root).sightings[0].data_digests
+    search = tracking.start_search_run(NAME, {"trials": 1})
+    trial = tracking.start_trial_run(NAME, search, {"train.lr": 0.1})
+    tracking.log_params(trial, {"data_digest": digest})
+    tracking.finish(trial)
+    text = told(capsys, "who-saw", image)
+    assert re.search(
+        rf"run {trial} \({NAME}, 2.*, FINISHED, a search's trial, which kept no model\): trained on it\n", text
+    )
+    assert search not in text
+    assert f"   run {trial} (" in told(capsys, "forget", image)
+
+
 def test_an_image_that_nothing_was_trained_on(history: History, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(history.root / "images/dog/late.png")
     assert "no run in MLflow is known to have used this dataset" in told(capsys, "who-saw", path)
@@ -132,6 +149,56 @@ def test_forget_lists_the_image_only_where_it_is_told_to(history: History, capsy
         assert "1. data/exclusions.txt lists it" in told(capsys, "forget", image)
     finally:
         listed.unlink(missing_ok=True)  # the project is shared
+
+
+def test_the_plan_names_the_pictures_that_may_show_the_image(
+    history: History, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = image_in(history, "train")
+    assert "6. Pictures of some images, this one perhaps among them: none were found" in told(capsys, "forget", image)
+    run_id, other = (
+        trained(history, image, "first"),
+        tracking.run_of_model(NAME, "third", {"data_digest": "e" * 64}, []),
+    )
+    sheets = {"preview/batch.png", "data/gallery.png", "evaluation/mistakes.png", "evaluation/confident_mistakes.png"}
+    for name in sheets | {"evaluation/curves.png"}:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encode_png(picture(1)))
+        for run in (run_id, other):
+            tracking.log_artifact(run, tmp_path / name, name.partition("/")[0])
+    Artifact = importlib.import_module("prefect.server.database.orm_models").Artifact  # noqa: N806
+    (store / "prefect").mkdir()
+    engine = sqlalchemy.create_engine(f"sqlite:///{store}/prefect/prefect.db")
+    with engine.begin() as database:
+        database.execute(sqlalchemy.schema.CreateTable(Artifact.__table__))
+        for key, kind in (
+            ("stage-validate-gallery", "image"),
+            ("stage-validate-gallery", "image"),
+            ("report", "markdown"),
+        ):
+            database.execute(Artifact.__table__.insert().values(key=key, type=kind))
+    (store / "preprocess/0123").mkdir(parents=True)
+    pages = [history.root / name for name in ("reports/data/diff/index.html", "data/validation/flagged.html")]
+    try:
+        for page in pages:
+            page.parent.mkdir(parents=True)
+            page.write_text("<img>")
+        plan = told(capsys, "forget", image)
+    finally:
+        for folder in ("reports", "data/validation"):
+            shutil.rmtree(history.root / folder)  # the project is shared
+    artifacts = store / "mlflow/artifacts" / NAME / run_id / "artifacts"
+    listed = plan.partition("delete those that no `dvc repro` writes anew\n")[2].splitlines()
+    assert sorted(listed[:-1]) == sorted(
+        f"   {place}"
+        for place in (
+            *(artifacts / name for name in sheets), *pages, store / "preprocess/0123",
+            f"{store}/prefect/prefect.db: image artifacts: 2 (while `make ui` runs: `prefect artifact delete stage-validate-gallery`)",
+        )
+    )  # fmt: skip
+    assert all(Path(line.strip()).exists() for line in listed[:4])
+    (store / "prefect/prefect.db").write_bytes(b"no database at all, but long enough to be looked at" * 20)
+    assert "prefect.db: image artifacts, if it has any (it cannot be read" in told(capsys, "forget", image)
 
 
 def test_how_images_leave_each_kind_of_source(tmp_path: Path) -> None:

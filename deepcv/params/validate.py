@@ -10,6 +10,7 @@ from deepcv.params.base import MisfitError, Section, closest
 Severity = Literal["fail", "quarantine", "warn"]
 
 NO_REFERENCE = "data/references/none.md"
+REGISTERED = "data/references/registered"  # a folder, where `register` puts what the champion's data looked like
 SEVERITIES: Mapping[str, Severity] = {
     "readable": "fail",
     "size": "fail",
@@ -41,7 +42,9 @@ class ValidateParams(Section):
     section: ClassVar[str] = "validate"
 
     reference: str = Field(
-        NO_REFERENCE, min_length=1, description=f"accepted data to compare with, a .parquet file, or {NO_REFERENCE}"
+        NO_REFERENCE,
+        min_length=1,
+        description=f"data to compare with: a .parquet file, {REGISTERED} (the champion's) or {NO_REFERENCE}",
     )
     min_images: int = Field(10, ge=1, description="fewest images of the whole dataset")
     min_images_per_class: int = Field(2, ge=1, description="fewest images of a class")
@@ -74,8 +77,10 @@ class ValidateParams(Section):
         problems: list[tuple[tuple[str | int, ...], str]] = []
         if self.min_side > self.max_side:
             problems.append((("max_side",), f"must be >= min_side = {self.min_side}, got {self.max_side}"))
-        if self.reference != NO_REFERENCE and not self.reference.endswith(".parquet"):
-            problems.append((("reference",), f"must be a .parquet file or {NO_REFERENCE}, got {self.reference!r}"))
+        if self.reference not in (NO_REFERENCE, REGISTERED) and not self.reference.endswith(".parquet"):
+            problems.append(
+                (("reference",), f"must be a .parquet file, {REGISTERED} or {NO_REFERENCE}, got {self.reference!r}")
+            )
         problems += [(("severity", key), text) for key in self.severity if (text := self._severity_problem(key))]
         problems += [
             (("expectations", number), text)

@@ -64,7 +64,8 @@ def _train(params: TrainParams, snapshot: Path, channel: Channel, run_id: str) -
     if shards.digest != sha256(snapshot / DATA):  # too large to be copied as the other inputs are
         raise SearchError(f"{SHARDS} has changed since the search began: a value would not compare with earlier ones")
     spec = load(network_copy(snapshot, params.network), params.network_parameters, params.network_choices)
-    tracking.log_params(run_id, {"network_sha256": spec.sha256()})  # as the stage `train` does
+    # As the stage `train` does: by the data's digest `deepcv data who-saw` finds a trial.
+    tracking.log_params(run_id, {"data_digest": shards.digest, "network_sha256": spec.sha256()})
     config = TrainConfig.of(params.configuration())
     weights = Path(params.weights)
     start = Start.read(weights_copy(snapshot, params.weights), network_registry.weights, relative_to=weights.parent)

@@ -8,8 +8,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from tqdm import tqdm
@@ -81,7 +82,7 @@ def main() -> Callable[[], None]:
                 f"no room for the prepared images in {work} and {SHARDS} ({os.strerror(error.errno or 0)}); free space "
                 f"(`dvc gc -w` drops data of other versions), or set preprocess.{smaller}"
             ) from error
-    return lambda: shutil.rmtree(work, ignore_errors=True)
+    return lambda: _remove(work)
 
 
 def check_columns(targets: Targets, further: Sequence[FurtherTarget]) -> None:
@@ -118,14 +119,39 @@ def working_folder(params: PreprocessParams) -> Iterator[Path]:
     for path in [*files, *(Path(source) for source in sorted(source for source in sources if source))]:
         digest.update(bytes.fromhex(sha256(path)))
     folder = state_dir() / "preprocess" / digest.hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    for other in folder.parent.iterdir():
-        if other.is_dir() and other != folder and time.time() - other.stat().st_mtime > _FORGOTTEN_S:
-            shutil.rmtree(other, ignore_errors=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two experiments may prepare the same: the second one waits
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for other in {path.with_suffix("") for path in folder.parent.iterdir()} - {folder}:
+        if not other.exists() or time.time() - other.stat().st_mtime > _FORGOTTEN_S:
+            _remove(other)
+    with _locked(folder, fcntl.LOCK_EX):  # two experiments may prepare the same: the second one waits
         folder.mkdir(exist_ok=True)
         yield folder
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """Hold the lock of a working folder, a file beside it. Raises BlockingIOError where `how` does not wait."""
+    path = folder.with_suffix(".lock")
+    while True:
+        with path.open("w") as lock:
+            fcntl.flock(lock, how)
+            if _is_at(lock, path):  # else who held it has removed it
+                yield
+                return
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove(folder: Path) -> None:
+    """Remove a working folder and its lock, unless another process works there."""
+    with suppress(BlockingIOError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.with_suffix(".lock").unlink()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from deepcv import lineage, registry, tracking
 from deepcv.data import manifest, quarantine, targets
 from deepcv.errors import DeepcvError
 from deepcv.evaluation import label_metrics, metrics
-from deepcv.files import sha256, write_text
+from deepcv.files import atomic, sha256, write_text
 from deepcv.params.base import load_section
 from deepcv.params.register import RegisterParams
 from deepcv.receipts import RECEIPT
@@ -27,6 +27,8 @@ from deepcv.task import CLASSIFICATION, LIKELY
 
 RAW = Path("data/raw")
 QUARANTINE = Path("data/validation/quarantine.csv")
+CANDIDATE = Path("data/validation/candidate.parquet")
+REGISTERED = Path("data/references/registered")  # what `validate.reference` may name
 MODEL = Path("data/model")
 EVALUATION = Path("data/evaluation")
 ONNX_FILE = Path("data/export/model.onnx")
@@ -68,6 +70,7 @@ def register(params: RegisterParams) -> dict[str, str]:
     requirements = [f"{name}=={metadata.version(name)}" for name in _SERVING_LIBRARIES]
     version = registry.register(candidate, predictor.__name__, requirements)
     lineage.write_training(MODEL, registry.run_of(candidate.name, version))
+    registry.keep_reference(candidate.name, version, CANDIDATE)
     receipt = {"name": candidate.name, "model_sha256": candidate.model_sha256, "test_digest": candidate.test_digest}
     if os.environ.get("DVC_EXP_NAME"):
         print(
@@ -80,7 +83,23 @@ def register(params: RegisterParams) -> dict[str, str]:
             candidate.name, version, candidate, params.metric, partial(judge_on_current_test_images, exported)
         )
         print(f"{candidate.name} version {version} is {alias}: {reason}")
+        put_reference(info.name, candidate.name)
     return receipt
+
+
+def put_reference(dataset: str, model: str) -> None:
+    """Put what the champion's data looked like where `validate` finds it, or nothing where that is not known."""
+    place = REGISTERED / f"{dataset}.parquet"
+    champion = registry.champion_of(model)
+    kept = None if champion is None else registry.reference_of(champion)
+    if kept is None:
+        place.unlink(missing_ok=True)
+        print(
+            f"what the champion's data looked like is not known: an older DeepCV registered it, or its run is gone; no {place}"
+        )
+    elif not place.is_file() or sha256(place) != sha256(kept):
+        with atomic(place) as aside:
+            shutil.copyfile(kept, aside)
 
 
 def write_picture(run_id: str) -> None:

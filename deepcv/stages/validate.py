@@ -7,13 +7,15 @@ from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+
 from deepcv.data import findings, flagged_page, gallery, gallery_page, gallery_picture, manifest
 from deepcv.data.inspection import inspect
 from deepcv.errors import DeepcvError
 from deepcv.files import write_text
 from deepcv.parallel import meanwhile
 from deepcv.params.base import load_section
-from deepcv.params.validate import NO_REFERENCE, ValidateParams
+from deepcv.params.validate import NO_REFERENCE, REGISTERED, ValidateParams
 from deepcv.stages import entry
 
 RAW = Path("data/raw")
@@ -40,8 +42,7 @@ def main() -> None:
         gc.enable()
         rows, info = manifest.read(RAW)
         looked = looking()
-    reference = None if params.reference == NO_REFERENCE else findings.read_reference(Path(params.reference))
-    found = findings.look(rows, info.classes, limits, looked, reference)
+    found = findings.look(rows, info.classes, limits, looked, read_reference(params.reference, info.name))
     own = [expectations.Own(**entry) for entry in params.expectations]
     verdict = expectations.judge(rows, info.classes, limits, found, params.severities, own)
     write_text(DATA_DOCS, verdict.html)
@@ -69,7 +70,21 @@ def main() -> None:
         f"{info.name}: {len(rows)} images hold to every expectation of severity fail, {out['id'].nunique()} are quarantined; "
         f"gallery: {GALLERY}, report: {DATA_DOCS}, what was flagged: {FLAGGED}"
     )
-    print(how_to_accept(info.name))
+    if params.reference != REGISTERED:
+        print(how_to_accept(info.name))
+
+
+def read_reference(choice: str, dataset: str) -> pd.DataFrame | None:
+    """Read what `validate.reference` names; None where that is nothing, or no champion's data is there yet. Raises DataError."""
+    if choice == NO_REFERENCE:
+        return None
+    if choice != REGISTERED:
+        return findings.read_reference(Path(choice))
+    path = Path(choice, f"{dataset}.parquet")
+    if path.exists():
+        return findings.read_reference(path)
+    print(f"{path}: not there, as no champion of {dataset} is registered yet; this data is compared with none")
+    return None
 
 
 def how_to_accept(dataset: str) -> str:

@@ -173,6 +173,34 @@ def test_imagenette_keeps_the_original_files(tmp_path: Path) -> None:
     assert {(s.split, s.label) for s in found if "n01440764" in s.id} == {("train", "tench"), ("val", "tench")}
 
 
+def test_unpacked_images_are_held_to_their_digest(tmp_path: Path, cifar: Path) -> None:
+    names = [f"imagenette2-160/{split}/{wnid}/{n}.jpeg"
+             for split in ("train", "val") for wnid in ("n01440764", "n02102040") for n in (2, 10)]  # fmt: skip
+    toys.write_images(tmp_path, names)
+    values = {"source": "torchvision", "name": "Imagenette", "options": {"size": "160px"}}
+
+    def read(digest: str) -> list[Sample]:
+        return samples(open_source(described(tmp_path, **values, sha256=digest), tmp_path))
+
+    with pytest.raises(
+        DataError, match=r"the sha256 of its images and labels is [0-9a-f]{64}, .*d.yaml says unknown"
+    ) as told:
+        read("unknown")
+    digest = str(told.value).partition("labels is ")[2][:64]
+    assert len(read(digest)) == len(names)
+    image = tmp_path / names[3]
+    content = image.read_bytes()
+    image.write_bytes(content + b"\0")
+    with pytest.raises(DataError, match="the sha256 of its images"):
+        read(digest)
+    image.unlink()
+    (tmp_path / names[1]).with_name("3.jpeg").write_bytes(content)  # under another class
+    with pytest.raises(DataError, match="the sha256 of its images"):
+        read(digest)
+    with pytest.raises(DataError, match="CIFAR10 has no image files that a `sha256` could be of"):
+        open_source(described(cifar, source="torchvision", name="CIFAR10", sha256=digest), cifar)
+
+
 def test_flowers102_has_paths_labels_and_three_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "flowers-102"
     toys.write_images(folder / "jpg", [f"image_{n:05d}.jpg" for n in range(1, 7)])
@@ -193,7 +221,7 @@ def test_flowers102_has_paths_labels_and_three_splits(tmp_path: Path, monkeypatc
         ({"name": "VisionDataset", "options": [1]}, "expected `options:`"),
         ({"name": "CIFAR10", "options": {"colour": 1}}, "CIFAR10 cannot be opened: .*colour"),
         ({}, "expected `name: <text>`"),
-        ({"name": "CIFAR10", "rooot": "x"}, "unknown keys rooot; source torchvision takes name, root, options"),
+        ({"name": "CIFAR10", "rooot": "x"}, "unknown keys rooot; source torchvision takes name, root, options, sha256"),
     ],
 )
 def test_a_bad_description(values: dict[str, object], message: str, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@ import gzip
 import io
 import os
 import re
+import socket
+import sys
 import tarfile
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from histories import History
 from toys import REPOSITORY, write_images, write_tar, write_zip
 
-from deepcv.data import builtin
+from deepcv.data import builtin, sources
 from deepcv.data.samples import DataError
 from deepcv.data.sources import Source, open_source
 
@@ -290,3 +292,20 @@ def test_a_damaged_packaged_file_is_refused(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "f.yaml").write_text("source: fashion-mnist\nsha256: {train-images-idx3-ubyte: '00'}\n")
     with pytest.raises(DataError, match="train-images-idx3-ubyte"):
         opened(tmp_path / "f.yaml")
+
+
+@pytest.mark.parametrize("name", ["imagenetv2-top-images", "cifar10", "mnist"])
+def test_a_server_that_says_nothing_is_given_up(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a firewall that drops what it gets."""
+    from torchvision import datasets
+
+    monkeypatch.setattr(sources, "_SILENCE_S", 0.2)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        monkeypatch.setattr(sys.modules["deepcv.data.sources.imagenetv2"], "_URL", address)
+        monkeypatch.setattr(datasets.CIFAR10, "url", f"{address}cifar-10-python.tar.gz")
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [address])
+        with pytest.raises(DataError, match=r"cannot be downloaded \(.*timed out"):
+            open_source(REPOSITORY / f"data/sources/{name}.yaml", tmp_path)
+    assert socket.getdefaulttimeout() is None

@@ -128,6 +128,17 @@ def test_equal_outputs_stop_the_pipeline(project: Project) -> None:
     assert project.repro() == []
 
 
+def test_a_new_champions_data_is_compared_with_once(project: Project) -> None:
+    project.set(validate__reference="data/references/registered")
+    assert project.repro() == ["validate"]  # the champion is there already, and nothing after it changes
+    assert project.repro() == []
+    reference = project.root / "data/references/registered/digits.parquet"
+    assert reference.read_bytes() == (project.root / "data/validation/candidate.parquet").read_bytes()
+    assert project.run("git", "status", "--porcelain", "data/references").stdout == ""
+    reference.unlink()
+    assert changed(project) == {"validate"}
+
+
 def test_a_wiped_registry_is_filled_again(project: Project) -> None:
     shutil.rmtree(project.root / ".deepcv/mlflow")
     lock = project.lock()

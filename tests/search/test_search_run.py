@@ -16,6 +16,7 @@ import toys
 import yaml
 
 from deepcv import tracking
+from deepcv.files import sha256
 from deepcv.nn.spec import NetworkSpec, SpecError
 from deepcv.nn.spec import load as load_network
 from deepcv.params.search import SearchParams
@@ -243,8 +244,8 @@ def test_a_trial_refuses_other_shards_than_the_search_began_with(
         _train(TrainParams(network="networks/digits.yaml"), project, channel, "")
 
 
-def test_a_trial_logs_the_digest_of_its_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the expanded network, with the parameters and choices of the trial, as the stage `train` logs it."""
+def test_a_trial_logs_the_digests_of_its_network_and_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the expanded network, with the parameters and choices of the trial, as the stage `train` logs them."""
     monkeypatch.chdir(tmp_path)
     network, weights = "networks/digits.yaml", toys.no_weights(tmp_path).relative_to(tmp_path)
     toys.write_shards(SHARDS_FOLDER)
@@ -268,7 +269,7 @@ def test_a_trial_logs_the_digest_of_its_network(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(Trained) as trained:
         _train(params, tmp_path, Channel("", "", 0, {}), "run")
     digest = load_network(copies[0], {"width": 8}, choices).sha256()
-    assert logged == {"run": {"network_sha256": digest}}
+    assert logged == {"run": {"data_digest": sha256(SHARDS_FOLDER / DATA), "network_sha256": digest}}
     assert str(trained.value) == digest
 
 
@@ -312,7 +313,7 @@ def test_a_search_nests_its_trials_and_the_train_stage_repeats_the_best_one(proj
     (same,) = (run for run in trials if run[4]["train.lr"] == str(best["train.lr"]))
     (trained,) = (run for run in runs if run[0] == "train")
     assert trained[5] == same[5]  # every epoch's val loss, to the last bit
-    assert trained[4]["network_sha256"] == same[4]["network_sha256"]
+    assert all(trained[4][name] == same[4][name] for name in ("data_digest", "network_sha256"))
     last = (project / "data/model/history.csv").read_text(encoding="utf-8").splitlines()[-1]
     assert chosen["val_accuracy"] in last.split(",")
     assert not (project.parent / "home" / "nni-experiments").exists()

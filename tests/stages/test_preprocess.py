@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import resource
@@ -5,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -265,6 +267,49 @@ def test_another_recipe_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(names) == 3
 
 
+def test_locks_go_with_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project(tmp_path / "project", 20))
+    monkeypatch.setenv("DEEPCV_HOME", str(tmp_path / "state"))
+    works = tmp_path / "state/preprocess"
+    for name in ("recent", "forgotten", "forgotten but busy"):
+        (works / name).mkdir(parents=True)
+        (works / f"{name}.lock").touch()
+        if name != "recent":
+            os.utime(works / name, (0, 0))
+    (works / "of an older DeepCV.lock").touch()
+    with (
+        preprocess._locked(works / "forgotten but busy", fcntl.LOCK_EX),
+        preprocess.working_folder(PreprocessParams(height=8, width=8, channels=1)) as work,
+    ):
+        kept = {work.name, "recent", "forgotten but busy"}
+        assert {path.name for path in works.iterdir()} == kept | {f"{name}.lock" for name in kept}
+        preprocess._remove(work)
+        assert work.exists()  # it is in use
+    preprocess._remove(work)
+    assert not list(works.glob(f"{work.name}*"))
+
+
+def test_who_waits_for_a_lock_that_is_removed_holds_the_new_one(tmp_path: Path) -> None:
+    work, lock = tmp_path / "work", tmp_path / "work.lock"
+    waiting, held = threading.Event(), []
+
+    def wait() -> None:
+        waiting.set()
+        with preprocess._locked(work, fcntl.LOCK_EX):
+            with pytest.raises(BlockingIOError), preprocess._locked(work, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                pass
+            held.append(lock.exists())
+
+    other = threading.Thread(target=wait)
+    with preprocess._locked(work, fcntl.LOCK_EX):
+        other.start()
+        waiting.wait()
+        time.sleep(0.2)  # so that it stands at the lock
+        lock.unlink()
+    other.join(10)
+    assert held == [True]
+
+
 LARGER = (("  height: 8 ", "  height: 512 "), ("  width: 8\n", "  width: 512\n"))
 ENCODED = (("  store: pixels", "  store: encoded"),)
 
@@ -280,6 +325,7 @@ def test_a_full_disk_is_one_clear_message_and_the_old_output_stays(
     folder = project(tmp_path / "project", 40)
     process = start(folder)
     assert process.wait(120) == 0, process.communicate()
+    assert not list(folder.glob(".deepcv/preprocess/*"))
     old = content(folder / "data/shards")
     text = (folder / "params.yaml").read_text()
     for before, after in changes:

@@ -25,6 +25,7 @@ from deepcv.nn.classifier import ModelInfo, create
 from deepcv.nn.module import DeepcvModule
 from deepcv.nn.weights import of_recipe
 from deepcv.params.train import TrainParams
+from deepcv.params.validate import REGISTERED
 from deepcv.receipts import RECEIPT, drop_orphan
 from deepcv.serving import predictor
 from deepcv.serving.onnx_export import export
@@ -191,6 +192,7 @@ def outputs(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     )  # fmt: skip
     register.QUARANTINE.parent.mkdir()
     register.QUARANTINE.write_text("id,check,reason\n")
+    register.CANDIDATE.write_bytes(b"data one")
     register.PICTURE.parent.mkdir(parents=True)
     register.PICTURE.write_bytes(b"PNG")
     register.MODEL.mkdir()
@@ -307,6 +309,46 @@ def test_an_experiment_moves_no_alias(
     monkeypatch.delenv("DVC_EXP_NAME")
     drop_orphan()
     assert not RECEIPT.exists()  # after it, DVC lets the model challenge the champion
+
+
+def test_register_puts_the_champions_data_where_validate_reads_it(
+    outputs: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (outputs / "params.yaml").write_bytes((toys.REPOSITORY / "params.yaml").read_bytes())
+    assert Path(REGISTERED) == register.REGISTERED
+    place = register.REGISTERED / "toy.parquet"
+
+    def model(content: bytes, accuracy: float, data: bytes) -> None:
+        with (register.MODEL / "model.pt").open("ab") as file:
+            file.write(content)
+        (register.EVALUATION / "metrics.json").write_text(json.dumps({"accuracy": accuracy}))
+        register.CANDIDATE.write_bytes(data)
+        register.main()
+
+    with monkeypatch.context() as experiment:
+        experiment.setenv("DVC_EXP_NAME", "try")
+        register.main()
+        assert not place.exists()
+    register.main()
+    assert place.read_bytes() == b"data one"
+    model(b"worse", 0.4, b"data two")  # a challenger
+    assert place.read_bytes() == b"data one"
+    model(b"better", 0.9, b"data three")
+    assert place.read_bytes() == b"data three"
+    register.CANDIDATE.write_bytes(b"data three, looked at again")
+    register.main()
+    assert place.read_bytes() == b"data three, looked at again"
+    MlflowClient().set_registered_model_alias("deepcv-toy", "champion", "1")  # by hand
+    model(b"worse again", 0.3, b"data four")
+    assert place.read_bytes() == b"data one"
+    assert capsys.readouterr().out.count("is not known") == 0
+    (kept,) = (path for path in store.rglob("reference/*/candidate.parquet") if path.read_bytes() == b"data one")
+    kept.write_bytes(b"data 1")  # damaged
+    register.put_reference("toy", "deepcv-toy")
+    assert not place.exists()
+    assert "what the champion's data looked like is not known" in capsys.readouterr().out
+    register.main()  # of another version: version 1 stays without
+    assert not place.exists()
 
 
 def test_a_champion_is_judged_on_todays_test_images(outputs: Path) -> None:

@@ -13,7 +13,7 @@ from deepcv.data import quarantine
 from deepcv.errors import DeepcvError
 from deepcv.params import whole
 from deepcv.params.edit import with_values
-from deepcv.params.validate import NO_REFERENCE
+from deepcv.params.validate import NO_REFERENCE, REGISTERED
 from deepcv.stages import ingest, preprocess, validate
 from deepcv.stages.validate import CANDIDATE, how_to_accept
 
@@ -97,6 +97,28 @@ def test_files_that_are_no_images_stop_the_pipeline_by_default(
     ):
         validate.main()
     assert not validate.VERDICT.exists()
+
+
+def test_data_is_compared_with_that_of_the_champion(
+    pets: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pets(validate__reference=REGISTERED)
+    ingest.main()
+    validate.main()
+    out = capsys.readouterr().out
+    assert f"{REGISTERED}/pets.parquet: not there, as no champion of pets is registered yet" in out
+    assert "not checked: label_set, class_shares, brightness, channel_order" in out
+    assert "to have later data compared" not in out
+    of_champion = pd.read_parquet(CANDIDATE)
+    Path(REGISTERED).mkdir(parents=True)
+    of_champion.to_parquet(Path(REGISTERED, "pets.parquet"))  # as `register` does
+    validate.main()
+    assert "not checked: label_set" not in capsys.readouterr().out
+    of_champion.loc[0, "label"] = "bird"
+    of_champion.assign(brightness=of_champion["brightness"] / 3).to_parquet(Path(REGISTERED, "pets.parquet"))
+    with pytest.raises(DeepcvError, match=r"classes_lost is 1.*bird"):
+        validate.main()
+    assert "brightness_ks is 1" in capsys.readouterr().out
 
 
 def test_what_validate_says_of_accepting_data_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,18 +47,11 @@ def cutmix(images_nchw: Tensor, partners_nchw: Tensor, draws: Draws, alpha: floa
     return Mixed(images, 1 - inside.float().mean(dim=(1, 2)))
 
 
-def erase(
-    images_nchw: Tensor, draws: Draws, area: tuple[float, float] = (0.02, 0.33), ratio: float = 3.3, value: int = 0
-) -> Tensor:
-    """Fill a rectangle inside the image, of a random share of its pixels (Zhong et al. 2017, arXiv 1708.04896).
+def fill(images_nchw: Tensor, share: Tensor, draws: Draws, ratio: float = 3.3, value: int = 0) -> Tensor:
+    """Fill a rectangle at a random place inside the image, of this share (b,) of its pixels (Zhong et al. 2017, arXiv 1708.04896).
 
     Its sides are up to `ratio` apart; one that would be longer than the image is cut to it.
     """
-    return fill(images_nchw, area[0] + (area[1] - area[0]) * draws.uniform(2)[:, 0], draws, ratio, value)
-
-
-def fill(images_nchw: Tensor, share: Tensor, draws: Draws, ratio: float = 3.3, value: int = 0) -> Tensor:
-    """Fill a rectangle at a random place inside the image, of this share (b,) of its pixels."""
     height, width = images_nchw.shape[2:]
     pixels = share * (height * width)
     stretch = (ratio ** (draws.uniform(3)[:, 0].double() - 0.5)).float()  # float32 powers depend on a value's place

@@ -8,7 +8,9 @@ Every source yields `Sample`s in an order that depends on its content alone.
 
 import re
 import shlex
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from deepcv.data import builtin
@@ -32,6 +34,7 @@ __all__ = ["LayoutError", "Source", "Tree", "is_litter", "open_source", "open_tr
 
 _READERS: dict[str, Callable[[Tree, Description], Source]] = {"table": table, "coco": coco, "voc": voc, "yolo": yolo}
 _PUBLISHED = ("digits", "mnist", "fashion-mnist", "imagenetv2", "torchvision")
+_SILENCE_S = 30.0
 _DVC_NEEDS = {"s3": "dvc-s3", "ssh": "dvc-ssh"}  # http it reads by itself
 # pathlib has made one slash of two.
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/+(?P<rest>.+)|(?P<host>[^/@]+@[^/:]+):(?P<path>.+)", re.IGNORECASE)
@@ -91,6 +94,23 @@ def _published(description: Description, downloads: Path) -> Source:
         choices = " or ".join(f"`source: {name}`" for name in _PUBLISHED)
         raise DataError(f"{description.origin}: expected {choices}, got {kind!r}")
     root = Path(description.text("root", str(downloads))).expanduser()
+    with _impatient():
+        return _opened(description, root)
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Give up on a server that says nothing: neither torchvision nor urlretrieve does by itself."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SILENCE_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _opened(description: Description, root: Path) -> Source:
+    kind = description.kind
     if kind == "torchvision":
         return torchvision_set(description, root, may_download=True)
     if kind == "imagenetv2":

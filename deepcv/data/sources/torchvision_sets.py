@@ -1,9 +1,11 @@
 """Classification datasets of torchvision by class name: `{source: torchvision, name: Flowers102}`.
 
 Local files first, then a download. torchvision holds md5 digests against what it downloads, and against local files where
-it keeps the published ones (CIFAR, SVHN, STL10, …); of images that lie unpacked it looks only whether they are there.
+it keeps the published ones (CIFAR, SVHN, STL10, …); of images that lie unpacked (Imagenette, Flowers102, …) it looks only
+whether they are there: for those there is the key `sha256`.
 """
 
+import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,12 +38,13 @@ class _Part:
 def torchvision_set(description: Description, root: Path, *, may_download: bool) -> Source:
     """Open the dataset that lies below `root` as torchvision lays it out. Raises DataError.
 
-    Images are the original files where torchvision has them, else PNG. Keys: `name`, `root`, and `options`, further
-    arguments of torchvision's class (`size: 160px` of Imagenette).
+    Images are the original files where torchvision has them, else PNG. Keys: `name`, `root`, `options`, further
+    arguments of torchvision's class (`size: 160px` of Imagenette), and `sha256` of the files with their labels, which is
+    known, and held against that, when all are read.
     """
     from torchvision import datasets  # takes seconds to import; only such a dataset needs it
 
-    description.only("name", "root", "options")
+    description.only("name", "root", "options", "sha256")
     name = description.text("name")
     kind = vars(datasets).get(name)
     if not (inspect.isclass(kind) and issubclass(kind, datasets.VisionDataset)):
@@ -60,9 +63,23 @@ def torchvision_set(description: Description, root: Path, *, may_download: bool)
     names = _class_names(parts[0].data, numbers)
     check_classes(description.origin, [Place(p.split, names[label]) for p in parts for label in set(p.labels)])
 
+    expected = description.text("sha256") if description.values.get("sha256") else None
+    if expected is not None and any(part.paths is None for part in parts):
+        raise DataError(f"{description.origin}: {name} has no image files that a `sha256` could be of; remove that key")
+
     def samples() -> Iterator[Sample]:
+        seen = hashlib.sha256()
         for part in parts:
-            yield from _samples(part, names, root)
+            for sample in _samples(part, names, root):
+                if expected is not None:
+                    seen.update(repr((sample.id, sample.split, sample.label)).encode())
+                    seen.update(hashlib.sha256(sample.encoded).digest())
+                yield sample
+        if expected is not None and (found := seen.hexdigest()) != expected:
+            raise DataError(
+                f"{name} below {root}: the sha256 of its images and labels is {found}, {description.origin} says {expected}; "
+                "bring the files back, or correct that"
+            )
 
     present = {label for part in parts for label in part.labels}
     classes = tuple(label for number, label in enumerate(names) if number in present)

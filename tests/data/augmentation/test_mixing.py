@@ -62,8 +62,10 @@ def test_cutmix_pastes_the_share_that_was_drawn() -> None:
 
 def test_erasing_stays_in_its_share_and_ratio() -> None:
     images = torch.full((COUNT, 3, 80, 120), 9, dtype=torch.uint8)
-    gone = (mixing.erase(images, draws(), area=(0.04, 0.2), ratio=3.0) == 0).all(1)
+    wanted = torch.linspace(0.04, 0.2, COUNT)
+    gone = (mixing.fill(images, wanted, draws(), ratio=3.0) == 0).all(1)
     share = gone.float().mean((1, 2))
+    assert float((share - wanted).abs().max()) < 0.01  # sides are whole pixels
     assert float(share.min()) > 0.036
     assert float(share.max()) < 0.21
     assert float(share.mean()) == pytest.approx(0.12, abs=0.003)
@@ -80,9 +82,10 @@ def test_erasing_stays_in_its_share_and_ratio() -> None:
 @given(st.permutations(range(64)), st.integers(1, 64))
 def test_erasing_does_not_depend_on_the_batch(order: list[int], size: int) -> None:
     images = torch.full((64, 1, 64, 64), 9, dtype=torch.uint8)
-    whole = mixing.erase(images, draws(64))
+    share = torch.linspace(0.02, 0.33, 64)
+    whole = mixing.fill(images, share, draws(64))
     part = torch.tensor(order[:size])
-    assert torch.equal(mixing.erase(images[part], draws(64).of(part)), whole[part])
+    assert torch.equal(mixing.fill(images[part], share[part], draws(64).of(part)), whole[part])
 
 
 def test_soft_targets_share_between_two_classes() -> None:
