@@ -43,10 +43,15 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
 
 
 def check(config: TrainConfig, device: torch.device) -> None:
-    """Raise DeepcvError for an optimizer that there is not, that lacks an option or cannot train; it takes a step to tell."""
+    """Raise DeepcvError for an optimizer that there is not, that lacks an option or cannot train.
+
+    To tell, one of a library, or one with options, takes a step on a few small parameters.
+    """
     kind, options = _chosen(config)
     if "momentum" in config.schedules and momentum_of(config) is None:
         raise DeepcvError(f"train.schedules.momentum: {config.optimizer} has no momentum; remove the schedule")
+    if "/" not in config.optimizer and not config.optimizer_options:
+        return
     few = [nn.Parameter(torch.ones(shape, device=device)) for shape in _SHAPES]
     group = {"params": few, "weight_decay": config.weight_decay, "lr_scale": 1.0, "decays": True}
     for parameter in few:

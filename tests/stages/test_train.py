@@ -44,6 +44,24 @@ def test_the_preview_is_in_the_run_before_the_first_step(monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ("optimizer: torch/SparseAdam", "torch/SparseAdam cannot train a network"),
+        ("optimizer_options: {betass: [0.9, 0.99]}", "no such option; the closest is 'betas'"),
+        ("lr_scales: {steem: 0.1}", "no part 'steem'"),
+    ],
+)
+def test_an_optimizer_that_does_not_fit_opens_no_run(values: str, words: str) -> None:
+    tracking.open_experiment("deepcv-toy")  # else the client is that of the test before
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("epochs: 3", f"epochs: 3, {values}"))
+    with pytest.raises(DeepcvError, match=words):
+        train.main()
+    assert runs() == []
+
+
+@pytest.mark.usefixtures("project")
 def test_tensorboard_has_each_epoch_of_a_resumed_training_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
