@@ -48,8 +48,6 @@ def check(config: TrainConfig, device: torch.device) -> None:
     To tell, one of a library, or one with options, takes a step on a few small parameters.
     """
     kind, options = _chosen(config)
-    if "momentum" in config.schedules and momentum_of(config) is None:
-        raise DeepcvError(f"train.schedules.momentum: {config.optimizer} has no momentum; remove the schedule")
     if "/" not in config.optimizer and not config.optimizer_options:
         return
     few = [nn.Parameter(torch.ones(shape, device=device)) for shape in _SHAPES]
@@ -58,12 +56,15 @@ def check(config: TrainConfig, device: torch.device) -> None:
         parameter.grad = torch.ones_like(parameter)
     with torch.random.fork_rng(devices=[]):
         try:
-            kind([group], lr=config.lr, **options).step()
+            made = kind([group], lr=config.lr, **options)
+            made.step()
         except _FAILURES as error:
             given = f" with the options {dict(config.optimizer_options)}" if config.optimizer_options else ""
             raise DeepcvError(
                 f"train.optimizer: {config.optimizer}{given} cannot train a network: {error}; adamw, sgd and muon can"
             ) from error
+    if "momentum" in config.schedules and not has_momentum(made):
+        raise DeepcvError(f"train.schedules.momentum: {config.optimizer} has no momentum; remove the schedule")
 
 
 def momentum_of(config: TrainConfig) -> float | None:
@@ -72,7 +73,7 @@ def momentum_of(config: TrainConfig) -> float | None:
     defaults = {name: one.default for name, one in inspect.signature(kind).parameters.items()} | options
     if "momentum" in defaults:
         return float(defaults["momentum"])
-    return float(defaults["betas"][0]) if "betas" in defaults else None
+    return float(defaults["betas"][0]) if defaults.get("betas") else None
 
 
 def set_momentum(optimizer: torch.optim.Optimizer, value: float) -> None:
@@ -150,8 +151,8 @@ def _chosen(config: TrainConfig) -> tuple[Any, dict[str, Any]]:
         return kind, given
     if "momentum" in known:
         return kind, given | {"momentum": config.momentum}
-    if "betas" in known:
-        _, *others = given.get("betas", known["betas"].default)
+    if "betas" in known and (betas := given.get("betas", known["betas"].default)):
+        _, *others = betas
         return kind, given | {"betas": (config.momentum, *others)}
     raise DeepcvError(f"train.momentum: {config.optimizer} has none; expected auto, got {config.momentum:g}")
 
@@ -161,7 +162,10 @@ def _of_timm(name: str) -> Any:
 
     if name not in (known := [str(one) for one in optim.list_optimizers()]):  # type: ignore[attr-defined]  # documented
         raise DeepcvError(f"train.optimizer: timm has no optimizer {name!r}; there are {', '.join(known)}")
-    return optim.get_optimizer_class(name)  # type: ignore[attr-defined]
+    try:
+        return optim.get_optimizer_class(name)  # type: ignore[attr-defined]
+    except (AssertionError, ImportError) as error:  # which it raises where a GPU or a further package is missing
+        raise DeepcvError(f"train.optimizer: timm/{name} cannot be used here: {error}") from error
 
 
 def _options(config: TrainConfig, known: Iterable[str]) -> dict[str, Any]:

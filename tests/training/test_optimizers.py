@@ -112,8 +112,12 @@ def test_what_has_no_momentum_takes_none() -> None:
     assert "momentum" not in create_optimizer(Model(), adagrad).param_groups[0]
     with pytest.raises(DeepcvError, match=r"train\.momentum: torch/Adagrad has none; expected auto, got 0\.5"):
         create_optimizer(Model(), replace(adagrad, momentum=0.5))
-    with pytest.raises(DeepcvError, match=r"train\.schedules\.momentum: torch/Adagrad has no momentum"):
-        check(replace(adagrad, schedules={"momentum": Ramp(start=0.5)}), torch.device("cpu"))
+    for name in ("torch/Adagrad", "timm/adafactor"):
+        scheduled = replace(adagrad, optimizer=name, schedules={"momentum": Ramp(start=0.5)})
+        with pytest.raises(DeepcvError, match=rf"train\.schedules\.momentum: {name} has no momentum"):
+            check(scheduled, torch.device("cpu"))
+        with pytest.raises(DeepcvError, match=rf"train\.schedules\.momentum: {name} has no momentum"):
+            initial(scheduled, "momentum")
 
 
 @pytest.mark.parametrize(("name", "options", "found"), [
