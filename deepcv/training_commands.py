@@ -208,12 +208,12 @@ def _find_lr(options: argparse.Namespace) -> None:
 
     if options.lowest >= options.highest:
         raise DeepcvError(f"--from {options.lowest:g} must be below --to {options.highest:g}")
-    params, shards, config, setup = _set_up()
+    _, shards, config, setup = _set_up()
     found = range_search.search(
         setup, config, shards.val, also=dict.fromkeys(options.also), method=options.method, lowest=options.lowest,
         highest=options.highest, steps=options.steps,
     )  # fmt: skip
-    print(_table(found, params))
+    print(_table(found, config))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     plots.draw_range(
         found.trace.rates, {"of each step": found.trace.losses, "running mean": found.trace.smoothed},
@@ -255,16 +255,17 @@ def _resume(options: argparse.Namespace) -> None:
             print(f"warning: train.{name} is {one} in the run, {other} in {_PARAMS}", file=sys.stderr)
 
 
-def _table(found: "Found", params: "TrainParams") -> str:
+def _table(found: "Found", config: "TrainConfig") -> str:
     """The suggestions, beside what params have and what they were read from."""
+    from deepcv.training.hyperparameters import initial
     from deepcv.training.range_search import suggestions
 
     trace = found.trace
     others = ", ".join(f"{method} {rate:.2g}" for method, rate in suggestions(trace).items())
     end = f"diverged at {trace.rates[-1]:.2g}" if trace.diverged else f"did not diverge up to {trace.rates[-1]:.2g}"
-    rows = [("", "now", "suggested", ""), ("lr", f"{params.lr:g}", f"{found.suggested['lr']:g}", f"{end}; {others}")]
+    rows = [("", "now", "suggested", ""), ("lr", f"{config.lr:g}", f"{found.suggested['lr']:g}", f"{end}; {others}")]
     for name, trials in found.trials.items():
-        now, value = getattr(params, name), found.suggested[name]
+        now, value = initial(config, name), found.suggested[name]
         why = "val loss " + ", ".join(f"{trial.value:g}: {trial.val_loss:.4f}" for trial in trials)
         kept = "; kept: no other is better by more than chance" if value == now else ""
         rows.append((name, f"{now:g}", f"{value:g}", why + kept))

@@ -42,7 +42,7 @@ def _set_frozen(network: nn.Module, parts: Sequence[str], *, frozen: bool) -> li
     parameters = dict(network.named_parameters())
     chosen: dict[str, nn.Parameter] = {}
     for part in parts:
-        found = {name: parameter for name, parameter in parameters.items() if _belongs(name, part)}
+        found = {name: parameter for name, parameter in parameters.items() if belongs(name, part)}
         if not found:
             raise PartError(f"no part {part!r} with parameters; there are {_known(network)}")
         chosen |= found
@@ -54,7 +54,8 @@ def _set_frozen(network: nn.Module, parts: Sequence[str], *, frozen: bool) -> li
     return list(chosen)
 
 
-def _belongs(name: str, part: str) -> bool:
+def belongs(name: str, part: str) -> bool:
+    """Whether a parameter of this name is one of a part, whose name may have a `*`."""
     return fnmatchcase(name, part) or fnmatchcase(name, f"{part}.*")
 
 

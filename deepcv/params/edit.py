@@ -32,8 +32,8 @@ def write(path: Path, text: str) -> None:
 def with_values(text: str, values: Mapping[str, object], origin: str = str(FILE)) -> str:
     """Return a params text with dotted keys set to plain values; ParamsError if the result is not valid.
 
-    A key has the form section.key, train.network_parameters.NAME or search.space.KEY. A key that the sections know and
-    the text lacks is added.
+    A key has the form section.key, train.network_parameters.NAME (or of another mapping), train.losses.1.weight or
+    search.space.KEY. A key that the sections know and the text lacks is added.
     """
     for key, value in values.items():
         text = _with_value(text, key, value, origin)
@@ -49,7 +49,8 @@ def _with_value(text: str, key: str, value: object, origin: str) -> str:
         known = [f"{owner}.{leaf}" for owner, other in SECTIONS.items() for leaf in other.model_fields]
         near = closest(f"{section}.{field}", known)
         raise ParamsError(f"{key}: no such key" + (f"; the closest is {' or '.join(near)}" if near else ""))
-    steps = [section, field, name] if name else [section, field]
+    inner = name.split(".", 1) if field == "losses" else [name]
+    steps = [section, field, *(step for step in inner if step)]
     root = parse(text, origin)
     while len(steps) > 1:
         node, parent = _get(root, steps), _get(root, steps[:-1])
@@ -57,6 +58,8 @@ def _with_value(text: str, key: str, value: object, origin: str) -> str:
             return _replaced(text, node, value, key)
         if parent is not None and isinstance(parent.content, dict):
             return _added(text, parent, steps[-1], value)
+        if parent is not None and isinstance(parent.content, list):
+            raise ParamsError(f"{key}: {'.'.join(steps[:-1])} has {len(parent.content)} entries; the first is 0")
         # What should hold the value is not there or holds nothing: set that to a mapping with this one value.
         value = {steps.pop(): value}
     raise ParamsError(f"{key}: {origin} has no section {section}")
@@ -65,9 +68,12 @@ def _with_value(text: str, key: str, value: object, origin: str) -> str:
 def _get(root: Node, steps: list[str]) -> Node | None:
     node = root
     for step in steps:
-        if not isinstance(node.content, dict) or step not in node.content:
+        if isinstance(node.content, list) and step.isdecimal() and int(step) < len(node.content):
+            node = node.content[int(step)]
+        elif isinstance(node.content, dict) and step in node.content:
+            node = node.content[step]
+        else:
             return None
-        node = node.content[step]
     return node
 
 

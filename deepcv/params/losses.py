@@ -8,22 +8,23 @@ from pydantic import Field, model_validator
 from deepcv.params.base import Group, MisfitError
 from deepcv.task import Kind
 
-# The options of each loss; what they mean and must be is deepcv.training.losses', and a test holds the two together.
-OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "cross_entropy": ("label_smoothing", "class_weights"),
-    "focal": ("gamma", "class_weights"),
-    "one_vs_rest": ("label_smoothing", "target_threshold", "sum_classes", "pos_weight"),
-    "jensen_shannon": (),
-    "triplet": ("margin", "mining", "distance"),
-    "nt_xent": ("temperature",),
-    "supcon": ("temperature",),
-    "bce": ("label_smoothing", "pos_weight"),
-    "sigmoid_focal": ("gamma", "alpha"),
-    "mse": (),
-    "l1": (),
-    "smooth_l1": ("beta",),
-    "huber": ("delta",),
-    "none": (),
+# The options of each loss and what they are where params do not say; what they mean and must be is deepcv.training.losses', and a
+# test holds the two together.
+OPTIONS: Mapping[str, Mapping[str, float | str]] = {
+    "cross_entropy": {"label_smoothing": 0.0, "class_weights": "none"},
+    "focal": {"gamma": 2.0, "class_weights": "none"},
+    "one_vs_rest": {"label_smoothing": 0.0, "target_threshold": 0.0, "sum_classes": False, "pos_weight": 1.0},
+    "jensen_shannon": {},
+    "triplet": {"margin": 0.2, "mining": "hard", "distance": "euclidean"},
+    "nt_xent": {"temperature": 0.5},
+    "supcon": {"temperature": 0.1},
+    "bce": {"label_smoothing": 0.0, "pos_weight": 1.0},
+    "sigmoid_focal": {"gamma": 2.0, "alpha": 0.25},
+    "mse": {},
+    "l1": {},
+    "smooth_l1": {"beta": 1.0},
+    "huber": {"delta": 1.0},
+    "none": {},
 }
 # The tasks of each loss; `deepcv.training.losses` has them by kinds of targets.
 _EVERY: tuple[Kind, ...] = ("classification", "multi_label", "regression")

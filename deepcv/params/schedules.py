@@ -28,8 +28,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "plateau": ("factor", "patience", "metric", "least", "floor"),
 }
 STEPWISE = ("lr", "momentum", "weight_decay", "label_smoothing", "clip_norm", "accumulate", "shift", "cutout")
-_LOSS = re.compile(r"losses\.(\d{1,3})\.(weight|label_smoothing)")
+_LOSS = re.compile(r"losses\.(\d{1,3})\.([a-z_]+)")
 _WITHOUT_VALUE = ("dropout", "drop_path", "blur")
+_OWN_MOMENTUM = 0.9  # of adamw, sgd and muon, where params say `auto`; a library's optimizer has its own
 _SHARES = ("momentum", "label_smoothing", "dropout", "drop_path")
 # Whose keys they are: `losses.0.weight`, `augmentation.mixup.alpha`.
 _OWNERS: Mapping[str, type[Group]] = {
@@ -117,23 +118,23 @@ def problem(name: str, schedule: ScheduleParams, section: Mapping[str, Any]) -> 
         if getattr(schedule, first) is None:
             return f"expected `{first}`: the network file has this hyperparameter's value"
         return _range_problem(name, schedule, 0.0, section)
-    value: Any = section if name in STEPWISE or name.startswith("augmentation.") or _LOSS.fullmatch(name) else None
+    losses = section["losses"]
+    if (found := _LOSS.fullmatch(name)) and int(found[1]) < len(losses):
+        return _of_loss(name, schedule, losses[int(found[1])], section)
+    if name == "momentum" and section["momentum"] == "auto":
+        return _range_problem(name, schedule, _OWN_MOMENTUM, section)
+    value: Any = section if name in STEPWISE or name.startswith("augmentation.") else None
     for part in name.split("."):
         if isinstance(value, Mapping):
             value = value.get(part)
         else:
             there = isinstance(value, Sequence) and part.isdecimal() and int(part) < len(value)
             value = value[int(part)] if there else None
-    if value is None and (found := _LOSS.fullmatch(name)) and int(found[1]) < len(section["losses"]):
-        loss = section["losses"][int(found[1])]["loss"]
-        if found[2] not in OPTIONS[loss]:
-            return f"{loss} has no {found[2]}"
-        value = 0.0  # what it is where params do not say
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
+        of_losses = [f"losses.{place}.{key}" for place, loss in enumerate(losses) for key in _numbers_of(loss)]
         return (
-            f"no such hyperparameter; there are {', '.join(STEPWISE + _WITHOUT_VALUE)}, losses.0.weight, "
-            "losses.0.label_smoothing and so on, and the numbers of train.augmentation, such as augmentation.randaugment.strength or "
-            "augmentation.operations.0.magnitude.1"
+            f"no such hyperparameter; there are {', '.join([*STEPWISE, *_WITHOUT_VALUE, *of_losses])}, and the numbers of "
+            "train.augmentation, such as augmentation.randaugment.strength or augmentation.operations.0.magnitude.1"
         )
     if ".depth." in name or name == "augmentation.chains":
         return (
@@ -141,6 +142,25 @@ def problem(name: str, schedule: ScheduleParams, section: Mapping[str, Any]) -> 
             "likely: augmentation.augmix.severity, augmentation.operations.0.probability"
         )
     return _range_problem(name, schedule, value, section)
+
+
+def _of_loss(name: str, schedule: ScheduleParams, loss: Mapping[str, Any], section: Mapping[str, Any]) -> str | None:
+    """The same of a number of one entry of `losses`."""
+    key, known = name.rpartition(".")[2], _numbers_of(loss)
+    if key not in known:
+        return f"{loss['loss']} has no {key} that is a number; it has {', '.join(known)}"
+    return _range_problem(name, schedule, known[key], section)
+
+
+def _numbers_of(loss: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of an entry of `losses`, by name."""
+    values = {"weight": loss["weight"], **OPTIONS[loss["loss"]]}
+    values |= {key: loss[key] for key in values if loss[key] is not None}
+    return {key: float(value) for key, value in values.items() if _is_number(value)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _range_problem(name: str, schedule: ScheduleParams, value: float, section: Mapping[str, Any]) -> str | None:

@@ -1,11 +1,13 @@
 """The search over values of the train section."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from deepcv.params.base import MisfitError, Section, closest, value_problem
+from deepcv.params.losses import OPTIONS, LossParams
 from deepcv.params.train import Scalar, TrainParams
 
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -15,7 +17,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "quniform": ("lo", "hi", "step"),
     "randint": ("lo", "hi"),
 }
-_OF_THE_NETWORK = ("network_parameters", "network_choices")  # mappings, whose values are searched by name
+# Keys of the train section that are mappings, of which a search draws entries: `train.network_parameters.width`.
+_MAPPINGS = ("network_parameters", "network_choices", "optimizer_options", "lr_scales")
+_OF_LOSSES = sorted({"weight"}.union(*OPTIONS.values()))
 
 
 class SearchParams(Section):
@@ -44,15 +48,40 @@ class SearchParams(Section):
         return int(value) if whole and isinstance(value, float) and value.is_integer() else value
 
 
+def misfits(space: Iterable[str], train: TrainParams) -> Iterator[tuple[str, str]]:
+    """Say which keys of `space` are of no entry of `train.losses`, and of no option that its loss has."""
+    for key in space:
+        place, name = _of_loss(key.removeprefix("train.")) or (0, "")
+        if name and place >= len(train.losses):
+            yield key, f"train.losses has {len(train.losses)} entries; the first is losses.0"
+        elif name and name not in (known := ["weight", *OPTIONS[train.losses[place].loss]]):
+            yield key, f"{train.losses[place].loss} has no {name}; it has {', '.join(known)}"
+
+
+def _of_loss(key: str) -> tuple[int, str] | None:
+    """The place and the name of `losses.1.weight`."""
+    field, _, rest = key.partition(".")
+    place, _, name = rest.partition(".")
+    return (int(place), name) if field == "losses" and re.fullmatch(r"\d{1,3}", place) and name in _OF_LOSSES else None
+
+
+def _near(field: str, key: str) -> list[str]:
+    """What may be meant by a key that there is not."""
+    if field in _MAPPINGS:
+        return [f"{field}.NAME"]
+    if field == "losses":
+        return [f"losses.0.{name}" for name in closest(key.rpartition(".")[2], _OF_LOSSES)] or ["losses.0.weight"]
+    return closest(field or key, TrainParams.model_fields, TrainParams.also_called)
+
+
 def _problems(key: str, entry: Mapping[str, list[Scalar]]) -> Iterator[str]:
     section, _, rest = key.partition(".")
     field, _, name = rest.partition(".")
-    if section != "train" or field not in TrainParams.model_fields or bool(name) != (field in _OF_THE_NETWORK):
-        near = closest(field or key, TrainParams.model_fields, TrainParams.also_called)
-        if field in _OF_THE_NETWORK:
-            near = [f"{field}.NAME"]
-        valid = " or ".join(f"'train.{name}'" for name in near)
-        hint = f"the closest is {valid}" if near else f"there are {', '.join(TrainParams.model_fields)}"
+    loss = _of_loss(rest)
+    entries = loss is not None if field == "losses" else bool(name) == (field in _MAPPINGS)
+    if section != "train" or field not in TrainParams.model_fields or not entries:
+        valid = " or ".join(f"'train.{name}'" for name in _near(field, key))
+        hint = f"the closest is {valid}" if valid else f"there are {', '.join(TrainParams.model_fields)}"
         yield f"not a key of the train section; {hint}"
         return
     if len(entry) != 1 or next(iter(entry)) not in KINDS:
@@ -72,10 +101,14 @@ def _problems(key: str, entry: Mapping[str, list[Scalar]]) -> Iterator[str]:
         yield from _range_problems(kind, [value for value in values if not isinstance(value, str)])
     if field == "network_choices" and not all(isinstance(value, str) for value in values):
         yield f"takes names of candidates, such as {{choice: [small, wide]}}, got {kind}: {values}"
-    if field in _OF_THE_NETWORK:
         return
     for value in ends(kind, values):
-        if (text := value_problem(TrainParams, field, value)) is not None:
+        text = (
+            value_problem(LossParams, loss[1], value)
+            if loss
+            else value_problem(TrainParams, field, {name: value} if name else value)
+        )
+        if text is not None:
             fractions = kind.endswith("uniform") and isinstance(value, float) and "whole number" in text
             more = "; draw whole numbers with randint, choice or quniform of three whole numbers" if fractions else ""
             yield f"{kind} {values} leaves the range of {key}: {text}{more}"

@@ -13,6 +13,7 @@ from deepcv.params.schedules import ScheduleParams, problem
 NO_WEIGHTS = "networks/weights/none.yaml"
 # What a network's parameter or a choice of the search may be; whole numbers fit 64 bits, as databases want them.
 Scalar = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | float | str | bool
+_Few = Annotated[list[float], Field(min_length=1, max_length=16)]
 
 
 class ProgressiveResizeParams(Group):
@@ -60,7 +61,12 @@ class TrainParams(Section):
         "adamw", description="or a class of torch.optim, such as torch/NAdam, or one of timm, such as timm/lamb"
     )
     lr: float = Field(0.01, gt=0, le=100, description="peak learning rate of the OneCycle schedule")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd and muon, first beta of adamw")
+    optimizer_options: dict[str, Scalar | _Few] = Field(
+        default_factory=dict, description="other keywords of the optimizer: {betas: [0.9, 0.95], eps: 1.0e-6}"
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(
+        "auto", description="or the first beta; auto: 0.9 of adamw, sgd and muon, of others what is theirs"
+    )
     weight_decay: float = Field(0.01, ge=0, le=10, description="weight decay")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target spread over all classes")
     clip_norm: float = Field(0.0, ge=0, le=1e6, description="largest norm of the gradients; 0: any")
@@ -69,6 +75,9 @@ class TrainParams(Section):
         0.0, ge=0, lt=1, description="share of its past that a running mean of the weights keeps; 0: none"
     )
     layer_decay: float = Field(1.0, gt=0, le=1, description="rate of each layer, times that of the one after it")
+    lr_scales: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        default_factory=dict, description="factors of the rates of parts, by their names as `freeze` has them"
+    )
     hold_norms: bool = Field(
         False, description="muon keeps the norm of every kernel: for networks with a norm behind each convolution"
     )

@@ -13,7 +13,7 @@ from deepcv.params.ingest import IngestParams
 from deepcv.params.losses import MAIN, TASKS, WITHOUT_TARGET, LossParams
 from deepcv.params.preprocess import PreprocessParams
 from deepcv.params.register import METRICS, RegisterParams
-from deepcv.params.search import SearchParams
+from deepcv.params.search import SearchParams, misfits
 from deepcv.params.train import TrainParams
 from deepcv.params.validate import ValidateParams
 from deepcv.task import Task
@@ -68,16 +68,15 @@ def loads(text: str, origin: str = str(FILE)) -> Params:
         if not (misfits := _misfits(params)):
             return params
         for where, text in misfits.items():
-            section, _, key = where.partition(".")
-            node = root.content.get(section, root)
-            problems.append((node.content.get(key, node).line, where, text))
+            problems.append((root.find(where.split(".", 2)).line, where, text))
     raise ParamsError(report(problems, origin))
 
 
 def _misfits(params: Params) -> dict[str, str]:
     """Say, by key, what does not fit the target."""
     target = params.preprocess.target
-    kind, found = Task(target).kind, {}
+    kind = Task(target).kind
+    found = {f"search.space.{key}": text for key, text in misfits(params.search.space, params.train)}
     if params.register.metric not in METRICS[kind]:
         found["register.metric"] = (
             f"{params.register.metric} is no metric of preprocess.target {target}; expected {' or '.join(METRICS[kind])}"

@@ -23,14 +23,14 @@ from deepcv.errors import DeepcvError
 from deepcv.evaluation.figures import draw_schedules
 from deepcv.files import sha256, write_text
 from deepcv.lifetime import Grace
-from deepcv.nn import classifier, spec
+from deepcv.nn import classifier, parts, spec
 from deepcv.nn.spec import NetworkSpec
 from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
 from deepcv.stages import archive, entry, tensorboard
 from deepcv.stages.tensorboard import TensorBoard
 from deepcv.stages.training_log import TrainingLog
-from deepcv.training import distributed, sharding
+from deepcv.training import distributed, optimizers, sharding
 from deepcv.training.checkpoints import InterruptedTrainingError
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import DivergedError
@@ -65,6 +65,7 @@ def main() -> Callable[[], None] | None:
     if not distributed.launched():
         check(network, start, config, shards)  # a misfit opens no run
         sharding.check(config, hardware.processes)
+        optimizers.check(config, hardware.torch_device)
         if hardware.processes > 1:
             distributed.launch(hardware.processes, "deepcv.stages.train")
             return None
@@ -151,6 +152,8 @@ def check(network: NetworkSpec, start: Start | None, config: TrainConfig, shards
         for sentence in start.differences(shards):
             print(f"warning: {sentence}", file=sys.stderr)
     freeze(built, config.freeze)
+    parts.unfreeze(built, *config.unfreeze)
+    optimizers.parameter_groups(built, config.weight_decay, config.layer_decay, config.lr_scales)
     learned = {target.of for target in further_outputs(config, shards.further).values()}
     sizes = {target.of: len(target.names) for target in shards.further}
     check_losses(config, output_shapes(built), shards.task, len(shards.classes), sizes, shards.input_shape)

@@ -38,7 +38,7 @@ class TrainConfig:
     batch_size: int
     optimizer: str
     lr: float
-    momentum: float
+    momentum: float | Literal["auto"]
     weight_decay: float
     label_smoothing: float
     warmup: float
@@ -60,6 +60,8 @@ class TrainConfig:
     clip_norm: float = 0.0
     ema: float = 0.0
     layer_decay: float = 1.0
+    lr_scales: Mapping[str, float] = field(default_factory=dict)
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     hold_norms: bool = False
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     losses: tuple[Term, ...] = ()

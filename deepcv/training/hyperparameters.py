@@ -16,6 +16,7 @@ from deepcv.nn.layers.blur import set_blur
 from deepcv.nn.layers.regularisation import DropPath
 from deepcv.training.config import TrainConfig
 from deepcv.training.losses import LOSSES, Term
+from deepcv.training.optimizers import has_momentum, momentum_of, set_momentum
 from deepcv.training.schedules import Curve, Joined, OneCycle, Plateau
 
 Setter = Callable[[float], None]
@@ -27,7 +28,7 @@ OF_EPOCHS = ("shift", "cutout")
 WITHOUT_VALUE = ("dropout", "drop_path", "blur")  # the network file has theirs
 _WHOLE = ("shift", "cutout", "accumulate")
 _AUGMENTATION = "augmentation."
-_LOSS = re.compile(r"losses\.(\d{1,3})\.(weight|label_smoothing)")
+_LOSS = re.compile(r"losses\.(\d{1,3})\.([a-z_]+)")
 
 
 @dataclass(frozen=True)
@@ -61,22 +62,42 @@ def scheduled(config: TrainConfig, steps: int) -> tuple[Scheduled, ...]:
 
 
 def initial(config: TrainConfig, name: str) -> float:
-    """The value that params give a hyperparameter, 0 for those of WITHOUT_VALUE. Raises DeepcvError for an unknown name."""
+    """The value that params give a hyperparameter, 0 for those of WITHOUT_VALUE, the optimizer's own momentum where they give none.
+
+    Raises DeepcvError for an unknown name, and for the momentum of an optimizer that has none.
+    """
     if name in WITHOUT_VALUE:
         return 0.0
     value: Any = config
-    if loss := _LOSS.fullmatch(name):
+    if name == "momentum":
+        value = momentum_of(config)
+        if value is None:
+            raise DeepcvError(f"train.schedules.momentum: {config.optimizer} has no momentum; remove the schedule")
+    elif loss := _LOSS.fullmatch(name):
         value = _of_loss(config.losses[int(loss[1])], loss[2]) if int(loss[1]) < len(config.losses) else None
     elif name in OF_STEPS or name in OF_EPOCHS or name.startswith(_AUGMENTATION):
         for part in _path(name):
             value = _member(value, part)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         raise DeepcvError(
-            f"train.schedules.{name}: expected one of {', '.join(OF_STEPS + OF_EPOCHS)}, losses.0.weight, "
-            "losses.0.label_smoothing and so on, or a number of train.augmentation such as augmentation.randaugment.strength or "
-            "augmentation.operations.0.magnitude.1"
+            f"train.schedules.{name}: expected one of {', '.join([*OF_STEPS, *OF_EPOCHS, *_of_losses(config.losses)])}, or a number of "
+            "train.augmentation such as augmentation.randaugment.strength or augmentation.operations.0.magnitude.1"
         )
     return float(value)
+
+
+def _of_losses(terms: Sequence[Term]) -> list[str]:
+    """The names of what can change in losses."""
+    return [
+        f"losses.{place}.{key}"
+        for place, term in enumerate(terms)
+        for key in ["weight", *(LOSSES[term.loss].options if term.loss in LOSSES else ())]
+        if _is_number(_of_loss(term, key))
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _of_loss(term: Term, key: str) -> Any:
@@ -105,13 +126,13 @@ def _of_steps(name: str) -> bool:
 
 @dataclass
 class Settings:
-    """Values that the training step reads anew each time; `smoothings` are those of `losses`, by place, which change."""
+    """Values that the training step reads anew each time; `loss_options` are those of `losses`, by place and name, which change."""
 
     label_smoothing: float
     clip_norm: float
     accumulate: int
     loss_weights: list[float]
-    smoothings: dict[int, float] = field(default_factory=dict)
+    loss_options: dict[int, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: TrainConfig) -> Self:
@@ -192,11 +213,7 @@ def _setter(name: str, settings: Settings, models: Sequence[nn.Module], optimize
             group["lr"] = value * group["lr_scale"]
 
     def momentum(value: float) -> None:
-        for group in optimizer.param_groups:
-            if "betas" in group:
-                group["betas"] = (value, group["betas"][1])
-            else:
-                group["momentum"] = value
+        set_momentum(optimizer, value)
 
     def weight_decay(value: float) -> None:
         for group in optimizer.param_groups:
@@ -219,8 +236,10 @@ def _setter(name: str, settings: Settings, models: Sequence[nn.Module], optimize
 
     def of_loss(value: float) -> None:
         _, place, key = name.split(".")
-        values: list[float] | dict[int, float] = settings.loss_weights if key == "weight" else settings.smoothings
-        values[int(place)] = value
+        if key == "weight":
+            settings.loss_weights[int(place)] = value
+        else:
+            settings.loss_options.setdefault(int(place), {})[key] = value
 
     kind = DropPath if name == "drop_path" else nn.modules.dropout._DropoutNd
     layers = [one for model in models for one in model.modules() if isinstance(one, kind)]
@@ -228,6 +247,8 @@ def _setter(name: str, settings: Settings, models: Sequence[nn.Module], optimize
         raise DeepcvError(
             f"train.schedules.{name}: the network has no layer `{name}`; remove the schedule or add a layer"
         )
+    if name == "momentum" and not has_momentum(optimizer):
+        raise DeepcvError(f"train.schedules.momentum: {type(optimizer).__name__} has no momentum; remove the schedule")
     own = {
         "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "dropout": probability, "drop_path": probability,
         "accumulate": accumulate, "blur": blur,

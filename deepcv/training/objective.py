@@ -32,7 +32,7 @@ def create_objective(
     config: TrainConfig, settings: Settings, outputs: Mapping[str, tuple[int, ...]],
     task: Task, size: int, counts: Tensor | None, images: Images | None = None, further: Mapping[str, int] = _NO_SIZES,
 ) -> Objective:  # fmt: skip
-    """Return the loss of a batch, with the label smoothings and the weights that are set at the time.
+    """Return the loss of a batch, with the options and the weights that are set at the time.
 
     `outputs`, `size` and `further` are those of `check_losses`; `counts` (classes,) says how many images of each class an epoch
     visits; `images` are for terms that learn them. Without `train.losses` it is cross entropy of classes, binary cross entropy of
@@ -60,8 +60,11 @@ def create_objective(
         if shown:
             targets["images"] = shown.normalise(batch.first_view(batch.images_nchw))
         now = (
-            [_smoothed(term, settings.smoothings.get(place)) for place, term in trained.items()]
-            if settings.smoothings
+            [
+                replace(term, options={**term.options, **settings.loss_options.get(place, {})})
+                for place, term in trained.items()
+            ]
+            if settings.loss_options
             else terms
         )
         return total(now, outputs, targets, batch.views, weights=weights, class_weights=class_weights)
@@ -127,11 +130,6 @@ def _trained(config: TrainConfig, task: Task) -> dict[int, Term]:
     """The terms that something is learned from, by their places in the list."""
     terms = config.losses or (Term(_OWN_LOSS[task.kind]),)
     return {place: term for place, term in enumerate(terms) if term.loss != NOT_TRAINED}
-
-
-def _smoothed(term: Term, smoothing: float | None) -> Term:
-    """The term with another label smoothing, where there is one."""
-    return term if smoothing is None else replace(term, options={**term.options, "label_smoothing": smoothing})
 
 
 def class_counts(labels: Tensor, classes: int) -> Tensor:

@@ -25,7 +25,8 @@ from deepcv.evaluation.inference import logits_of
 from deepcv.training.checkpoints import RandomState
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import DivergedError, RunningMetrics, create_trainer
-from deepcv.training.hyperparameters import Hyperparameters, Scheduled, Settings, scheduled
+from deepcv.training.hyperparameters import Hyperparameters, Scheduled, Settings, initial, scheduled
+from deepcv.training.optimizers import has_momentum
 from deepcv.training.schedules import Curve
 from deepcv.training.setup import Setup, objective_of, thaw
 
@@ -94,7 +95,7 @@ def search(
     trials: dict[Grid, tuple[Trial, ...]] = {}
     for name in also:
         trials[name] = compare(setup, _changed(config, suggested), val, name, steps=steps)
-        suggested[name] = choose(trials[name], getattr(config, name))
+        suggested[name] = choose(trials[name], initial(config, name))
     return Found(suggested, trace, trials)
 
 
@@ -156,9 +157,9 @@ def compare(
 
     `setup` is afterwards as it was. Raises RangeError where the optimizer has no momentum.
     """
-    if name == "momentum" and not _has_momentum(setup):
+    if name == "momentum" and not has_momentum(setup.optimizer):
         raise RangeError(f"train.optimizer: {config.optimizer} has no momentum to compare; leave it out")
-    grid = sorted({*(tuple(values) or GRIDS[name]), float(getattr(config, name))})
+    grid = sorted({*(tuple(values) or GRIDS[name]), initial(config, name)})
     whole = config.epochs * len(setup.loader) // config.accumulate
     steps = max(1, max(steps, round(_SHARE * whole)) // len(grid))
     seen = permutation(config.seed, 0, len(val.labels), torch.device("cpu"))[:_VAL_IMAGES].sort().values.numpy()
@@ -275,18 +276,14 @@ def _miniature(setup: Setup, config: TrainConfig, name: Grid, steps: int) -> lis
     """The courses of a training of a few steps; what is compared keeps its value over all of them."""
     courses = {course.name: course for course in scheduled(config, steps * config.accumulate)}
     for other in GRIDS:
-        if other == name or (other not in courses and (other != "momentum" or _has_momentum(setup))):
-            value = float(getattr(config, other))  # of an earlier grid, perhaps, of which the optimizer does not know
+        if other == name or (other not in courses and (other != "momentum" or has_momentum(setup.optimizer))):
+            value = initial(config, other)  # of an earlier grid, perhaps, of which the optimizer does not know
             courses[other] = Scheduled(other, value, Curve(((0.0, value),)))
     return list(courses.values())
 
 
 def _changed(config: TrainConfig, values: Mapping[Any, Any]) -> TrainConfig:
     return replace(config, **values)
-
-
-def _has_momentum(setup: Setup) -> bool:
-    return any("betas" in group or "momentum" in group for group in setup.optimizer.param_groups)
 
 
 def _val_losses(setup: Setup, val: Split) -> NDArray[np.float64]:

@@ -65,6 +65,27 @@ def test_a_key_is_added_where_nothing_stands_yet(text: str) -> None:
         assert ("# none yet" in edited) == ("# none yet" in before)
 
 
+@pytest.mark.parametrize(
+    "losses",
+    [
+        "  losses: [{loss: supcon}, {loss: triplet, weight: 0.5}]  # two\n",
+        "  losses:\n    - {loss: supcon}\n    - {loss: triplet, weight: 0.5}  # two\n",
+        "  losses:\n    - loss: supcon\n    - loss: triplet\n      weight: 0.5  # two\n",
+        "  losses:\n  - loss: supcon  # two\n  -\n    loss: triplet\n    weight: 0.5\n",
+    ],
+)
+def test_a_value_in_a_list_is_set_or_added(text: str, losses: str) -> None:
+    text = text.replace("  lr: 0.01\n", f"  lr: 0.01\n{losses}")
+    edited = with_values(
+        text, {"train.losses.1.weight": 0.25, "train.losses.0.temperature": 0.2, "train.losses.1.mining": "all"}
+    )
+    one, other = loads(edited).train.losses
+    assert (one.loss, one.temperature, other.weight, other.mining) == ("supcon", 0.2, 0.25, "all")
+    assert edited.count("# two") == 1
+    with pytest.raises(ParamsError, match=r"train\.losses\.2\.weight: train\.losses has 2 entries; the first is 0"):
+        with_values(text, {"train.losses.2.weight": 0.25})
+
+
 def test_a_block_of_lines_is_not_replaced(text: str) -> None:
     with pytest.raises(ParamsError, match=r"train\.epochs: line 34: the value stands in a block of lines"):
         with_values(text, {"search.space.train.epochs": {"choice": [1]}})

@@ -146,7 +146,22 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     (
         "lr: 0.01",
         "lr: 0.01\n  losses: [{loss: focal}]\n  schedules: {losses.0.label_smoothing: {kind: linear}}",
-        [(24, "train.schedules.losses.0.label_smoothing: focal has no label_smoothing")],
+        [(24, "train.schedules.losses.0.label_smoothing: focal has no label_smoothing", "it has weight, gamma")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  losses: [{loss: triplet}]\n  schedules: {losses.0.mining: {kind: linear}}",
+        [(24, "train.schedules.losses.0.mining: triplet has no mining that is a number; it has weight, margin")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  losses: [{loss: supcon}]\n  schedules: {losses.0.temperature: {kind: linear}}",
+        [(24, "train.schedules.losses.0.temperature: a value that the schedule reaches must be", "> 0", "got 0.0")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  losses: [{loss: supcon}]\n  schedules: {losses.0.temperature: {kind: exponential, end: 2000000}}",
+        [(24, "train.schedules.losses.0.temperature.end", "must be", "<= 1000000.0")],
     ),
     (
         "lr: 0.01",
@@ -156,7 +171,13 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     (
         "lr: 0.01",
         "lr: 0.01\n  losses: [{loss: cross_entropy}]\n  schedules: {losses.1.label_smoothing: {kind: linear}}",
-        [(24, "train.schedules.losses.1.label_smoothing: no such hyperparameter")],
+        [
+            (
+                24,
+                "train.schedules.losses.1.label_smoothing: no such hyperparameter",
+                "losses.0.weight, losses.0.label_smoothing, and",
+            )
+        ],
     ),
     (
         "lr: 0.01",
@@ -443,6 +464,14 @@ BAD += [
         ("train.flip: {randint: [0, 2]}", "must be true or false"),
         ("train.threads: {choice: [auto, 0]}", "or 'auto', got 0"),
         ("train.optimizer: {choice: [adam]}", "must be 'adamw' or 'sgd'"),
+        ("train.momentum: {uniform: [0.5, 1]}", "< 1 or 'auto'"),
+        ("train.lr_scales.net: {choice: [0.5, 0.0]}", "leaves the range of train.lr_scales.net"),
+        ("train.optimizer_options: {choice: [1]}", "the closest is 'train.optimizer_options.NAME'"),
+        ("train.losses.0.weight: {uniform: [0, 1]}", "train.losses has 0 entries"),
+        ("train.losses.0.weight: {uniform: [-1, 1]}", "leaves the range of train.losses.0.weight"),
+        ("train.losses.0.temprature: {uniform: [0.1, 1]}", "the closest is 'train.losses.0.temperature'"),
+        ("train.losses.0.output: {choice: [a]}", "not a key of the train section"),
+        ("train.losses: {choice: [a]}", "the closest is 'train.losses.0.weight'"),
     ]
 ]
 

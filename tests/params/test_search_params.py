@@ -1,6 +1,9 @@
 import pytest
+from params_text import TEXT
 
+from deepcv.params.base import ParamsError
 from deepcv.params.search import SearchParams
+from deepcv.params.whole import loads
 
 
 @pytest.mark.parametrize(
@@ -32,3 +35,37 @@ def test_a_network_parameter_may_be_searched() -> None:
         "train.network_choices.mix.0": {"choice": ["small", "wide, skip"]},
     }
     assert SearchParams(space=space).space == space
+
+
+LOSSES = TEXT.replace("  lr: 0.01\n", "  lr: 0.01\n  losses: [{loss: supcon}, {loss: triplet, weight: 0.5}]\n")
+
+
+def searched(key: str, entry: str) -> str:
+    return LOSSES.replace("    train.epochs:", f"    {key}: {entry}\n    train.epochs:")
+
+
+@pytest.mark.parametrize(
+    ("key", "entry"),
+    [
+        ("train.losses.0.temperature", "{loguniform: [0.05, 0.5]}"),
+        ("train.losses.1.weight", "{uniform: [0.0, 1.0]}"),
+        ("train.losses.1.mining", "{choice: [hard, all]}"),
+        ("train.optimizer_options.eps", "{loguniform: [1.0e-9, 1.0e-6]}"),
+        ("train.lr_scales.net.blocks.*", "{choice: [0.1, 0.5]}"),
+    ],
+)
+def test_entries_of_losses_and_mappings_may_be_searched(key: str, entry: str) -> None:
+    assert key in loads(searched(key, entry)).search.space
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("train.losses.2.weight", "train.losses has 2 entries; the first is losses.0"),
+        ("train.losses.0.margin", "supcon has no margin; it has weight, temperature"),
+    ],
+)
+def test_an_entry_that_losses_lack_is_told(key: str, words: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        loads(searched(key, "{uniform: [0.1, 0.5]}"))
+    assert str(caught.value).endswith(f"params.yaml:35: search.space.{key}: {words}")

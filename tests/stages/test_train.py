@@ -81,6 +81,23 @@ def test_the_choices_of_the_params_are_trained_and_logged(tmp_path: Path) -> Non
     assert model.network.get_submodule("mix.1.small.conv").kernel_size == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ("optimizer: torch/SparseAdam", "torch/SparseAdam cannot train a network"),
+        ("optimizer_options: {betass: [0.9, 0.99]}", "no such option; the closest is 'betas'"),
+        ("lr_scales: {steem: 0.1}", "no part 'steem'"),
+    ],
+)
+def test_an_optimizer_that_does_not_fit_opens_no_run(values: str, words: str) -> None:
+    tracking.open_experiment("deepcv-toy")  # else the client is that of the test before
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("epochs: 3", f"epochs: 3, {values}"))
+    with pytest.raises(DeepcvError, match=words):
+        train.main()
+    assert runs() == []
+
+
 @pytest.mark.usefixtures("project")
 def test_the_curves_of_a_resumed_training_have_each_epoch_and_point_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -25,7 +25,7 @@ from deepcv.training.config import TrainConfig
 from deepcv.training.engine import GUARD_STEPS, DivergedError, RunningMetrics, check_weights, create_trainer
 from deepcv.training.history import History, Point
 from deepcv.training.hyperparameters import Hyperparameters, Settings, initial, scheduled
-from deepcv.training.losses import Term
+from deepcv.training.losses import LOSSES, Term
 from deepcv.training.objective import create_objective
 from deepcv.training.optimizers import create_optimizer
 from deepcv.training.schedules import OneCycle, Piecewise, Plateau, Ramp
@@ -256,7 +256,7 @@ def test_the_label_smoothing_of_a_loss_follows_its_schedule() -> None:
     assert initial(config, "losses.0.label_smoothing") == 0.5
     assert initial(config, "losses.1.label_smoothing") == 0.0
     settings = Settings.of(config)
-    assert settings.smoothings == {}
+    assert settings.loss_options == {}
     objective = create_objective(config, settings, {"logits": (2,)}, CLASSIFICATION, 2, torch.tensor([14, 14]))
     (course,) = (one for one in scheduled(config, 21) if one.name != "lr")
     hyperparameters = Hyperparameters(
@@ -269,6 +269,39 @@ def test_the_label_smoothing_of_a_loss_follows_its_schedule() -> None:
         own, other = (nn.functional.cross_entropy(logits, targets, label_smoothing=one) for one in (0.5, smoothing))
         found = objective({"logits": logits}, Batch(torch.zeros(4, 1, 8, 8), targets))
         assert float(found) == pytest.approx(float(own + 0.25 * other), rel=1e-6)
+
+
+@pytest.mark.parametrize(("loss", "option", "value"), [
+    (loss, option, one.default) for loss, kind in LOSSES.items() for option, one in kind.options.items()
+    if isinstance(one.default, float) and "class" in kind.targets and option != "target_threshold"  # of soft targets
+])  # fmt: skip
+def test_every_number_of_a_loss_follows_its_schedule(loss: str, option: str, value: float) -> None:
+    """Each step's loss against the loss itself with the option's value of that step, from the present one to another."""
+    name = f"losses.0.{option}"
+    config = replace(PLAIN, losses=(Term(loss),), schedules={name: Ramp("linear", end=0.6)})
+    assert initial(config, name) == value
+    settings = Settings.of(config)
+    objective = create_objective(config, settings, {"logits": (2,)}, CLASSIFICATION, 2, None)
+    (course,) = (one for one in scheduled(config, 21) if one.name == name)
+    hyperparameters = Hyperparameters(
+        [course], config=config, settings=settings, model=Net(), optimizer=create_optimizer(Net(), config),
+        loader=trainer_of(Net(), PLAIN)[1],
+    )  # fmt: skip
+    logits, targets, found = torch.randn(4, 2), torch.tensor([0, 1, 1, 0]), []
+    views = {"views": 1} if LOSSES[loss].views else {}
+    for step, now in ((0, value), (10, (value + 0.6) / 2), (20, 0.6)):
+        hyperparameters.step(step)
+        found.append(float(objective({"logits": logits}, Batch(torch.zeros(4, 1, 8, 8), targets))))
+        assert found[-1] == pytest.approx(
+            float(LOSSES[loss].function(logits, targets, **views, **{option: now})), rel=1e-6
+        )
+    assert len(set(found)) > 1
+
+
+def test_what_can_change_in_losses_is_named() -> None:
+    config = replace(PLAIN, losses=(Term("cross_entropy"), Term("triplet")))
+    with pytest.raises(DeepcvError, match=r"losses\.0\.label_smoothing, losses\.1\.weight, losses\.1\.margin, or"):
+        initial(config, "losses.1.mining")
 
 
 def test_the_whole_window_is_planned_when_its_size_changes() -> None:

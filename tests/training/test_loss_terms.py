@@ -170,8 +170,8 @@ def test_params_know_which_tasks_a_loss_is_of() -> None:
 
 def test_params_know_every_loss_and_its_options() -> None:
     """`deepcv.params` imports no torch, so it has the names a second time."""
-    ours = {name: set(loss.options) for name, loss in LOSSES.items()}
-    assert {name: set(options) for name, options in OPTIONS.items() if name != NOT_TRAINED} == ours
+    ours = {name: {key: one.default for key, one in loss.options.items()} for name, loss in LOSSES.items()}
+    assert {name: options for name, options in OPTIONS.items() if name != NOT_TRAINED} == ours
     assert set(LossParams.model_fields) == {"loss", "output", "target", "weight"}.union(*ours.values())
 
 

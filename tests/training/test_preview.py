@@ -45,11 +45,12 @@ def test_curves_are_what_a_training_sets(tmp_path: Path, monkeypatch: pytest.Mon
         "clip_norm": Ramp("exponential", start=5.0, end=0.5), "dropout": Ramp("linear", start=0.5, end=0.1),
         "losses.0.weight": Piecewise(((0.0, 1.0), (1.0, 0.25))), "losses.0.label_smoothing": Ramp("cosine", start=0.3),
         "augmentation.operations.0.magnitude.1": Ramp("linear", start=0.0, end=30.0),
+        "losses.1.gamma": Ramp("linear", start=3.0, end=1.0), "losses.2.margin": Ramp("cosine", end=0.1),
+        "losses.3.temperature": Ramp("exponential", start=0.5, end=0.1),
     }  # fmt: skip
+    terms = (Term("cross_entropy"), Term("focal"), Term("triplet", options={"margin": 0.4}), Term("supcon"))
     rotate = Operation("rotate", 0.0, 30.0)
-    config = toys.config(
-        schedules=schedules, losses=(Term("cross_entropy"),), augmentation=Recipe(operations=(rotate,))
-    )
+    config = toys.config(schedules=schedules, losses=terms, augmentation=Recipe(operations=(rotate,)))
     seen: dict[str, list[float]] = {}
 
     def watched(model: nn.Module, optimizer: Optimizer, objective: Objective, *given: Any, **named: Any) -> Engine:
@@ -62,7 +63,9 @@ def test_curves_are_what_a_training_sets(tmp_path: Path, monkeypatch: pytest.Mon
             now = {
                 "lr": group["lr"], "weight_decay": group["weight_decay"], "momentum": group["betas"][0],
                 "cutout": loader.augmentation.cutout, "clip_norm": settings.clip_norm, "dropout": dropout.p,
-                "losses.0.weight": settings.loss_weights[0], "losses.0.label_smoothing": settings.smoothings[0],
+                "losses.0.weight": settings.loss_weights[0], "losses.0.label_smoothing": settings.loss_options[0]["label_smoothing"],
+                "losses.1.gamma": settings.loss_options[1]["gamma"], "losses.2.margin": settings.loss_options[2]["margin"],
+                "losses.3.temperature": settings.loss_options[3]["temperature"],
                 "augmentation.operations.0.magnitude.1": loader.policies[0].operations[0].end,
             }  # fmt: skip
             for name, value in now.items():

@@ -273,11 +273,24 @@ def test_each_value_of_a_grid_trains_from_the_same_weights(
 
 
 def test_an_optimizer_without_momentum(network: NetworkSpec, shards: Dataset) -> None:
-    config = toys.config(optimizer="torch/Adagrad")
+    config = toys.config(optimizer="torch/Adagrad", momentum="auto")
     setup = set_up(network, shards, config)
     with pytest.raises(RangeError, match="torch/Adagrad has no momentum"):
         compare(setup, config, shards.val, "momentum")
     assert len(compare(setup, config, shards.val, "weight_decay")) == len(range_search.GRIDS["weight_decay"])
+
+
+def test_an_optimizer_of_three_betas_and_its_own_momentum(network: NetworkSpec, shards: Dataset) -> None:
+    config = toys.config(optimizer="timm/adan", momentum="auto")
+    setup = set_up(network, shards, config)
+    seen: list[tuple[float, ...]] = []
+    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["betas"]))
+    try:
+        trials = compare(setup, config, shards.val, "momentum", values=(0.5,), steps=4)
+    finally:
+        handle.remove()
+    assert [trial.value for trial in trials] == [0.5, 0.98]
+    assert seen == [(0.5, 0.92, 0.99)] * 2 + [(0.98, 0.92, 0.99)] * 2
 
 
 def trial(value: float, *losses: float) -> Trial:

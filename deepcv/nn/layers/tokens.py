@@ -117,6 +117,10 @@ class ClassToken(nn.Module):
         """Small and random."""
         nn.init.normal_(self.token, std=_STD)
 
+    def no_weight_decay(self) -> set[str]:
+        """What optimizers leave as large as it is, as networks of timm say it."""
+        return {"token"}
+
     def forward(self, tokens_ntd: Tensor) -> Tensor:
         """The tokens with the learned one at 0."""
         return torch.cat([self.token.expand(tokens_ntd.shape[0], -1, -1), tokens_ntd], 1)
@@ -138,6 +142,10 @@ class Positions(nn.Module):
     def reset_parameters(self) -> None:
         """Small and random."""
         nn.init.trunc_normal_(self.embedding, std=_STD)
+
+    def no_weight_decay(self) -> set[str]:
+        """What optimizers leave as large as it is, as networks of timm say it."""
+        return {"embedding"}
 
     def forward(self, tokens_ntd: Tensor) -> Tensor:
         """The tokens, told where they stand."""
