@@ -81,6 +81,7 @@ def test_the_choices_of_the_params_are_trained_and_logged(tmp_path: Path) -> Non
     assert model.network.get_submodule("mix.1.small.conv").kernel_size == (1, 1)
 
 
+@pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
     ("values", "words"),
     [
