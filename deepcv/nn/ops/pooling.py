@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepcv.nn.emitter import Emitter, FitError, Value
-from deepcv.nn.layers.pooling import BlurPool2d, GeneralisedMean
+from deepcv.nn.layers.pooling import AdaptiveMaxPool2d, BlurPool2d, GeneralisedMean
 from deepcv.nn.layers.tensors import largest
 from deepcv.nn.ops.op import Op, Padding, Range, Side, maps, mirrored, slide
 
@@ -99,33 +99,38 @@ class BlurPool(Op):
 
 @dataclass(frozen=True)
 class _AdaptivePool(Op):
-    function: ClassVar[Callable[..., Tensor]]
     height: Side = 1
     width: Side | None = None
 
-    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
-        """(C, H, W) to (C, height, width)."""
-        (x,) = inputs
-        channels, _, _ = maps(x)
-        size = (self.height, self.width or self.height)
-        return emitter.function(type(self).function, (x, size), (channels, *size))
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width that come out."""
+        return self.height, self.width or self.height
 
 
 @dataclass(frozen=True)
 class AdaptiveAvgPool(_AdaptivePool):
     """Mean of windows of about equal size, for an output of a fixed height and width; width defaults to height."""
 
-    function = F.adaptive_avg_pool2d
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (C, height, width)."""
+        (x,) = inputs
+        channels, _, _ = maps(x)
+        return emitter.function(F.adaptive_avg_pool2d, (x, self.size), (channels, *self.size))
 
 
 @dataclass(frozen=True)
 class AdaptiveMaxPool(_AdaptivePool):
-    """Largest value of windows of about equal size, for an output of a fixed height and width.
+    """Largest value of windows of about equal size, for an output of a fixed height and width; width defaults to height.
 
-    Its gradient on a GPU is not repeatable bit for bit, and torch 2.15 has no ONNX form of it.
+    Its gradient on a GPU is not repeatable bit for bit.
     """
 
-    function = F.adaptive_max_pool2d
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(C, H, W) to (C, height, width)."""
+        (x,) = inputs
+        channels, _, _ = maps(x)
+        return emitter.module(AdaptiveMaxPool2d(self.size), x, (channels, *self.size))
 
 
 @dataclass(frozen=True)
