@@ -34,7 +34,7 @@ def page(name: str, width: int) -> str:
     if not keys:
         return "\n".join([*lines, "", "  It has no keys.", "", f"  {_LEGEND}"]) + "\n"
     defaults = {key: "required" if default is REQUIRED else _shown(default) for key, (_, default) in keys.items()}
-    first, second = (max(map(len, column)) + 2 for column in (keys, defaults.values()))
+    first, second = (max(map(len, column)) + 2 for column in (["key", *keys], ["default", *defaults.values()]))
     lines += ["", f"  {'key':{first}}{'default':{second}}meaning [values]"]
     for key, (hint, _) in keys.items():
         inherited = f"; inherits `defaults: {{{kind.inherits[key]}: …}}`" if key in kind.inherits else ""

@@ -111,7 +111,10 @@ FAMILIES: Mapping[str, Mapping[str, type[Op]]] = MappingProxyType(
         "links": {
             "sum": joins.Sum,
             "mean": joins.Mean,
+            "max": joins.Max,
             "multiply": joins.Multiply,
+            "absolute_difference": joins.AbsoluteDifference,
+            "cosine_similarity": joins.CosineSimilarity,
             "concat": joins.Concat,
             "fuse": hrnet.Fuse,
             "upsample_concat": hrnet.UpsampleConcat,
@@ -133,6 +136,7 @@ FAMILIES: Mapping[str, Mapping[str, type[Op]]] = MappingProxyType(
             "crop": tensors.Crop,
             "shift": tensors.Shift,
             "scale": tensors.Scale,
+            "normalise": tensors.Normalise,
             "identity": tensors.Identity,
             "detach": tensors.Detach,
         },
