@@ -9,7 +9,7 @@ from deepcv.nn.ops import OPS
 from deepcv.nn.spec.document import FILE_KEYS, TEMPLATE_KEYS
 from deepcv.nn.spec.expand import zoo
 from deepcv.nn.spec.model import NAME, TAKEN
-from deepcv.nn.spec.options import REQUIRED, fields
+from deepcv.nn.spec.options import REQUIRED, alternatives, fields
 
 _FORMULA = {"type": "string", "pattern": r"\$", "description": "a formula of $parameters"}
 _NAME = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_]*$"}
@@ -134,15 +134,14 @@ def _op(name: str, links: dict[str, Any], *, sugar: bool = False) -> dict[str, A
 
 def _value(hint: Any) -> dict[str, Any]:
     """The schema of one key; a formula may stand for anything but a text of one's own."""
-    choices = [part for part in get_args(hint) if part is not NoneType]
-    optional = NoneType in get_args(hint)
-    if optional:
-        (hint,) = choices
+    choices = [_plain(part) for part in alternatives(hint)]
+    return {"anyOf": [*choices, _FORMULA, *([{"type": "null"}] if NoneType in get_args(hint) else [])]}
+
+
+def _plain(hint: Any) -> dict[str, Any]:
+    if get_origin(hint) is tuple:
+        return {"type": "array", "items": _plain(get_args(hint)[0]), "minItems": 1}
     base, bounds = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
     if get_origin(base) is Literal:
-        plain: dict[str, Any] = {"enum": list(get_args(base))}
-    else:
-        plain = {"type": _TYPES[base]}
-    if bounds is not None:
-        plain |= {"minimum": bounds.low, "maximum": bounds.high}
-    return {"anyOf": [plain, _FORMULA, *([{"type": "null"}] if optional else [])]}
+        return {"enum": list(get_args(base))}
+    return {"type": _TYPES[base]} | ({} if bounds is None else {"minimum": bounds.low, "maximum": bounds.high})

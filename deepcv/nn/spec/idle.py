@@ -48,6 +48,8 @@ def _found(op: str, options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...
             ("classes", "pool", "features"),
             "classes and pool are for the end of the network, which features: true leaves out",
         )
+    if op == "timm" and options["out_indices"] is not None and not options["features"]:
+        yield ("out_indices", "features"), "out_indices are for features: true"
     if op == "torchvision" and options["at"] is None and options["classes"] == 0:
         why = "needs classes of at least 1; for its features name the node that gives them, e.g. at: flatten"
         yield ("classes", "at"), why
