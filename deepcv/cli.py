@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     network_commands.add_to(
         commands.add_parser("profile", help="what a network costs: MACs, memory, time, node by node")
     )
+    network_commands.add_ops(commands.add_parser("ops", help="what a node of a network file can be, op by op"))
     training_commands.add_find_lr(
         commands.add_parser("find-lr", help="suggest a learning rate, from 100 steps of training")
     )

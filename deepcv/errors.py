@@ -11,6 +11,7 @@ DeepcvError
 ├── nn.weights.WeightsError          weights cannot be had, or do not fit
 ├── nn.parts.PartError               a network has no such part, or two do not fit each other
 ├── shared_parts.StaleError          a part was written by another process since it was read
+├── serving.onnx_export.ExportError  the network has no ONNX form
 ├── serving.onnx_export.ParityError  the exported model computes something else
 ├── tracking.RegistryError           the registry has not what was asked for
 └── search.manager.SearchError       a search did not end well

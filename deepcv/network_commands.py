@@ -1,4 +1,4 @@
-"""`deepcv profile`: the same thin door, to what a network costs; nothing heavy is imported before the command runs."""
+"""`deepcv profile` and `deepcv ops`: the same thin door, to networks; nothing heavy is imported before a command runs."""
 
 import argparse
 import re
@@ -25,6 +25,19 @@ throughput on each device. torchinfo, fvcore and torch's own counter are asked t
 
 MODEL is a network file (YAML; random weights), a network of the zoo (resnet-18), a model file (.pt, as the stage train writes
 it, or of deepcv.nn.network_file), a registered model (models:/NAME@champion, models:/NAME/3) or that of a run (runs:/ID).
+"""
+
+_OPS_DESCRIPTION = """\
+Tell what a node of a network file can be: all ops by family with one line each, or of one op its keys with type, default and
+unit, its shapes, where it comes from and an example line. docs/networks.md teaches the rest of a network file.
+"""
+_OPS_EPILOG = """\
+examples:
+  deepcv ops                               all ops
+  deepcv ops conv                          the keys of one
+  deepcv ops --schema                      the JSON Schema by which editors complete network files
+
+A network file names the schema in its first line: # yaml-language-server: $schema=network.schema.json
 """
 
 
@@ -76,6 +89,30 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", type=_whole, default=20, metavar="N", help="runs, after 3 to warm up (default: 20)")
     parser.add_argument("--mlflow", metavar="RUN_ID", help="also log page and JSON to this MLflow run, under profile/")
     parser.set_defaults(run=_profile)
+
+
+def add_ops(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `deepcv ops`."""
+    parser.description, parser.epilog = _OPS_DESCRIPTION, _OPS_EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("name", nargs="?", metavar="NAME", help="an op, such as conv (default: a table of all)")
+    what.add_argument("--schema", action="store_true", help="print the JSON Schema of network files instead")
+    parser.set_defaults(run=_ops)
+
+
+def _ops(options: argparse.Namespace) -> None:
+    from deepcv.nn import network_schema, op_reference
+
+    if options.schema:
+        print(network_schema.as_json(), end="")
+        return
+    print(op_reference.page(options.name, _width()) if options.name else op_reference.table(_width()), end="")
+
+
+def _width() -> int:
+    """Columns of a table: those of the terminal, within what reads well."""
+    return min(max(80, shutil.get_terminal_size((110, 0)).columns), 140)
 
 
 def _whole(text: str) -> int:
@@ -130,8 +167,7 @@ def _profile(options: argparse.Namespace) -> None:
         network, name=name, devices=devices, batch=options.batch, repeats=options.repeat, threads=options.threads
     )
     is_json_alone = options.json is not None and str(options.json) == "-"
-    width = min(max(80, shutil.get_terminal_size((110, 0)).columns), 140)
-    print(report.as_json(found) if is_json_alone else describe.as_text(found, width))
+    print(report.as_json(found) if is_json_alone else describe.as_text(found, _width()))
     _write(found, options.html, None if is_json_alone else options.json)
     if options.mlflow:
         _log(found, options.mlflow)

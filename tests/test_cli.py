@@ -13,7 +13,7 @@ import toys
 from deepcv.cli import _parser, main
 from deepcv.params import whole
 
-COMMANDS = ("check", "init", "predict", "search", "data", "profile", "find-lr", "preview", "resume")
+COMMANDS = ("check", "init", "predict", "search", "data", "profile", "ops", "find-lr", "preview", "resume")
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert all(f"    {command}" in text for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["init", "data", "data diff", "data drift", "data who-saw", "data forget"])
+@pytest.mark.parametrize("command", ["init", "ops", "data", "data diff", "data drift", "data who-saw", "data forget"])
 def test_examples_of_help_are_commands(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])

@@ -16,6 +16,10 @@ from deepcv.nn.classifier import Classifier, answering
 from deepcv.serving.predictor import INPUT, ExportInfo, Predictor, outputs
 
 
+class ExportError(DeepcvError):
+    """The network has a part that ONNX, or torch's way there, does not know."""
+
+
 class ParityError(DeepcvError):
     """The exported model does not compute what the trained one does."""
 
@@ -44,20 +48,33 @@ class _Deployed(nn.Module):
 
 
 def export(classifier: Classifier, info: ExportInfo, path: Path) -> None:
-    """Write `path`; equal classifiers give equal bytes, and nothing in it tells where it was made."""
+    """Write `path`; equal classifiers give equal bytes, and nothing in it tells where it was made. Raises ExportError."""
     recipe = info.recipe
     example = torch.zeros(2, recipe.height, recipe.width, recipe.channels, dtype=torch.uint8)
-    program = torch.onnx.export(
-        _Deployed(classifier).eval(), (example,), dynamo=True, verbose=False,
-        input_names=[INPUT], output_names=outputs(info.task, info.further),
-        dynamic_shapes={"images_nhwc": {0: torch.export.Dim("n", min=1)}},
-    )  # fmt: skip
+    try:
+        program = torch.onnx.export(
+            _Deployed(classifier).eval(), (example,), dynamo=True, verbose=False,
+            input_names=[INPUT], output_names=outputs(info.task, info.further),
+            dynamic_shapes={"images_nhwc": {0: torch.export.Dim("n", min=1)}},
+        )  # fmt: skip
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(
+            f"the network cannot be written as ONNX: {_reason(error)}. Every op of `deepcv ops` can, but networks of timm and "
+            "torchvision may hold what cannot: take another of them, or go without the file; the trained model is whole"
+        ) from error
     model = cast("torch.onnx.ONNXProgram", program).model_proto
     _strip(model)
     onnx.helper.set_model_props(model, info.to_metadata())
     onnx.checker.check_model(model, full_check=True)
     with atomic(path) as aside:
         aside.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what an error began with: torch wraps it into advice for those who write exporters."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).partition("\n")[0].rstrip(". ")
 
 
 def check(classifier: Classifier, path: Path, images_nhwc: UInt8Array, tolerance: float) -> float:

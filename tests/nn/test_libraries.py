@@ -1,6 +1,7 @@
 """Networks of timm and torchvision as nodes."""
 
 import copy
+import json
 import pickle
 import random
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from ignite.handlers import EMAHandler
 from torchvision import models
 
 from deepcv.nn import DeepcvModule
-from deepcv.nn.spec import SpecError, build, load
+from deepcv.nn.spec import SpecError, build, from_canonical, load
 
 CUT = "nodes: [{id: net, torchvision: resnet18, at: layer2}]\noutputs: {out: net}\n"
 
@@ -45,6 +46,53 @@ def test_timm_features_are_taken_by_level(tmp_path: Path) -> None:
     assert torch.equal(network(x)["out"], peer(x)[3])
     (node,) = (node for node in network.graph.nodes if node.meta.get("id") == "c3")
     assert node.meta["shape"] == (256, 4, 4)
+
+
+def several(folder: Path, node: str, levels: dict[str, int]) -> torch.fx.GraphModule:
+    """The network with an output for each feature map."""
+    nodes = "".join(f"  - {{id: {name}, op: feature, level: {level}, from: net}}\n" for name, level in levels.items())
+    outputs = ", ".join(f"{name}: {name}" for name in levels)
+    (folder / "net.yaml").write_text(f"nodes:\n  - {{id: net, {node}}}\n{nodes}outputs: {{{outputs}}}\n")
+    torch.manual_seed(0)
+    return build(load(folder / "net.yaml"), (3, 64, 64), 10).eval()
+
+
+def test_stages_of_timm_that_nothing_takes_are_not_there(tmp_path: Path) -> None:
+    network = several(tmp_path, "timm: resnet18, features: true, out_indices: [1, 2]", {"fine": 0, "coarse": -1})
+    torch.manual_seed(0)
+    peer = timm.create_model("resnet18", features_only=True, out_indices=(1, 2)).eval()
+    x = torch.randn(1, 3, 64, 64)
+    fine, coarse = peer(x)
+    found = network(x)
+    assert torch.equal(found["fine"], fine)
+    assert torch.equal(found["coarse"], coarse)
+    assert {key.removeprefix("net.") for key in network.state_dict()} == peer.state_dict().keys()
+    assert not any("layer3" in key or "layer4" in key for key in network.state_dict())
+
+
+@pytest.mark.parametrize("names", [("layer2", "layer3", "layer4"), ("layer4", "layer1.0.bn1")])
+def test_several_inner_values_of_torchvision_in_their_order(tmp_path: Path, names: tuple[str, ...]) -> None:
+    network = several(
+        tmp_path, f"torchvision: resnet18, at: [{', '.join(names)}]", {f"f{n}": n for n in range(len(names))}
+    )
+    torch.manual_seed(0)
+    peer = models.resnet18().eval()
+    kept: dict[str, torch.Tensor] = {}
+    for name in names:
+        peer.get_submodule(name).register_forward_hook(lambda _, __, y, name=name: kept.setdefault(name, y.clone()))
+    x = torch.randn(2, 3, 64, 64)
+    peer(x)
+    copied = copy.deepcopy(network)
+    for given in (network(x), copied(x)):
+        assert all(torch.equal(y, kept[name]) for y, name in zip(given.values(), names, strict=True))
+    assert not any(module.training for module in copied.modules())
+
+
+def test_lists_of_nodes_stay_in_the_canonical_form(tmp_path: Path) -> None:
+    several(tmp_path, "torchvision: resnet18, at: [layer2, layer3]", {"a": 0, "b": 1})
+    spec = load(tmp_path / "net.yaml")
+    assert spec.canonical()["nodes"][0]["at"] == ["layer2", "layer3"]
+    assert from_canonical(json.loads(json.dumps(spec.canonical()))) == spec
 
 
 def test_a_timm_network_without_its_pool_gives_the_last_maps(tmp_path: Path) -> None:
@@ -129,6 +177,16 @@ WRONG = [
     ("id: net, timm: 5", "name must be a text, got 5"),
     ("id: net, torchvision: resnet81", "has no model 'resnet81'"),
     ("id: net, torchvision: resnet18, at: layer9", "at: no node 'layer9'; the closest are layer"),
+    ("id: net, torchvision: resnet18, at: [layer3, layer9]", "at: no node 'layer9'; the closest are layer"),
+    ("id: net, torchvision: resnet18, at: [layer3, 4]", "at must be a text, got 4"),
+    ("id: net, torchvision: resnet18, at: []", "at must be a text or a list, each a text, got an empty list"),
+    ("id: net, torchvision: [resnet18]", "name must be a text, got ['resnet18']"),
+    (
+        "id: net, timm: resnet18, features: true, out_indices: 2",
+        "out_indices must be a list, each a whole number from -64",
+    ),
+    ("id: net, timm: resnet18, features: true, out_indices: [1, 9]", "with out_indices: [1, 9]: "),
+    ("id: net, timm: resnet18, out_indices: [1]", "out_indices are for features: true"),
     ("id: net, op: feature", "needs a node with several feature maps"),
 ]
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 import yaml
 
+from deepcv.cli import main
+from deepcv.nn.network_schema import schema
 from deepcv.nn.spec import SpecError, build, load
 from deepcv.nn.spec.expand import ZOO
 from deepcv.nn.spec.source import read
 from deepcv.params.losses import LossParams
-from infra.network_schema import schema
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/networks.md").read_text(encoding="utf-8")
@@ -58,6 +59,11 @@ def test_the_losses_of_the_docs_train_the_exits_of_the_example_before_them(tmp_p
 
 def test_the_schema_on_disk_is_the_one_of_the_code() -> None:
     assert json.loads((ROOT / "docs/network.schema.json").read_text()) == schema(), "run `make schema`"
+
+
+def test_the_command_prints_the_schema_on_disk(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["ops", "--schema"])
+    assert capsys.readouterr().out == (ROOT / "docs/network.schema.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "networks").glob("*.yaml")), ids=lambda path: path.stem)

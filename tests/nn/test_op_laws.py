@@ -44,8 +44,12 @@ SAMPLES: dict[str, list[Sample]] = {
         ("maps", {"channels": 6, "padding_mode": "reflect", "norm": "layer", "zero_init": True}, ANY_SIZE),
         ("maps", {"channels": 6, "padding_mode": "circular", "norm": "instance", "pre_activation": True}, ANY_SIZE),
         ("maps", {"channels": 6, "spectral_norm": True, "groups": 2, "dilation": 2}, ANY_SIZE),
+        ("maps", {"channels": 6, "stride": 2, "stride_width": 1, "padding_width": 0, "dilation_width": 2}, ANY_SIZE),
     ],
-    "depthwise_conv": [("input", {"multiplier": 2, "stride": 2, "kernel": 5}, ANY_SIZE)],
+    "depthwise_conv": [
+        ("input", {"multiplier": 2, "stride": 2, "kernel": 5}, ANY_SIZE),
+        ("input", {"kernel": 1, "kernel_width": 5, "stride_width": 2}, ANY_SIZE),
+    ],
     "separable_conv": [("maps", {"channels": 6, "between": True}, ANY_SIZE), ("maps", {"channels": 6}, ANY_SIZE)],
     "transposed_conv": [
         ("maps", {"channels": 6}, ANY_SIZE),
@@ -59,25 +63,45 @@ SAMPLES: dict[str, list[Sample]] = {
         ("flat", {"features": 5, "norm": "batch", "activation": "prelu", "dropout": 0.2}, FIXED),
         ("tokens", {"features": 5, "norm": "layer", "activation": "gelu"}, ANY_SIZE),
     ],
-    "max_pool": [("input", {"kernel": 3, "stride": 2, "padding": 1, "ceil_mode": c}, ANY_SIZE) for c in (False, True)],
-    "avg_pool": [
-        ("input", {"kernel": 3, "stride": 2, "padding": 1, "count_include_pad": c, "ceil_mode": c}, ANY_SIZE)
-        for c in (False, True)
+    "max_pool": [
+        *(("input", {"kernel": 3, "stride": 2, "padding": 1, "ceil_mode": c}, ANY_SIZE) for c in (False, True)),
+        ("input", {"kernel": 1, "kernel_width": 3, "stride_width": 2, "padding_width": 1, "ceil_mode": True}, ANY_SIZE),
+        ("input", {"kernel": 2, "stride": 1, "dilation": 3, "dilation_width": 2}, ANY_SIZE),
     ],
-    "lp_pool": [("input", {"p": 3.0, "kernel": 3, "stride": 2, "ceil_mode": c}, ANY_SIZE) for c in (False, True)],
+    "avg_pool": [
+        *(
+            ("input", {"kernel": 3, "stride": 2, "padding": 1, "count_include_pad": c, "ceil_mode": c}, ANY_SIZE)
+            for c in (False, True)
+        ),
+        ("input", {"kernel": 1, "kernel_width": 3}, ANY_SIZE),
+    ],
+    "lp_pool": [
+        *(("input", {"p": 3.0, "kernel": 3, "stride": 2, "ceil_mode": c}, ANY_SIZE) for c in (False, True)),
+        ("input", {"kernel": 3, "kernel_width": 2, "stride_width": 1}, ANY_SIZE),
+    ],
     "blur_pool": [("input", {"kernel": k, "stride": s}, ANY_SIZE) for k, s in ((3, 2), (4, 2), (5, 3))],
     "adaptive_avg_pool": [("input", {"height": 3, "width": 2}, ANY_SIZE)],
     "adaptive_max_pool": [("input", {"height": 3}, ANY_SIZE)],
     "global_avg_pool": [("input", {}, ANY_SIZE)],
     "global_max_pool": [("input", {}, ANY_SIZE)],
     "global_gem_pool": [("input", {}, ANY_SIZE)],
-    "upsample": [("input", {"factor": 3, "mode": m}, ANY_SIZE) for m in ("nearest", "bilinear", "bicubic")],
+    "upsample": [
+        ("input", {**size, "mode": m}, ANY_SIZE)
+        for m in ("nearest", "bilinear", "bicubic")
+        for size in ({"factor": 3}, {"scale": 1.4}, {"height": 9, "width": 5})
+    ],
     "resize_like": [("small input", {"mode": m}, ANY_SIZE) for m in ("nearest", "bilinear", "bicubic")],
     "pixel_shuffle": [("maps", {"factor": 2}, ANY_SIZE)],
     "pixel_unshuffle": [("input", {"factor": 2}, FIXED)],  # even sizes only
     "activation": [
         *(("input", {"kind": k}, ANY_SIZE) for k in ("prelu", "mish", "softmax", "none", "log_sigmoid", "tanhshrink")),
         ("input", {"kind": "prelu", "per_channel": True}, ANY_SIZE),
+        ("input", {"kind": "rrelu", "low": 0.1}, ANY_SIZE),
+        ("input", {"kind": "threshold", "threshold": 0.5, "value": -1.0}, ANY_SIZE),
+        ("input", {"kind": "gelu", "approximate": "tanh"}, ANY_SIZE),
+        ("input", {"kind": "softplus", "beta": 2.0, "threshold": 3.0}, ANY_SIZE),
+        ("input", {"kind": "hardtanh", "low": 0.0, "high": 6.0}, ANY_SIZE),
+        ("input", {"kind": "softshrink", "threshold": 0.2}, ANY_SIZE),
     ],
     "batch_norm": [("input", {"zero_init": True}, ANY_SIZE), ("flat", {}, FIXED)],
     "layer_norm": [("input", {}, ANY_SIZE), ("flat", {}, FIXED), ("tokens", {}, ANY_SIZE)],
@@ -98,6 +122,10 @@ SAMPLES: dict[str, list[Sample]] = {
         ("gate flat", {"adapt": "project", "spectral_norm": True}, FIXED),
     ],
     "mean": [("maps other maps", {}, ANY_SIZE)],
+    "max": [("maps other maps", {"activation": "relu"}, ANY_SIZE), ("maps small", {"adapt": "resize"}, ANY_SIZE)],
+    "absolute_difference": [("maps other", {}, ANY_SIZE), ("tokens tokens", {}, ANY_SIZE)],
+    "cosine_similarity": [("maps other", {}, ANY_SIZE), ("gate gate", {}, ANY_SIZE), ("tokens tokens", {}, ANY_SIZE)],
+    "normalise": [("input", {}, ANY_SIZE), ("flat", {}, FIXED), ("tokens", {}, ANY_SIZE)],
     "multiply": [("maps gate", {}, ANY_SIZE), ("maps other gate", {}, ANY_SIZE)],
     "concat": [("maps other", {}, ANY_SIZE), ("tokens tokens", {}, ANY_SIZE), ("flat gate", {}, FIXED)],
     "bilinear": [
@@ -276,6 +304,13 @@ CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options,
     ("linear", "flat", {"features": 4, "init": "dirac"}, "is for convolutions"),
     ("max_pool", "input", {"kernel": 7}, "a window of (7, 7) is larger"),
     ("avg_pool", "input", {"kernel": 2, "padding": 2}, "more than half of kernel"),
+    (
+        "avg_pool",
+        "input",
+        {"kernel": 1, "kernel_width": 3, "padding": 1},
+        "padding: 1 is more than half of kernel: (1, 3)",
+    ),
+    ("max_pool", "input", {"kernel": 3, "dilation_width": 4}, "a window of (3, 9) is larger"),
     ("lp_pool", "tokens", {}, "needs feature maps"),
     ("blur_pool", "small", {"kernel": 7}, "reflect padding of 3"),
     ("adaptive_avg_pool", "flat", {}, "needs feature maps"),
@@ -284,6 +319,8 @@ CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options,
     ("global_max_pool", "flat", {}, "needs feature maps"),
     ("global_gem_pool", "flat", {}, "needs feature maps"),
     ("upsample", "tokens", {}, "needs feature maps"),
+    ("upsample", "input", {"width": 5}, "width: 5 needs a height too"),
+    ("upsample", "input", {"scale": 0.1}, "scale: 0.1 leaves nothing of"),
     ("resize_like", "input flat", {}, "needs feature maps"),
     ("resize_like", "maps other input", {}, "takes two inputs"),
     ("pixel_shuffle", "input", {"factor": 3}, "a multiple of 9"),
@@ -291,6 +328,10 @@ CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options,
     ("activation", "input", {"kind": "relu", "slope": 0.1}, "slope is for kind: leaky_relu and prelu, got kind: relu"),
     ("activation", "input", {"kind": "relu", "alpha": 0.1}, "alpha is for kind: elu and celu"),
     ("activation", "input", {"kind": "relu", "per_channel": True}, "per_channel is for kind: prelu"),
+    ("activation", "input", {"kind": "relu", "threshold": 0.0}, "threshold is for kind: softplus and hardshrink and"),
+    ("activation", "input", {"kind": "hardtanh", "low": 1.0}, "low must be less than high, got low: 1, high: 1"),
+    ("activation", "input", {"kind": "rrelu", "high": 0.1}, "low must be less than high, got low: 0.125, high: 0.1"),
+    ("activation", "input", {"kind": "softshrink", "threshold": -0.5}, "must not be negative"),
     ("activation", "tokens", {"kind": "prelu", "per_channel": True}, "is for feature maps (C, H, W) and flat features"),
     ("batch_norm", "tokens", {}, "use layer norm"),
     ("instance_norm", "flat", {}, "needs feature maps"),
@@ -306,6 +347,10 @@ CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options,
     ),
     ("mean", "maps other", {"spectral_norm": True, "adapt": "resize"}, "are for adapt: project, got adapt: resize"),
     ("mean", "maps input", {}, "needs equal shapes"),
+    ("max", "maps input", {}, "needs equal shapes"),
+    ("absolute_difference", "maps input", {}, "needs equal shapes"),
+    ("absolute_difference", "maps other maps", {}, "takes two inputs"),
+    ("cosine_similarity", "maps flat", {}, "needs equal shapes"),
     ("multiply", "maps input", {}, "needs shapes equal to"),
     ("multiply", "input gate", {}, "a number per channel"),
     ("concat", "maps small", {}, "equal height and width"),
@@ -360,7 +405,7 @@ CLASHES: list[tuple[str, str, dict[str, Any], str]] = [  # op, sources, options,
 ]
 FITS_ALL = {
     "layer_norm", "rms_norm", "layer_mean_batch_norm", "dropout", "alpha_dropout", "drop_path", "layer_scale",
-    "gaussian_noise", "flatten", "scale", "identity", "detach",
+    "gaussian_noise", "normalise", "flatten", "scale", "identity", "detach",
 }  # fmt: skip
 
 

@@ -201,6 +201,24 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
             ),
         ).relu(),
     ),
+    (
+        "conv",
+        "maps",
+        {"channels": 6, "stride": 2, "stride_width": 1, "padding_width": 0, "dilation_width": 2, "norm": "none"},
+        lambda p, x: F.conv2d(x, p("conv.weight"), p("conv.bias"), (2, 1), (1, 0), (1, 2)).relu(),
+    ),
+    (
+        "conv",  # whose border is half of what the kernel covers, on each axis
+        "maps",
+        {"channels": 6, "dilation_width": 3, "norm": "none"},
+        lambda p, x: F.conv2d(x, p("conv.weight"), p("conv.bias"), 1, (1, 3), (1, 3)).relu(),
+    ),
+    (
+        "depthwise_conv",
+        "maps",
+        {"kernel": 1, "kernel_width": 5, "stride_width": 2, "norm": "none"},
+        lambda p, x: F.conv2d(x, p("conv.weight"), p("conv.bias"), (1, 2), (0, 2), groups=8).relu(),
+    ),
     ("separable_conv", "maps", {"channels": 6}, lambda p, x: separable(p, x, False)),
     (
         "separable_conv",
@@ -310,6 +328,25 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
         lambda _, x: F.unfold(x.abs().pow(3), 3, stride=2).unflatten(1, (4, 9)).sum(2).pow(1 / 3).unflatten(2, (2, 3)),
     ),
     ("lp_pool", "input", {}, lambda _, x: nn.LPPool2d(2, 2)(x)),
+    (
+        "lp_pool",
+        "input",
+        {"kernel": 3, "kernel_width": 2, "stride_width": 1},
+        lambda _, x: F.unfold(x**2, (3, 2), stride=(3, 1)).unflatten(1, (4, 6)).sum(2).sqrt().unflatten(2, (2, 7)),
+    ),
+    (
+        "max_pool",
+        "input",
+        {"kernel": 1, "kernel_width": 3, "stride_width": 2, "padding_width": 1},
+        lambda _, x: nn.MaxPool2d((1, 3), (1, 2), (0, 1))(x),
+    ),
+    (
+        "max_pool",
+        "input",
+        {"kernel": 2, "stride": 1, "dilation": 3, "dilation_width": 2},
+        lambda _, x: torch.stack([x[:, :, i : i + 3, j : j + 6] for i in (0, 3) for j in (0, 2)]).max(0).values,
+    ),
+    ("avg_pool", "input", {"kernel": 1, "kernel_width": 3}, lambda _, x: x[..., :6].unflatten(3, (2, 3)).mean(4)),
     ("blur_pool", "input", {"kernel": 4}, lambda _, x: blurred(x)),
     ("adaptive_avg_pool", "input", {"height": 4, "width": 3}, lambda _, x: nn.AdaptiveAvgPool2d((4, 3))(x)),
     ("adaptive_max_pool", "input", {"height": 3}, lambda _, x: nn.AdaptiveMaxPool2d(3)(x)),
@@ -322,6 +359,20 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
     ("upsample", "input", {"factor": 3}, lambda _, x: x.repeat_interleave(3, 2).repeat_interleave(3, 3)),
     ("upsample", "input", {"mode": "bilinear"}, lambda _, x: nn.Upsample(scale_factor=2, mode="bilinear")(x)),
     ("upsample", "input", {"mode": "bicubic"}, lambda _, x: nn.Upsample(scale_factor=2, mode="bicubic")(x)),
+    ("upsample", "input", {"scale": 1.5}, lambda _, x: nn.Upsample(scale_factor=1.5)(x)),
+    (
+        "upsample",
+        "input",
+        {"scale": 1.4, "mode": "bilinear"},
+        lambda _, x: nn.Upsample(scale_factor=1.4, mode="bilinear")(x),
+    ),
+    ("upsample", "input", {"height": 9}, lambda _, x: nn.Upsample((9, 9))(x)),
+    (
+        "upsample",
+        "input",
+        {"height": 9, "width": 5, "mode": "bicubic"},
+        lambda _, x: nn.Upsample((9, 5), mode="bicubic")(x),
+    ),
     ("resize_like", "small input", {}, lambda _, x, __: x.repeat_interleave(2, 2).repeat_interleave(2, 3)),
     ("resize_like", "small input", {"mode": "bilinear"}, lambda _, x, __: nn.Upsample((6, 8), mode="bilinear")(x)),
     ("pixel_shuffle", "maps", {}, lambda _, x: nn.PixelShuffle(2)(x)),
@@ -331,6 +382,30 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
     ("activation", "input", {"kind": "leaky_relu", "slope": 0.3}, lambda _, x: torch.where(x > 0, x, 0.3 * x)),
     ("activation", "input", {"kind": "elu", "alpha": 0.3}, lambda _, x: torch.where(x > 0, x, 0.3 * x.expm1())),
     ("activation", "input", {"kind": "celu", "alpha": 0.3}, lambda _, x: torch.where(x > 0, x, 0.3 * (x / 0.3).expm1())),
+    ("activation", "input", {"kind": "gelu", "approximate": "tanh"}, lambda _, x: nn.GELU("tanh")(x)),
+    (
+        "activation",
+        "input",
+        {"kind": "softplus", "beta": 2.0, "threshold": 1.0},
+        lambda _, x: torch.where(2 * x > 1, x, (2 * x).exp().log1p() / 2),
+    ),
+    ("activation", "input", {"kind": "hardtanh", "low": 0.0, "high": 0.5}, lambda _, x: x.clamp(0, 0.5)),
+    ("activation", "input", {"kind": "hardshrink", "threshold": 0.2}, lambda _, x: torch.where(x.abs() > 0.2, x, 0 * x)),
+    (
+        "activation",
+        "input",
+        {"kind": "softshrink", "threshold": 0.2},
+        lambda _, x: x.sign() * (x.abs() - 0.2).clamp(min=0),
+    ),
+    ("activation", "input", {"kind": "threshold"}, lambda _, x: x.relu()),
+    (
+        "activation",
+        "input",
+        {"kind": "threshold", "threshold": 0.5, "value": -1.0},
+        lambda _, x: torch.where(x > 0.5, x, -1.0),
+    ),
+    ("activation", "input", {"kind": "rrelu"}, lambda _, x: nn.RReLU()(x)),
+    ("activation", "input", {"kind": "rrelu", "low": 0.0, "high": 0.9}, lambda _, x: nn.RReLU(0.0, 0.9)(x)),
     (
         "activation",
         "input",
@@ -406,6 +481,31 @@ CASES: list[tuple[str, str, dict[str, Any], Reference]] = [
         {"adapt": "resize"},
         lambda _, a, b: torch.cat([a, nn.Upsample((6, 8), mode="bilinear")(b)], 1),
     ),
+    ("max", "maps other", {"activation": "sigmoid"}, lambda _, a, b: torch.where(a > b, a, b).sigmoid()),
+    ("max", "maps other maps", {}, lambda _, a, b, __: torch.where(a > b, a, b)),
+    ("max", "maps small", {"adapt": "resize"}, lambda _, a, b: a.maximum(nn.Upsample((6, 8), mode="bilinear")(b))),
+    ("absolute_difference", "maps other", {}, lambda _, a, b: torch.where(a > b, a - b, b - a)),
+    (
+        "cosine_similarity",
+        "maps other",
+        {},
+        lambda _, a, b: (torch.einsum("nchw,nchw->nhw", a, b) / a.norm(dim=1) / b.norm(dim=1))[:, None],
+    ),
+    (
+        "cosine_similarity",
+        "flat flat",
+        {},
+        lambda _, a, b: (a * b).sum(1, keepdim=True) / a.square().sum(1, keepdim=True).sqrt() / b.norm(dim=1, keepdim=True),
+    ),
+    (
+        "cosine_similarity",
+        "tokens tokens",
+        {},
+        lambda _, a, b: (a * b).sum(2, True) / a.square().sum(2, True).sqrt() / b.norm(dim=2, keepdim=True),
+    ),
+    ("normalise", "input", {}, lambda _, x: x / x.square().sum(1, keepdim=True).sqrt()),
+    ("normalise", "tokens", {"eps": 1.0}, lambda _, x: x / x.square().sum(2, keepdim=True).sqrt().clamp(min=1)),
+    ("normalise", "flat", {}, lambda _, x: x / torch.einsum("nf,nf->n", x, x).sqrt()[:, None]),
     ("multiply", "maps other", {"activation": "sigmoid"}, lambda _, a, b: torch.sigmoid(a * b)),
     ("multiply", "maps gate", {}, lambda _, a, b: torch.einsum("nchw,nc->nchw", a, b)),
     ("concat", "tokens tokens", {}, lambda _, a, b: torch.cat([a, b], -1)),
@@ -543,6 +643,12 @@ MODULES: dict[str, nn.Module] = {
 def test_activations_are_those_of_torch(kind: str) -> None:
     x = torch.linspace(-8, 8, 5 * math.prod(FIRST)).view(5, *FIRST)
     assert torch.equal(network("activation", "input", {"kind": kind})(x)["y"], MODULES[kind](x))
+
+
+def test_rrelu_has_in_eval_the_slope_that_torch_has() -> None:
+    x = torch.randn(5, *FIRST)
+    net = network("activation", "input", {"kind": "rrelu", "low": 0.2, "high": 0.5}).eval()
+    assert torch.equal(net(x)["y"], nn.RReLU(0.2, 0.5).eval()(x))
 
 
 def test_every_activation_is_held() -> None:

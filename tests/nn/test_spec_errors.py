@@ -227,6 +227,8 @@ IDLE: list[tuple[str, str, int, list[str]]] = [
         ("op: eca, kernel: 3, gamma: 5", "gamma and b", "kernel: 3"),
         ("op: eca, kernel: 3, b: 5", "gamma and b", "kernel: 3"),
         ("op: pad, left: 1, mode: reflect, value: 3", "value is for mode: constant, got mode: reflect"),
+        ("op: upsample, factor: 3, scale: 1.5", "one of factor, scale and height, got factor and scale"),
+        ("op: upsample, height: 9, scale: 1.5", "got scale and height"),
         ("timm: resnet18, features: true, classes: 10", "classes and pool", "features: true"),
         ("timm: resnet18, features: true, pool: false", "classes and pool", "features: true"),
         ("torchvision: resnet18, classes: 0", "needs classes of at least 1"),

@@ -62,6 +62,7 @@ TABLE = {
     "resnet-9-exits": Entry(RGB32, 10, {"width": 8}),
     "resnext-50": Entry(RGB224, 1000, {"width": 8, "groups": 4}, RGB64, slow=True),
     "siamese": Entry(RGB32, 10, {"width": 8}),
+    "siamese-encoder": Entry(RGB32, 10, {"width": 8}),
     "u-net": Entry((3, 256, 256), 2, {"width": 4}, step=16),
     "vit-tiny": Entry(RGB32, 10, {"features": 24, "depth": 2, "drop_path": 0.1}, step=None),
     "wide-resnet": Entry(RGB32, 10, {"width": 16, "depth": 2}),

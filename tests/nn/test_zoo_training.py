@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from deepcv.nn.spec import build, load
 from deepcv.nn.spec.expand import ZOO
+from deepcv.training.losses import LOSSES, Target, Term, check, total
 
 SHAPE = (1, 16, 16)
 IMAGES, BATCH = 480, 16
@@ -120,3 +121,31 @@ def test_exits_share_the_body() -> None:
         outputs = network(x)
         assert list(outputs) == ["exit1", "exit2", "logits"]
         torch.testing.assert_close(outputs["logits"], alone(x)["logits"], rtol=0, atol=0)
+
+
+def neighbours_of_other_classes(network: fx.GraphModule, images: Tensor, classes: Tensor) -> float:
+    """Share of the images whose nearest other image, by their embeddings, is of another class."""
+    with torch.no_grad():
+        directions = F.normalize(network.eval()(images)["embedding"])
+    likeness = (directions @ directions.T).fill_diagonal_(-1)
+    return float((classes[likeness.argmax(1)] != classes).float().mean())
+
+
+def test_the_siamese_encoder_learns_by_the_losses_of_a_training_and_fits_into_the_pair() -> None:
+    torch.manual_seed(0)
+    network = build(load(ZOO / "siamese-encoder.yaml", {"width": 8}), SHAPE, 10)
+    options = {key: option.default for key, option in LOSSES["triplet"].options.items()}
+    terms = [Term("triplet", "embedding", options=options), Term("cross_entropy")]
+    check(terms, {"logits": (10,), "embedding": (64,)}, {"label": Target("class", (10,))})
+    images, classes = digits()
+    before = neighbours_of_other_classes(network, images, classes)
+    epoch(network.train(), images, classes, lambda outputs, labels: total(terms, outputs, {"label": labels}))
+    assert neighbours_of_other_classes(network, images, classes) < 0.5 * before
+    pair = build(load(ZOO / "siamese.yaml", {"width": 8}), SHAPE, 10).eval()
+    encoder = {key: value for key, value in network.state_dict().items() if not key.startswith("head.")}
+    pair.load_state_dict(encoder)
+    x, y = torch.randn(2, 3, *SHAPE)
+    with torch.no_grad():
+        found = pair(x, y)
+        assert torch.equal(found["left"], network.eval()(x)["embedding"])
+        assert torch.equal(found["right"], network(y)["embedding"])

@@ -14,10 +14,12 @@ import pytest
 import torch
 import toys
 from onnx import numpy_helper
+from torch import nn
+from torch.nn import functional as F
 
 from deepcv.images import DecodeError, ImageRecipe, encode_png, prepare
 from deepcv.nn.classifier import Classifier, ModelInfo, TestTimeViews, create
-from deepcv.serving.onnx_export import ParityError, check, export
+from deepcv.serving.onnx_export import ExportError, ParityError, check, export
 from deepcv.serving.predictor import ExportInfo, Predictor
 
 RECIPES = {"grey": ImageRecipe(8, 8, 1, "stretch"), "colour": ImageRecipe(6, 10, 3, "pad")}
@@ -54,6 +56,20 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_onnxruntime_computes_what_torch_does(exported: Exported) -> None:
     error = check(exported.classifier, exported.path, images(exported.recipe, 33), 1e-4)
     assert 0 <= error <= 1e-4
+
+
+class WithoutOnnx(nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": F.adaptive_max_pool2d(x, 4).flatten(1)}  # windows that overlap
+
+
+def test_what_onnx_does_not_know_is_an_error_that_names_it(tmp_path: Path) -> None:
+    model = classifier(tmp_path, RECIPES["colour"])
+    model.network = WithoutOnnx()
+    info = ExportInfo("toy", ("a", "b", "ü"), RECIPES["colour"], "f" * 64)
+    with pytest.raises(ExportError, match=r"cannot be written as ONNX: No ONNX function .*aten\.adaptive_max_pool2d"):
+        export(model, info, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_six_views_are_in_the_file(tmp_path: Path) -> None:

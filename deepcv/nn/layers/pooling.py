@@ -40,6 +40,32 @@ class BlurPool2d(nn.Module):
         return F.conv2d(F.pad(x, self.border, "reflect"), weight, stride=self.stride, groups=channels)
 
 
+class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d):
+    """Torch's, but exported as parts that ONNX has: of this pooling torch has no ONNX form where windows overlap.
+
+    Window i of n over a side of s pixels goes from floor(i * s / n) to ceil((i + 1) * s / n).
+    """
+
+    output_size: tuple[int, int]
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
+        """(N, C, H, W) to (N, C, height, width)."""
+        if not torch.compiler.is_exporting():
+            pooled: Tensor = super().forward(input)
+            return pooled
+        height, width = self.output_size
+        rows = input[:, :, :, _windows(input.shape[3], width, input.device)].max(4).values
+        return rows[:, :, _windows(rows.shape[2], height, rows.device)].max(3).values
+
+
+def _windows(size: int, count: int, device: torch.device) -> Tensor:
+    """The places (count, longest window) of each window; a shorter one repeats its last."""
+    number = torch.arange(count, device=device)[:, None]
+    first, last = number * size // count, ((number + 1) * size - 1) // count
+    longest = (size + count - 2) // count + 1
+    return torch.minimum(first + torch.arange(longest, device=device), last)
+
+
 class GeneralisedMean(nn.Module):
     """Mean of the p-th powers over height and width, then the p-th root; p is learned (Radenović 2018, arXiv 1711.02512).
 

@@ -65,3 +65,14 @@ class LayerScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W), (N, T, C) or (N, C), kept."""
         return x * self.weight.view(-1, *(1,) * self.trailing)
+
+
+class RandomSlope(nn.RReLU):
+    """Leaky ReLU whose slope is drawn for each value while training (Xu 2015, arXiv 1505.00853); in eval it is the mean slope.
+
+    torch's own has no ONNX form.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
+        """Any shape, kept."""
+        return super().forward(input) if self.training else F.leaky_relu(input, (self.lower + self.upper) / 2)

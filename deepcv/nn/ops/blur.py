@@ -10,9 +10,10 @@ from deepcv.nn.ops.op import Op, Range, maps
 
 @dataclass(frozen=True)
 class BlurOp(Op):
-    """Gaussian blur of each channel; `layers.blur.set_blur` changes sigma as training goes on (Sinha 2020, arXiv 2003.01367).
+    """Gaussian blur of each channel, weaker as training goes on where that is said (Sinha 2020, arXiv 2003.01367).
 
-    In pixels; off at 0, where it starts by default. `max_sigma` fixes the window.
+    `train.schedules: {blur: {kind: linear, start: 1.0}}` changes sigma of all blur nodes, as does
+    `layers.blur.set_blur` from Python. In pixels; off at 0, where it starts by default. `max_sigma` fixes the window.
     """
 
     max_sigma: Annotated[float, Range(0.1, 32)] = 1.0

@@ -12,7 +12,7 @@ from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.init import Init
 from deepcv.nn.layers.whitening import WhiteningConv2d
 from deepcv.nn.ops.norms import Norm, normalise
-from deepcv.nn.ops.op import Activation, Count, Op, Padding, Range, Share, Side, activate, maps, mirrored, slide
+from deepcv.nn.ops.op import Activation, Count, Op, Padding, Range, Share, Side, activate, maps, mirrored, pair, slide
 from deepcv.nn.ops.order import biased, surrounded
 from deepcv.nn.ops.weights import Constant, begin
 
@@ -27,9 +27,9 @@ class Conv(Op):
 
     The padding defaults to half the kernel: an odd kernel keeps the size at stride 1. The bias defaults to off before a
     norm with a shift of its own, else to on. `init: dirac` starts the first filters as the identity; `init_value` is the
-    number of `init: constant`, or the standard deviation of `truncated_normal`, there 0.02 by default. `kernel_width` is for
-    a kernel that is not square, `norm_groups` for `norm: group`; `dropout` comes last; `zero_init` starts the norm's scale
-    at 0.
+    number of `init: constant`, or the standard deviation of `truncated_normal`, there 0.02 by default. `kernel_width`,
+    `stride_width`, … are for what is not square, `norm_groups` for `norm: group`; `dropout` comes last; `zero_init` starts
+    the norm's scale at 0.
     """
 
     inherits = INHERITS
@@ -51,20 +51,25 @@ class Conv(Op):
     spectral_norm: bool = False
     init_value: Constant = 0.0
     dropout: Share = 0.0
+    _: KW_ONLY
+    stride_width: Side | None = None
+    padding_width: Padding | None = None
+    dilation_width: Side | None = None
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (channels, H', W')."""
         (x,) = inputs
         channels, _, _ = maps(x)
         _grouped(x, self.channels, self.groups)
-        kernel = (self.kernel, self.kernel_width or self.kernel)
-        extent = (self.dilation * (kernel[0] - 1) + 1, self.dilation * (kernel[1] - 1) + 1)
-        padding = (extent[0] // 2, extent[1] // 2) if self.padding is None else (self.padding, self.padding)
+        kernel, stride = pair(self.kernel, self.kernel_width), pair(self.stride, self.stride_width)
+        dilation = pair(self.dilation, self.dilation_width)
+        extent = (dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1)
+        padding = _border(self.padding, self.padding_width, extent)
         mirrored(x, max(padding), self.padding_mode)
-        shape = (self.channels, *slide(x, extent, self.stride, padding))
+        shape = (self.channels, *slide(x, extent, stride, padding))
         bias = biased(self.bias, self.norm, self.pre_activation)
         layer = nn.Conv2d(
-            channels, self.channels, kernel, self.stride, padding, self.dilation, self.groups,
+            channels, self.channels, kernel, stride, padding, dilation, self.groups,
             bias=bias, padding_mode=self.padding_mode,
         )  # fmt: skip
         begun = begin(layer, self.init, self.init_value, "he", self.spectral_norm)
@@ -97,6 +102,10 @@ class DepthwiseConv(Op):
     spectral_norm: bool = False
     norm_groups: Count | None = None
     zero_init: bool = False
+    kernel_width: Side | None = None
+    stride_width: Side | None = None
+    padding_width: Padding | None = None
+    dilation_width: Side | None = None
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(C, H, W) to (C * multiplier, H', W')."""
@@ -106,7 +115,8 @@ class DepthwiseConv(Op):
             channels * self.multiplier, self.kernel, self.stride, self.padding, self.dilation, channels, self.bias,
             self.norm, self.activation, self.init, padding_mode=self.padding_mode, init_value=self.init_value,
             pre_activation=self.pre_activation, norm_groups=self.norm_groups, zero_init=self.zero_init,
-            spectral_norm=self.spectral_norm, dropout=self.dropout,
+            spectral_norm=self.spectral_norm, dropout=self.dropout, kernel_width=self.kernel_width,
+            stride_width=self.stride_width, padding_width=self.padding_width, dilation_width=self.dilation_width,
         ).emit(emitter, x)  # fmt: skip
 
 
@@ -282,6 +292,12 @@ class Whiten(Op):
             raise FitError(f"works on the input images only (from: input), got {x}")
         shape = (2 * channels * self.kernel**2, *slide(x, self.kernel, 1, 0))
         return emitter.module(WhiteningConv2d(channels, self.kernel), x, shape)
+
+
+def _border(height: int | None, width: int | None, extent: tuple[int, int]) -> tuple[int, int]:
+    """The padding of height and width; where none is given, half of what the kernel covers."""
+    above = extent[0] // 2 if height is None else height
+    return above, width if width is not None else extent[1] // 2 if height is None else height
 
 
 def _grouped(x: Value, channels: int, groups: int) -> None:

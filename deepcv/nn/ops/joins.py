@@ -6,11 +6,12 @@ from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
+from torch.nn import functional as F
 
 from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.init import Init
 from deepcv.nn.ops.adapters import Adapt, Begin, adapted
-from deepcv.nn.ops.op import Activation, Op, Range, activate
+from deepcv.nn.ops.op import Activation, Op, Range, activate, features
 from deepcv.nn.ops.weights import Constant, begin
 
 Weight = Annotated[float, Range(-1e6, 1e6)]
@@ -58,6 +59,51 @@ class Mean(Op):
         total = added(emitter, adapted(emitter, inputs, self.adapt, _projections(self)), self.scale)
         mean = emitter.function(operator.truediv, (total, len(inputs)), total.shape)
         return activate(emitter, mean, self.activation)
+
+
+@dataclass(frozen=True)
+class Max(Op):
+    """Largest value of its inputs, place by place (maxout, Goodfellow 2013, arXiv 1302.4389), then the activation if there is one."""
+
+    many: ClassVar[bool] = True
+    activation: Activation = "none"
+    adapt: Literal["error", "resize"] = "error"
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """Equal shapes, kept."""
+        inputs = adapted(emitter, inputs, self.adapt)
+        largest = inputs[0]
+        for x in inputs[1:]:
+            _equal(inputs[0], x)
+            largest = emitter.function(torch.maximum, (largest, x), x.shape)
+        return activate(emitter, largest, self.activation)
+
+
+@dataclass(frozen=True)
+class AbsoluteDifference(Op):
+    """|a - b| of two inputs, place by place: how far two images' features lie apart, whichever comes first (Koch 2015)."""
+
+    many: ClassVar[bool] = True
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """Equal shapes, kept."""
+        a, b = _two(inputs)
+        difference = emitter.function(operator.sub, (a, b), a.shape)
+        return emitter.function(torch.abs, (difference,), a.shape)
+
+
+@dataclass(frozen=True)
+class CosineSimilarity(Op):
+    """Cosine of the angle between two inputs, from -1 to 1: over the channels of each pixel, over the features of all else."""
+
+    many: ClassVar[bool] = True
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """(F,) to (1,), (C, H, W) to (1, H, W), (T, D) to (T, 1)."""
+        a, b = _two(inputs)
+        _, axis = features(a)
+        flat = emitter.function(F.cosine_similarity, (a, b, axis), (*a.shape[: axis - 1], *a.shape[axis:]))
+        return emitter.function(torch.unsqueeze, (flat, axis), (*a.shape[: axis - 1], 1, *a.shape[axis:]))
 
 
 @dataclass(frozen=True)
@@ -117,12 +163,23 @@ def _projections(op: Sum | Mean) -> Begin:
     return partial(begin, init=op.init, value=op.init_value, spectral_norm=op.spectral_norm)
 
 
+def _two(inputs: tuple[Value, ...]) -> tuple[Value, Value]:
+    if len(inputs) != 2:
+        raise FitError(f"takes two inputs, got {len(inputs)}")
+    _equal(*inputs)
+    return inputs[0], inputs[1]
+
+
+def _equal(first: Value, other: Value) -> None:
+    if other.shape != first.shape:
+        raise FitError(f"needs equal shapes, got {first} and {other}")
+
+
 def added(emitter: Emitter, values: tuple[Value, ...], scale: float = 1.0) -> Value:
     """The sum of values of equal shapes, from the first to the last; all but the first count `scale` times."""
     total = values[0]
     for value in values[1:]:
-        if value.shape != values[0].shape:
-            raise FitError(f"needs equal shapes, got {values[0]} and {value}")
+        _equal(values[0], value)
         if scale == 1:
             total = emitter.function(operator.add, (total, value), value.shape)
         else:

@@ -24,6 +24,7 @@ class Range:
 Count = Annotated[int, Range(1, 65_536)]
 Side = Annotated[int, Range(1, 1_024)]
 Padding = Annotated[int, Range(0, 1_024)]
+Sides = int | tuple[int, int]  # height and width, or one number for both
 Share = Annotated[float, Range(0, 1)]
 Activation = Literal[
     "relu", "leaky_relu", "prelu", "relu6", "elu", "selu", "softplus", "gelu", "silu", "mish", "hardswish",
@@ -93,16 +94,25 @@ def features(value: Value) -> tuple[int, int]:
     return value.shape[0], 1
 
 
-def slide(
-    value: Value, extent: int | tuple[int, int], stride: int, padding: int | tuple[int, int], ceil: bool = False
-) -> tuple[int, int]:
+def pair(height: int, width: int | None) -> tuple[int, int]:
+    """Height and width of what a file gives by its height alone where both are the same."""
+    return height, height if width is None else width
+
+
+def shown(both: tuple[int, int]) -> str:
+    """Height and width as messages print them: one number where they are equal."""
+    return str(both[0]) if both[0] == both[1] else str(both)
+
+
+def slide(value: Value, extent: Sides, stride: Sides, padding: Sides, ceil: bool = False) -> tuple[int, int]:
     """Height and width after a window slid over feature maps; `ceil` lets the last one hang over the far edge."""
     _, height, width = maps(value)
-    high, wide = (extent, extent) if isinstance(extent, int) else extent
-    above, beside = (padding, padding) if isinstance(padding, int) else padding
+    (high, wide), (down, right), (above, beside) = (
+        (one, one) if isinstance(one, int) else one for one in (extent, stride, padding)
+    )
     if height + 2 * above < high or width + 2 * beside < wide:
         raise FitError(f"a window of ({high}, {wide}) is larger than {value} with padding {max(above, beside)}")
-    return _steps(height, high, stride, above, ceil), _steps(width, wide, stride, beside, ceil)
+    return _steps(height, high, down, above, ceil), _steps(width, wide, right, beside, ceil)
 
 
 def _steps(size: int, extent: int, stride: int, padding: int, ceil: bool) -> int:

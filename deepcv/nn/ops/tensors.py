@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from deepcv.nn.emitter import Emitter, FitError, Value
 from deepcv.nn.layers.tensors import add_coordinates
-from deepcv.nn.ops.op import Op, Padding, Range, maps
+from deepcv.nn.ops.op import Op, Padding, Range, features, maps
 
 Move = Annotated[int, Range(-1_024, 1_024)]
 
@@ -24,6 +24,21 @@ class Scale(Op):
         """Any shape, kept."""
         (x,) = inputs
         return emitter.function(operator.mul, (x, self.by), x.shape)
+
+
+@dataclass(frozen=True)
+class Normalise(Op):
+    """Divides by the Euclidean length, to 1: over the channels of each pixel of maps, over the features of all else.
+
+    So are embeddings whose angles a loss compares. Lengths below `eps` count as `eps`.
+    """
+
+    eps: Annotated[float, Range(1e-12, 1)] = 1e-12
+
+    def emit(self, emitter: Emitter, *inputs: Value) -> Value:
+        """Any shape, kept."""
+        (x,) = inputs
+        return emitter.function(F.normalize, (x,), x.shape, dim=features(x)[1], eps=self.eps)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class Formula:
 
 
 CLASSES = {"classes": Formula("$classes")}
-Value = Scalar | Formula
+Value = Scalar | Formula | tuple["Value", ...]
 
 
 class FormulaError(Exception):

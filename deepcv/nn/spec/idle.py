@@ -39,11 +39,17 @@ def _found(op: str, options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...
         yield ("gamma", "b", "kernel"), why
     if op == "pad" and options["mode"] != "constant" and told("value"):
         yield ("value", "mode"), f"value is for mode: constant, got mode: {options['mode']}"
+    if op == "upsample":
+        said = [key for key in ("height", "scale") if options[key] is not None] + (["factor"] if told("factor") else [])
+        if len(said) > 1:
+            yield (said[1], said[0]), f"give one of factor, scale and height, got {said[1]} and {said[0]}"
     if op == "timm" and options["features"] and told("classes", "pool"):
         yield (
             ("classes", "pool", "features"),
             "classes and pool are for the end of the network, which features: true leaves out",
         )
+    if op == "timm" and options["out_indices"] is not None and not options["features"]:
+        yield ("out_indices", "features"), "out_indices are for features: true"
     if op == "torchvision" and options["at"] is None and options["classes"] == 0:
         why = "needs classes of at least 1; for its features name the node that gives them, e.g. at: flatten"
         yield ("classes", "at"), why

@@ -137,8 +137,13 @@ def _canonical_node(node: NodeSpec) -> dict[str, Any]:
     return (
         {"id": node.id, "op": node.op, "from": list(node.sources)}
         | {key: value for key, value in links.items() if value}
-        | {key: value.text if isinstance(value, Formula) else value for key, value in given.items()}
+        | {key: _plain(value) for key, value in given.items()}
     )
+
+
+def _plain(value: Value) -> Any:
+    """An option as JSON and YAML have it."""
+    return value.text if isinstance(value, Formula) else list(value) if isinstance(value, tuple) else value
 
 
 def from_canonical(canonical: Mapping[str, Any]) -> NetworkSpec:

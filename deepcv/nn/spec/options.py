@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from deepcv.nn.ops import OPS, Op, Range
 from deepcv.nn.spec.errors import closest
@@ -58,7 +58,12 @@ def make(op: str, options: Mapping[str, Value]) -> Op:
 
 
 def coerce(key: str, value: Value, hint: Any) -> Value:
-    """The value as the type says; a formula that waits for $classes passes where a number may stand."""
+    """The value as the type says; a formula that waits for $classes passes where a number may stand, a list becomes a tuple."""
+    element = _element(hint)
+    if isinstance(value, list | tuple) and element is not None:
+        if not value:
+            raise OptionError(f"{key} must be {describe(hint)}, got an empty list", key)
+        return tuple(coerce(key, one, element) for one in value)
     base, bounds = _parts(hint)
     if _optional(hint) and value is None:
         return None
@@ -82,7 +87,9 @@ def coerce(key: str, value: Value, hint: Any) -> Value:
 
 def describe(hint: Any) -> str:
     """A field's type in words."""
-    base, bounds = _parts(hint)
+    element, (base, bounds) = _element(hint), _parts(hint)
+    if element is not None:
+        return ("" if base is None else f"{describe(base)} or ") + f"a list, each {describe(element)}"
     if get_origin(base) is Literal:
         return f"one of {', '.join(get_args(base))}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[base]
@@ -90,12 +97,26 @@ def describe(hint: Any) -> str:
 
 
 def _optional(hint: Any) -> bool:
-    return get_origin(hint) is UnionType or NoneType in get_args(hint)
+    return NoneType in get_args(hint)
+
+
+def _element(hint: Any) -> Any:
+    """The type of the items where a list may stand, else None."""
+    for part in alternatives(hint):
+        if get_origin(part) is tuple:
+            return get_args(part)[0]
+    return None
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types that a field may have, without that of None."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return tuple(part for part in parts if part is not NoneType)
 
 
 def _parts(hint: Any) -> tuple[Any, Range | None]:
-    if _optional(hint):
-        (hint,) = (part for part in get_args(hint) if part is not NoneType)
+    """The type of a single value and its bounds; None where only a list may stand."""
+    hint = next((part for part in alternatives(hint) if get_origin(part) is not tuple), None)
     if get_origin(hint) is Annotated:
         base, bounds = get_args(hint)
         return base, bounds
