@@ -75,8 +75,8 @@ class Raw:
                 encoded = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]))[1].tobytes()
                 start = blob.tell()
                 blob.write(encoded)
-                values = (hashlib.sha256(encoded).hexdigest(), *image.shape[1::-1], start, len(encoded))
-                for name, value in zip(("sha256", "width", "height", "offset", "bytes"), values, strict=True):
+                values = (hashlib.sha256(encoded).hexdigest(), *image.shape[1::-1], start, len(encoded), "colour8")
+                for name, value in zip(("sha256", "width", "height", "offset", "bytes", "mode"), values, strict=True):
                     part.iloc[place, part.columns.get_loc(name)] = value
         return pd.concat([self.rows.drop(index=part.index), measured(part, images)]).sort_index()
 
