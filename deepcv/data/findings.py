@@ -60,13 +60,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Looked:
-    """What needed pixels: positions in the manifest of near twins, of unreadable images, and how labels agree in a sample."""
+    """What needed pixels: positions in the manifest of near twins, of unreadable images, and how labels agree in a sample.
+
+    `ended` says where the search for near twins ended, if before all were found.
+    """
 
     twins: Pairs | None = None
     unreadable: Mapping[int, str] = field(default_factory=dict)
     sampled: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     agreement: Agreement | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
+    ended: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def _measure(
     notes.flag("labels", ~manifest["label"].isin(classes), "its label is none of the dataset's classes")
     copies.equal(manifest, notes)
     if looked.twins is not None:
-        copies.nearly_equal(manifest, looked.twins, notes)
+        copies.nearly_equal(manifest, looked.twins, looked.ended, notes)
     _pixels(manifest, limits, notes)
     if looked.agreement is not None:
         _label_noise(looked.sampled, looked.agreement, reference, notes)
