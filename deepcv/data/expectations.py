@@ -185,6 +185,7 @@ def _on_dataset(limits: Limits) -> list[tuple[str, Any]]:
         "uniform_share": ("uniform", limits.max_uniform_share),
         "blurred_share": ("blurred", limits.max_blurred_share),
         "contradicted_share": ("label_noise", limits.max_contradicted_share),
+        "classes_unknown": ("label_set", 0),
         "classes_added": ("label_set", 0),
         "classes_lost": ("label_set", 0),
         "class_shares_v": ("class_shares", MIN_CRAMERS_V),

@@ -56,6 +56,7 @@ class Limits:
     max_contradicted_share: float = 0.05
     alpha: float = 0.001
     modes: Sequence[str] = ()  # none: any
+    classes: Sequence[str] = ()  # none: any
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ def _measure(
     _shapes(manifest, limits, notes)
     _modes(manifest, limits.modes, notes)
     notes.flag("labels", ~manifest["label"].isin(classes), "its label is none of the dataset's classes")
+    if limits.classes:
+        _class_names(manifest, classes, limits.classes, notes)
     copies.equal(manifest, notes)
     if looked.twins is not None:
         copies.nearly_equal(manifest, looked.twins, looked.ended, notes)
@@ -140,13 +143,19 @@ def _measure(
     if looked.agreement is not None:
         _label_noise(looked.sampled, looked.agreement, reference, notes)
     if reference is None:
-        notes.skipped |= dict.fromkeys(
-            ("label_set", "class_shares", "brightness", "channel_order"),
-            "no reference is accepted (validate.reference)",
-        )
+        needs = ("label_set", "class_shares", "brightness", "channel_order")[bool(limits.classes) :]
+        notes.skipped |= dict.fromkeys(needs, "no reference is accepted (validate.reference)")
     else:
         _drift(manifest, classes, reference, limits.alpha, notes)
     return notes
+
+
+def _class_names(manifest: pd.DataFrame, classes: tuple[str, ...], known: Sequence[str], notes: Notes) -> None:
+    """Find classes that the dataset may not have, also where no image has them."""
+    unknown = sorted({*classes, *manifest["label"].dropna()} - {*known, ""})
+    notes.numbers["classes_unknown"] = len(unknown)
+    notes.words["classes_unknown"] = ", ".join(unknown[:10])
+    notes.flag("label_set", manifest["label"].isin(unknown), "validate.classes does not name its class")
 
 
 def read_reference(path: Path) -> pd.DataFrame:

@@ -47,6 +47,7 @@ class ValidateParams(Section):
     reference: str = Field(
         NO_REFERENCE, min_length=1, description=f"accepted data to compare with, a .parquet file, or {NO_REFERENCE}"
     )
+    classes: list[str] = Field(default_factory=list, description="names of the classes that there may be; none: any")
     min_images: int = Field(10, ge=1, description="fewest images of the whole dataset")
     min_images_per_class: int = Field(2, ge=1, description="fewest images of a class")
     max_class_ratio: float = Field(50.0, ge=1, description="largest class over smallest class, in images")

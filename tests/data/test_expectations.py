@@ -87,6 +87,12 @@ def test_a_manifest_without_modes_is_judged() -> None:
     assert judge(table().drop(columns="mode"), ("a", "b"), replace(LIMITS, modes=["colour8"])).success
 
 
+def test_a_class_that_params_do_not_name_stops() -> None:
+    verdict = judge(table(), ("a", "b"), replace(LIMITS, classes=["a", "cat"]))
+    assert verdict.failures == ("classes_unknown is 1, expected at most 0 (b)",)
+    assert judge(table(), ("a", "b"), replace(LIMITS, classes=["a", "b", "cat"])).success
+
+
 def test_a_label_that_is_no_class_is_named() -> None:
     verdict = judge(with_values("label", "c"), ("a", "b"), LIMITS)
     assert [f for f in verdict.failures if re.match(r"label: .*value_set \['a', 'b'\].* for example \['c'\]", f)]

@@ -107,6 +107,20 @@ def test_what_differs_from_the_reference_is_told(number: str, change: dict[str, 
     assert look(table().assign(**change), CLASSES, LIMITS, None, table()).numbers[number] > 0.1
 
 
+def test_a_class_that_is_not_named_is_found_without_a_reference() -> None:
+    rows = table()
+    rows.loc[5, "label"] = "c"
+    rows.loc[6, "label"] = None
+    found = look(rows, ("a", "b", "empty"), replace(LIMITS, classes=("a", "b", "z")))
+    assert found.numbers["classes_unknown"] == 2
+    assert found.words["classes_unknown"] == "c, empty"
+    assert found.flagged.query("check == 'label_set'")["position"].tolist() == [5]
+    assert set(found.skipped) >= {"class_shares", "brightness", "channel_order"}
+    assert "label_set" not in found.skipped
+    assert look(table(), CLASSES, replace(LIMITS, classes=("b", "a"))).numbers["classes_unknown"] == 0
+    assert "label_set" in look(table(), CLASSES, LIMITS).skipped
+
+
 def test_what_cannot_be_checked_is_told_with_a_reason() -> None:
     old = table().drop(columns=["contrast", "sharpness", "mode"])
     assert "no column mode" in look(old, CLASSES, replace(LIMITS, modes=["grey8"])).skipped["mode"]
