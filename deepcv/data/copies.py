@@ -73,9 +73,8 @@ def nearly_equal(manifest: pd.DataFrame, twins: Pairs, ended: str, notes: Notes)
     number = len(np.unique(twins[:, 1]))
     notes.numbers["near_duplicate_share"] = number / max(1, len(manifest))
     notes.flag("near_duplicates", twins[:, 1], [f"nearly {ids[one]}" for one in twins[:, 0]])
-    order = [_rank(split) for split in manifest["split"]]
     across = [
-        (one, other) if order[one] > order[other] else (other, one)
+        (one, other) if _rank(splits[one]) > _rank(splits[other]) else (other, one)
         for one, other in twins.tolist()
         if splits[one] != splits[other]
     ]
