@@ -1,3 +1,4 @@
+import re
 import struct
 import tracemalloc
 import zlib
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from toys import picture
 
-from deepcv.images import DecodeError, ImageRecipe, decode, encode_png, fit, grid, headers, prepare
-from deepcv.images.codec import reduction
+from deepcv.images import DecodeError, ImageRecipe, decode, encode_png, fit, grid, headers, modes, prepare
+from deepcv.images.codec import check_header, reduction
+from deepcv.params.validate import MODE
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -183,6 +185,8 @@ def png_header(width: int, height: int, depth: int = 8, colour: int = 2) -> byte
 def pillow(mode: str, suffix: str, **options: object) -> bytes:
     content = BytesIO()
     image = Image.fromarray(smooth(20, 30)).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(100)  # of opaque ones some encoders drop it
     image.save(content, suffix, **options)
     return content.getvalue()
 
@@ -251,6 +255,60 @@ def test_unusual_files_decode(content: bytes, channels: int) -> None:
     if channels == 3:  # of an animation the first frame
         assert np.abs(found.astype(int) - smooth(20, 30)).mean() < 25
     assert prepare(content, ImageRecipe(8, 8, 3, reduced=True)).shape == (8, 8, 3)
+
+
+def mode_of(content: bytes) -> str:
+    return modes.read(content, check_header(content), decode(content))
+
+
+OTHER = Image.new("RGB", (30, 20))
+DEEP = np.arange(4096, dtype=np.uint16).reshape(64, 64) * 15  # up to 61,425
+DEEP_RGB = np.dstack([DEEP] * 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode"),
+    [
+        *((pillow("L", kind), "grey8") for kind in ("JPEG", "PNG", "TIFF", "PPM", "BMP", "JPEG2000")),
+        *((pillow("RGB", kind), "colour8") for kind in ("JPEG", "PNG", "TIFF", "PPM", "BMP", "WEBP", "JPEG2000", "AVIF")),
+        *((pillow("RGBA", kind), "colour8+alpha") for kind in ("PNG", "TIFF", "WEBP", "AVIF")),
+        *((pillow("P", kind), "palette") for kind in ("PNG", "GIF", "TIFF", "BMP")),
+        (pillow("RGB", "JPEG", progressive=True), "colour8"), (pillow("CMYK", "JPEG"), "cmyk8"),
+        (pillow("CMYK", "TIFF"), "cmyk8"), (pillow("LA", "PNG"), "grey8+alpha"), (pillow("1", "PNG"), "grey1"),
+        (pillow("1", "TIFF"), "grey1"), (pillow("1", "PPM"), "grey1"),
+        (pillow("P", "PNG", transparency=0), "palette+alpha"), (pillow("P", "GIF", transparency=0), "palette+alpha"),
+        (pillow("RGB", "WEBP", lossless=True), "colour8"), (pillow("RGBA", "WEBP", lossless=True), "colour8+alpha"),
+        (pillow("RGB", "GIF", save_all=True, append_images=[OTHER]), "palette+animated"),
+        (pillow("RGB", "WEBP", save_all=True, append_images=[OTHER]), "colour8+animated"),
+        (pillow("RGB", "PNG", save_all=True, append_images=[OTHER]), "colour8+animated"),
+        (pillow("RGB", "AVIF", save_all=True, append_images=[OTHER]), "colour8+animated"),
+        (pillow("RGB", "TIFF", save_all=True, append_images=[OTHER]), "colour8+pages"),
+        *((encoded(suffix, DEEP), "grey16") for suffix in (".png", ".tiff", ".pgm", ".jp2")),
+        *((encoded(suffix, DEEP_RGB), "colour16") for suffix in (".png", ".tiff", ".ppm", ".jp2")),
+        *((encoded(suffix, DEEP // 16), "grey16+dim") for suffix in (".png", ".tiff", ".pgm")),  # 12 bits
+        (encoded(".png", np.minimum(DEEP, 0x3FFF)), "grey16+dim"), (encoded(".png", np.minimum(DEEP, 0x4000)), "grey16"),
+        (encoded(".pam", smooth(20, 30)), "colour8"), (encoded(".bmp", picture(1, 6, 5, 4)), "colour8+alpha"),
+        (encoded(".hdr", DEEP_RGB.astype(np.float32)), "colour32f"),
+        (encoded(".ras", smooth(20, 30)), "colour8"),
+        (with_orientation(pillow("L", "JPEG"), 6), "grey8"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_mode_says_how_a_file_stores_its_pixels(content: bytes, mode: str) -> None:
+    assert mode_of(content) == mode
+    assert re.fullmatch(MODE, mode)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([".jpg", ".png", ".webp", ".tiff", ".ppm", ".gif", ".bmp"]),
+    st.integers(0, 200),
+    st.binary(max_size=9),
+)
+def test_a_damaged_file_has_a_mode_all_the_same(suffix: str, kept: int, noise: bytes) -> None:
+    whole = encoded(suffix, smooth(40, 60))
+    damaged = whole[:kept] + noise + whole[kept + len(noise) :]
+    assert re.fullmatch(MODE, modes.read(damaged, headers.read(damaged), smooth(40, 60)))
 
 
 def test_one_pixel_is_an_image() -> None:

@@ -67,14 +67,14 @@ def _rank(split: str) -> int:
     return {"test": 0, "val": 1}.get(split, 2)
 
 
-def nearly_equal(manifest: pd.DataFrame, twins: Pairs, notes: Notes) -> None:
-    """Note the pairs of nearly equal images, (n, 2), and those across splits."""
+def nearly_equal(manifest: pd.DataFrame, twins: Pairs, ended: str, notes: Notes) -> None:
+    """Note the pairs of nearly equal images, (n, 2), and those across splits; where the search `ended` early there may be more."""
     ids, splits = manifest["id"].to_numpy(), manifest["split"].to_numpy()
-    notes.numbers["near_duplicate_share"] = len(np.unique(twins[:, 1])) / max(1, len(manifest))
+    number = len(np.unique(twins[:, 1]))
+    notes.numbers["near_duplicate_share"] = number / max(1, len(manifest))
     notes.flag("near_duplicates", twins[:, 1], [f"nearly {ids[one]}" for one in twins[:, 0]])
-    order = [_rank(split) for split in manifest["split"]]
     across = [
-        (one, other) if order[one] > order[other] else (other, one)
+        (one, other) if _rank(splits[one]) > _rank(splits[other]) else (other, one)
         for one, other in twins.tolist()
         if splits[one] != splits[other]
     ]
@@ -83,3 +83,10 @@ def nearly_equal(manifest: pd.DataFrame, twins: Pairs, notes: Notes) -> None:
         "near_leakage", [p for p, _ in across],
         [f"in {splits[p]}, nearly {ids[other]} in {splits[other]}" for p, other in across],
     )  # fmt: skip
+    if ended:
+        least = {
+            "near_duplicates_cut_short": f"{number} of {len(manifest)} images nearly repeat another one",
+            "near_leaks_cut_short": f"{len(across)} pairs lie in two splits",
+        }
+        notes.numbers |= dict.fromkeys(least, 1)
+        notes.words |= {name: f"at least {told}; the search ended at {ended}" for name, told in least.items()}

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deepcv.data.samples import DataError
 from deepcv.images import UInt8Array
 
 Pairs = NDArray[np.int64]  # (p, 2): positions of two images, the smaller first
@@ -15,27 +14,32 @@ RADIUS = 3  # bits; CIFAR-10 has 112 such pairs, and 179 more at 4 bits, where p
 _BANDS = RADIUS + 1  # two hashes that differ in RADIUS bits are equal in one band at least (Norouzi et al. 2012)
 _BITS = 64 // _BANDS
 _MAX_COMPARISONS = 1_000_000_000
+_MAX_PAIRS = 100_000  # what is compared by pixels
 _SIDE = 16
 _ALIKE = (
     0.95  # correlation of two 16×16 pictures; half of the pairs at 4 bits and nearly all below reach it on CIFAR-10
 )
 
 
-def candidates(phash: NDArray[np.uint64]) -> Pairs:
+def candidates(phash: NDArray[np.uint64]) -> tuple[Pairs, str]:
     """Pairs of images whose 64-bit hashes differ in at most RADIUS bits; of equal hashes, each with the first.
 
-    Raises DataError where hashes are so alike that the search would be quadratic.
+    Where very many hashes are alike the search ends early, with 100,000 pairs of as many images as it can. Also returns where it ended;
+    nothing where these are all pairs.
     """
     unique, first, which = np.unique(phash, return_index=True, return_inverse=True)
     later = np.flatnonzero(first[which] != np.arange(len(phash)))
-    found = [np.stack([first[which[later]], later], axis=1)]
-    bands = [(unique >> np.uint64(_BITS * band)) & np.uint64(2**_BITS - 1) for band in range(_BANDS)]
-    counts = (np.unique(keys, return_counts=True)[1].astype(np.int64) for keys in bands)
-    if (comparisons := sum(int((c * (c - 1) // 2).sum()) for c in counts)) > _MAX_COMPARISONS:
-        raise DataError(f"{len(unique)} perceptual hashes need {comparisons} comparisons, more than {_MAX_COMPARISONS}")
-    found += [first[pairs] for keys in bands for pairs in _near(unique, keys)]
-    pairs = np.sort(np.concatenate(found).astype(np.int64), axis=1)
-    return np.unique(pairs, axis=0) if len(pairs) else pairs
+    found, number, compared = [np.stack([first[which[later]], later], axis=1)], len(later), 0
+    for near, comparisons in (step for band in range(_BANDS) for step in _near(unique, band)):
+        found.append(first[near])
+        number += len(near)
+        compared += comparisons
+        if number > _MAX_PAIRS or compared > _MAX_COMPARISONS:
+            break
+    pairs = np.sort(np.concatenate(found).astype(np.int64), axis=1)[:_MAX_PAIRS]
+    ended = f"{_MAX_PAIRS} pairs of nearly equal hashes" if number > _MAX_PAIRS else ""
+    ended = ended or (f"{_MAX_COMPARISONS} comparisons of hashes" if compared > _MAX_COMPARISONS else "")
+    return np.unique(pairs, axis=0) if len(pairs) else pairs, ended
 
 
 def picture(image_hwc: UInt8Array) -> NDArray[np.float32]:
@@ -52,8 +56,12 @@ def alike(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
     return float(one @ other) >= _ALIKE
 
 
-def _near(hashes: NDArray[np.uint64], keys: NDArray[np.uint64]) -> Iterator[Pairs]:
-    """Compare what shares a key: each with its next neighbour in sorted order, then the one after, and so on."""
+def _near(hashes: NDArray[np.uint64], band: int) -> Iterator[tuple[Pairs, int]]:
+    """Compare hashes that are equal in this band: each with its next in sorted order, then the one after, and so on.
+
+    Yields, after each such step, the pairs that are near and equal in no band before, and how many were compared.
+    """
+    keys = _in_band(hashes, band)
     order = np.argsort(keys, kind="stable")
     keys, hashes = keys[order], hashes[order]
     live = np.arange(len(keys))
@@ -62,5 +70,13 @@ def _near(hashes: NDArray[np.uint64], keys: NDArray[np.uint64]) -> Iterator[Pair
         live = live[keys[live] == keys[live + step]]
         if not len(live):
             return
-        near = live[np.bitwise_count(hashes[live] ^ hashes[live + step]) <= RADIUS]
-        yield np.stack([order[near], order[near + step]], axis=1)
+        differ = hashes[live] ^ hashes[live + step]
+        new = np.flatnonzero(np.bitwise_count(differ) <= RADIUS)
+        for before in range(band):
+            new = new[_in_band(differ[new], before) != 0]
+        near = live[new]
+        yield np.stack([order[near], order[near + step]], axis=1), len(live)
+
+
+def _in_band(hashes: NDArray[np.uint64], band: int) -> NDArray[np.uint64]:
+    return (hashes >> np.uint64(_BITS * band)) & np.uint64(2**_BITS - 1)

@@ -27,6 +27,7 @@ from deepcv.errors import DeepcvError
 _COUNTS = (
     "unreadable",
     "odd_shapes",
+    "odd_modes",
     "label_conflicts",
     "leaks",
     "near_leaks",
@@ -92,7 +93,11 @@ def judge(
     findings = findings or look(manifest, classes, limits)
     severities = severities or {}
     on_images = [
-        *(_tagged(item, check, severities.get(check, "fail")) for check, item in _on_images(classes, limits)),
+        *(
+            _tagged(item, check, severities.get(check, "fail"))
+            for check, item in _on_images(classes, limits)
+            if item.column in manifest.columns
+        ),
         *(
             _tagged(_own(number, entry, manifest.columns.astype(str).tolist()), "own", entry.severity)
             for number, entry in enumerate(own)
@@ -139,7 +144,7 @@ def _on_images(classes: tuple[str, ...], limits: Limits) -> list[tuple[str, Any]
         ("id", gx.expectations.ExpectColumnValuesToBeUnique(column="id")),
         ("size", between(column="width", min_value=limits.min_side, max_value=limits.max_side)),
         ("size", between(column="height", min_value=limits.min_side, max_value=limits.max_side)),
-        ("mode", in_set(column="channels", value_set=[1, 3])),
+        *([("mode", in_set(column="mode", value_set=list(limits.modes)))] if limits.modes else []),
     ]
 
 
@@ -169,14 +174,18 @@ def _on_dataset(limits: Limits) -> list[tuple[str, Any]]:
         "class_ratio": ("balance", limits.max_class_ratio),
         "unreadable": ("readable", 0),
         "odd_shapes": ("odd_shape", 0),
+        "odd_modes": ("odd_mode", 0),
         "label_conflicts": ("label_conflict", 0),
         "duplicate_share": ("duplicates", limits.max_duplicate_share),
         "near_duplicate_share": ("near_duplicates", limits.max_near_duplicate_share),
         "leaks": ("leakage", limits.max_leaks),
+        "near_duplicates_cut_short": ("near_duplicates", 0),
         "near_leaks": ("near_leakage", limits.max_near_leaks),
+        "near_leaks_cut_short": ("near_leakage", 0),
         "uniform_share": ("uniform", limits.max_uniform_share),
         "blurred_share": ("blurred", limits.max_blurred_share),
         "contradicted_share": ("label_noise", limits.max_contradicted_share),
+        "classes_unknown": ("label_set", 0),
         "classes_added": ("label_set", 0),
         "classes_lost": ("label_set", 0),
         "class_shares_v": ("class_shares", MIN_CRAMERS_V),

@@ -3,7 +3,8 @@
 Numbers are computed here, with numpy; whether they pass is Great Expectations' to say (`expectations`).
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,7 +25,13 @@ REFERENCE_COLUMNS = (
 )  # fmt: skip
 MIN_CHANNEL_SWAP = 0.1  # a KS distance, the smallest that counts as drift
 _ONE_SHAPE = 0.95  # so many images share one shape: the others are odd
+_RARE_MODE = 0.05  # a smaller share of the images has a mode that is odd
 _PERMUTATIONS = 10_000
+_LOSSES = {  # of a mode's parts, see `images.modes`
+    "+dim": "its highest bits are not used: decoded, no level is above 63 of 255; scale the levels up",
+    "+animated": "of its pictures the first is taken",
+    "+pages": "of its pages the first is taken",
+}
 _SHOWN_PROBLEMS = 10
 _ALONE = "the manifest has no column {}; run `dvc repro ingest`"
 
@@ -48,17 +55,23 @@ class Limits:
     max_blurred_share: float = 0.01
     max_contradicted_share: float = 0.05
     alpha: float = 0.001
+    modes: Sequence[str] = ()  # none: any
+    classes: Sequence[str] = ()  # none: any
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What needed pixels: positions in the manifest of near twins, of unreadable images, and how labels agree in a sample."""
+    """What needed pixels: positions in the manifest of near twins, of unreadable images, and how labels agree in a sample.
+
+    `ended` says where the search for near twins ended, if before all were found.
+    """
 
     twins: Pairs | None = None
     unreadable: Mapping[int, str] = field(default_factory=dict)
     sampled: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     agreement: Agreement | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
+    ended: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,21 +132,30 @@ def _measure(
     }
     notes.words |= {"smallest_class": f"{counts.idxmin()}", "class_ratio": f"{counts.idxmax()} to {counts.idxmin()}"}
     _shapes(manifest, limits, notes)
+    _modes(manifest, limits.modes, notes)
     notes.flag("labels", ~manifest["label"].isin(classes), "its label is none of the dataset's classes")
+    if limits.classes:
+        _class_names(manifest, classes, limits.classes, notes)
     copies.equal(manifest, notes)
     if looked.twins is not None:
-        copies.nearly_equal(manifest, looked.twins, notes)
+        copies.nearly_equal(manifest, looked.twins, looked.ended, notes)
     _pixels(manifest, limits, notes)
     if looked.agreement is not None:
         _label_noise(looked.sampled, looked.agreement, reference, notes)
     if reference is None:
-        notes.skipped |= dict.fromkeys(
-            ("label_set", "class_shares", "brightness", "channel_order"),
-            "no reference is accepted (validate.reference)",
-        )
+        needs = ("label_set", "class_shares", "brightness", "channel_order")[bool(limits.classes) :]
+        notes.skipped |= dict.fromkeys(needs, "no reference is accepted (validate.reference)")
     else:
         _drift(manifest, classes, reference, limits.alpha, notes)
     return notes
+
+
+def _class_names(manifest: pd.DataFrame, classes: tuple[str, ...], known: Sequence[str], notes: Notes) -> None:
+    """Find classes that the dataset may not have, also where no image has them."""
+    unknown = sorted({*classes, *manifest["label"].dropna()} - {*known, ""})
+    notes.numbers["classes_unknown"] = len(unknown)
+    notes.words["classes_unknown"] = ", ".join(unknown[:10])
+    notes.flag("label_set", manifest["label"].isin(unknown), "validate.classes does not name its class")
 
 
 def read_reference(path: Path) -> pd.DataFrame:
@@ -164,7 +186,6 @@ def _shapes(manifest: pd.DataFrame, limits: Limits, notes: Notes) -> None:
     sides = manifest[["width", "height"]]
     wrong = (sides.min(axis=1) < limits.min_side) | (sides.max(axis=1) > limits.max_side)
     notes.flag("size", wrong, f"a side is outside {limits.min_side} to {limits.max_side} pixels")
-    notes.flag("mode", ~manifest["channels"].isin([1, 3]), "neither grey nor RGB")
     shape = manifest.groupby(["width", "height", "channels"]).ngroup()
     common = int(np.bincount(shape).argmax())
     odd = (shape != common).to_numpy()
@@ -183,6 +204,31 @@ def _shapes(manifest: pd.DataFrame, limits: Limits, notes: Notes) -> None:
             for w, h, c in zip(found["width"], found["height"], found["channels"], strict=True)
         ],
     )
+
+
+def _modes(manifest: pd.DataFrame, wanted: Sequence[str], notes: Notes) -> None:
+    """Find files of other modes than wanted; where nothing is wanted, of rare modes and of those of which decoding loses much."""
+    check = "mode" if wanted else "odd_mode"
+    if "mode" not in manifest:
+        notes.skipped[check] = _ALONE.format("mode")
+        return
+    modes = manifest["mode"]
+    if wanted:
+        others = ~modes.isin(wanted)
+        notes.flag(check, others, [f"{mode}, not {' or '.join(wanted)}" for mode in modes[others]])
+        return
+    counts = Counter(modes.tolist())
+    why = {mode: told for mode, count in counts.most_common() if (told := _why_odd(mode, count, len(modes)))}
+    odd = modes.isin(list(why))
+    notes.numbers["odd_modes"] = int(odd.sum())
+    notes.words["odd_modes"] = ", ".join(f"{mode} {counts[mode]}" for mode in why)
+    notes.flag(check, odd, [f"{mode}: {why[mode]}" for mode in modes[odd]])
+
+
+def _why_odd(mode: str, count: int, total: int) -> str:
+    """Say what is unusual; nothing where nothing is."""
+    rare = [f"{count} of {total} images are"] * (count < _RARE_MODE * total)
+    return "; ".join([*rare, *(text for part, text in _LOSSES.items() if part in mode)])
 
 
 def _pixels(manifest: pd.DataFrame, limits: Limits, notes: Notes) -> None:

@@ -11,11 +11,9 @@ from deepcv.data.duplicates import Pairs, alike, candidates, picture
 from deepcv.data.findings import Looked
 from deepcv.data.manifest import encoded_images, readable
 from deepcv.data.neighbours import NEIGHBOURS, agree, describe, sample
-from deepcv.data.samples import DataError
 from deepcv.images import DecodeError, UInt8Array, decode
 
 _AT_ONCE = 1000
-_MAX_PAIRS = 100_000  # to compare by pixels
 
 
 def inspect(raw: Path, manifest: pd.DataFrame, *, size: int, seed: int, min_contrast: float) -> Looked:
@@ -35,15 +33,12 @@ def inspect(raw: Path, manifest: pd.DataFrame, *, size: int, seed: int, min_cont
         agreement = agree(np.concatenate(features), manifest["label"].iloc[drawn])
     else:
         skipped["label_noise"] = f"expected more than {NEIGHBOURS} sampled images (validate.sample), found {len(drawn)}"
-    twins = None
+    twins, ended = None, ""
     if missing := [column for column in ("phash", "contrast") if column not in manifest]:
         skipped["near_duplicates"] = f"the manifest has no column {missing[0]}; run `dvc repro ingest`"
     else:
-        try:
-            twins = _twins(raw, manifest, min_contrast, unreadable)
-        except _TooManyError as error:
-            skipped["near_duplicates"] = str(error)
-    return Looked(twins, unreadable, drawn, agreement, skipped)
+        twins, ended = _twins(raw, manifest, min_contrast, unreadable)
+    return Looked(twins, unreadable, drawn, agreement, skipped, ended)
 
 
 def _problems(raw: Path, manifest: pd.DataFrame, positions: NDArray[np.int64]) -> dict[int, str]:
@@ -54,25 +49,17 @@ def _problems(raw: Path, manifest: pd.DataFrame, positions: NDArray[np.int64]) -
     return found
 
 
-class _TooManyError(ValueError):
-    pass
-
-
-def _twins(raw: Path, manifest: pd.DataFrame, min_contrast: float, unreadable: dict[int, str]) -> Pairs:
-    """Pairs of nearly equal images; what repeats another file or shows nothing is another check's."""
+def _twins(raw: Path, manifest: pd.DataFrame, min_contrast: float, unreadable: dict[int, str]) -> tuple[Pairs, str]:
+    """Pairs of nearly equal images, and where the search ended early; what repeats a file or shows nothing is another check's."""
     shows = readable(manifest) & (manifest["contrast"] >= min_contrast)
     looked_at = np.flatnonzero(shows & ~manifest["sha256"].duplicated())
-    try:
-        pairs = looked_at[candidates(manifest["phash"].to_numpy(np.uint64)[looked_at])]
-    except DataError as error:
-        raise _TooManyError(str(error)) from error
-    if len(pairs) > _MAX_PAIRS:
-        raise _TooManyError(f"{len(pairs)} pairs of images have nearly equal hashes, more than {_MAX_PAIRS}")
+    found, ended = candidates(manifest["phash"].to_numpy(np.uint64)[looked_at])
+    pairs = looked_at[found]
     needed = np.unique(pairs)
     pictures = {position: picture(image) for position, image in _decoded(raw, manifest, needed, unreadable)}
     kept = [one in pictures and other in pictures and alike(pictures[one], pictures[other]) for one, other in pairs]
     confirmed: Pairs = pairs[np.array(kept, bool)]
-    return confirmed
+    return confirmed, ended
 
 
 def _decoded(

@@ -2,8 +2,9 @@
 
 `data/raw/` holds `manifest.parquet` (columns in `COLUMNS`), `images.bin` (the encoded images end to end; a row's `offset`
 and `bytes` say where its image lies) and `dataset.json` (name, class names in label order, digest of the test split).
-A file that is no image has zeros from `width` to `phash`, but for `bytes` and `offset` (see `readable`).
-`brightness` to `phash` are the fields of `measures.Measures` (float32, `phash` uint64); `annotations` is JSON text or empty.
+A file that is no image has zeros from `width` to `phash`, but for `bytes` and `offset` (see `readable`), and no mode.
+`brightness` to `phash` are the fields of `measures.Measures` (float32, `phash` uint64); `annotations` is JSON text or empty;
+`mode` says how the file stores its pixels (`images.modes`), which `channels`, those that it decodes to, do not.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ SPLITS = ("train", "val", "test")
 COLUMNS = (
     "id", "split", "label", "sha256", "width", "height", "channels", "bytes", "offset", "source",
     "brightness", "contrast", "sharpness", "noise", "entropy", "saturation", "red_minus_blue", "phash", "annotations",
+    "mode",
 )  # fmt: skip
 
 

@@ -34,15 +34,21 @@ from deepcv.data.splits import (
     check_named,
     check_not_empty,
 )
-from deepcv.images import DecodeError, UInt8Array, decode
+from deepcv.images import DecodeError, UInt8Array, check_header, decode_checked, modes
 from deepcv.parallel import in_order
 
 _KINDS = {"phash": pa.uint64(), **dict.fromkeys(("width", "height", "channels", "bytes", "offset"), pa.int64())}
-_TEXTS = ("id", "split", "label", "sha256", "source", "annotations")
+_TEXTS = ("id", "split", "label", "sha256", "source", "annotations", "mode")
 SCHEMA = pa.schema(
     [(name, pa.string() if name in _TEXTS else _KINDS.get(name, pa.float32())) for name in COLUMNS]
 )  # Measures are float32 but for the hash.
-_REPEATING = ["split", "label", "source", "annotations"]  # a dictionary of the others would be as long as the column
+_REPEATING = [
+    "split",
+    "label",
+    "source",
+    "annotations",
+    "mode",
+]  # a dictionary of the others would be as long as the column
 _ROWS = 8192  # of a row group
 _CHUNK_IMAGES, _CHUNK_BYTES = 64, 2**22  # what a process takes at a time
 _DECODED_BYTES = 2**22  # of images that wait to be measured together
@@ -51,10 +57,11 @@ _NO_MEASURES = Measures._make([*[0.0] * (len(Measures._fields) - 1), 0])  # of a
 
 
 class _Looked(NamedTuple):
-    """What one sample's bytes told; `problem` where they are no image: then shape and measures are zeros."""
+    """What one sample's bytes told; `problem` where they are no image: then shape and measures are zeros, and mode is empty."""
 
     sha256: bytes
     shape: tuple[int, ...]
+    mode: str
     measures: Measures
     problem: str
 
@@ -153,7 +160,7 @@ def _write_rows(
         pq.ParquetWriter(aside, SCHEMA, use_dictionary=_REPEATING) as writer,
     ):
         for chunk, found in in_order(_look, _chunks(samples), processes):
-            for sample, (sha256, shape, measures, problem) in zip(chunk, found, strict=True):
+            for sample, (sha256, shape, mode, measures, problem) in zip(chunk, found, strict=True):
                 unit: str | None = ""
                 given = OPEN if sample.split is None else SPLITS.index(sample.split)
                 if given != OPEN:
@@ -171,7 +178,7 @@ def _write_rows(
                     rows.append(
                         (
                             sample.id, sample.split, sample.label, sha256.hex(), width, height, channels,
-                            len(sample.encoded), offset, source, *measures, sample.annotations,
+                            len(sample.encoded), offset, source, *measures, sample.annotations, mode,
                         )
                     )  # fmt: skip
                     offset += len(sample.encoded)
@@ -203,11 +210,13 @@ def _look(samples: list[Sample]) -> list[_Looked]:
     for place, sample in enumerate(samples):
         content = hashlib.sha256(sample.encoded).digest()
         try:
-            image_hwc = decode(sample.encoded)
+            header = check_header(sample.encoded)
+            image_hwc = decode_checked(sample.encoded, None, 1, header)
         except DecodeError as error:
-            looked.append(_Looked(content, (0, 0, 0), _NO_MEASURES, str(error)))
+            looked.append(_Looked(content, (0, 0, 0), "", _NO_MEASURES, str(error)))
         else:
-            looked.append(_Looked(content, image_hwc.shape, _NO_MEASURES, ""))
+            mode = modes.read(sample.encoded, header, image_hwc)
+            looked.append(_Looked(content, image_hwc.shape, mode, _NO_MEASURES, ""))
             waiting[place] = image_hwc
             size += image_hwc.nbytes
         if waiting and (size >= _DECODED_BYTES or place == len(samples) - 1):

@@ -3,7 +3,7 @@
 Images are numpy arrays `image_hwc`: uint8, height × width × channels, RGB (3 channels) or grey (1).
 """
 
-from deepcv.images.codec import MAX_PIXELS, DecodeError, UInt8Array, decode, encode_png
+from deepcv.images.codec import MAX_PIXELS, DecodeError, UInt8Array, check_header, decode, decode_checked, encode_png
 from deepcv.images.recipe import Colour, Denoise, ImageRecipe, Resize, fit, prepare, prepare_crop, resized_crop
 from deepcv.images.sheet import grid
 
@@ -15,7 +15,9 @@ __all__ = [
     "ImageRecipe",
     "Resize",
     "UInt8Array",
+    "check_header",
     "decode",
+    "decode_checked",
     "encode_png",
     "fit",
     "grid",

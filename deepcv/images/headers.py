@@ -10,11 +10,13 @@ _TURNED = range(5, 9)  # EXIF orientations that swap width and height
 
 
 class Header(NamedTuple):
-    """The size of the upright image, in pixels."""
+    """The size of the upright image, in pixels; of a JPEG the bits of a level and how many of these a pixel has."""
 
     width: int
     height: int
     is_jpeg: bool = False
+    bits: int = 0
+    components: int = 0
 
 
 def read(encoded: bytes) -> Header | None:
@@ -44,15 +46,15 @@ def _jpeg(encoded: bytes) -> Header | None:
             return None
         (length,) = struct.unpack_from(">H", encoded, place + 2)
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", encoded, place + 5)
-            return Header(height, width, True) if turned else Header(width, height, True)
+            bits, height, width, components = struct.unpack_from(">BHHB", encoded, place + 4)
+            return Header(*((height, width) if turned else (width, height)), True, bits, components)
         if marker == 0xE1 and encoded[place + 4 : place + 10] == b"Exif\0\0":
-            tags = _tiff_tags(encoded[place + 10 : place + 2 + length])
+            tags = tiff_tags(encoded[place + 10 : place + 2 + length])
             turned = tags.get(_EXIF_ORIENTATION, 1) in _TURNED
         place += 2 + length
 
 
-def _tiff_tags(tiff: bytes) -> dict[int, int]:
+def tiff_tags(tiff: bytes) -> dict[int, int]:
     """Return the first number of each tag of 16 or 32 bits in a TIFF file's first directory; damaged ones hold none."""
     order = "<" if tiff[:2] == b"II" else ">"
     tags: dict[int, int] = {}
@@ -60,16 +62,19 @@ def _tiff_tags(tiff: bytes) -> dict[int, int]:
         (place,) = struct.unpack_from(order + "I", tiff, 4)
         (count,) = struct.unpack_from(order + "H", tiff, place)
         for entry in range(place + 2, place + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(order + "HH", tiff, entry)
+            tag, kind, numbers = struct.unpack_from(order + "HHI", tiff, entry)
             if kind in (3, 4):
-                (tags[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), tiff, entry + 8)
+                size, layout = (2, "H") if kind == 3 else (4, "I")
+                at = entry + 8 if numbers * size <= 4 else struct.unpack_from(order + "I", tiff, entry + 8)[0]
+                if at + size <= len(tiff):
+                    (tags[tag],) = struct.unpack_from(order + layout, tiff, at)
     except struct.error:
         pass
     return tags
 
 
 def _tiff(encoded: bytes) -> Header:
-    tags = _tiff_tags(encoded)
+    tags = tiff_tags(encoded)
     return Header(tags[256], tags[257])
 
 

@@ -1,5 +1,6 @@
 """What the data must satisfy before anything is trained on it."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
@@ -25,6 +26,7 @@ SEVERITIES: Mapping[str, Severity] = {
     "uniform": "warn",
     "blurred": "warn",
     "odd_shape": "warn",
+    "odd_mode": "warn",
     "label_noise": "warn",
     "label_set": "fail",
     "class_shares": "warn",
@@ -33,6 +35,8 @@ SEVERITIES: Mapping[str, Severity] = {
 }
 # These are about all images together: no image can be left out for them.
 WHOLE = frozenset({"balance", "label_set", "class_shares", "brightness", "channel_order"})
+# How a file stores its pixels; deepcv.images.modes says what the parts mean, and a test holds the two together.
+MODE = r"(palette|(grey|colour|cmyk)\d+f?)(\+alpha)?(\+animated|\+pages)?(\+dim)?"
 _OWN_KEYS = ("expectation", "kwargs", "severity")
 
 
@@ -46,11 +50,15 @@ class ValidateParams(Section):
         min_length=1,
         description=f"data to compare with: a .parquet file, {REGISTERED} (the champion's) or {NO_REFERENCE}",
     )
+    classes: list[str] = Field(default_factory=list, description="names of the classes that there may be; none: any")
     min_images: int = Field(10, ge=1, description="fewest images of the whole dataset")
     min_images_per_class: int = Field(2, ge=1, description="fewest images of a class")
     max_class_ratio: float = Field(50.0, ge=1, description="largest class over smallest class, in images")
     min_side: int = Field(4, ge=1, description="shortest side of an image, in pixels")
     max_side: int = Field(10000, ge=1, description="longest side of an image, in pixels")
+    modes: list[str] = Field(
+        default_factory=list, description="how files may store their pixels, such as colour8; none: any"
+    )
     max_duplicate_share: float = Field(0.05, ge=0, le=1, description="share of images that repeat another one")
     max_near_duplicate_share: float = Field(0.05, ge=0, le=1, description="share that nearly repeat another one")
     max_leaks: int = Field(0, ge=0, description="images of one split that stand in another split too")
@@ -81,6 +89,9 @@ class ValidateParams(Section):
             problems.append(
                 (("reference",), f"must be a .parquet file, {REGISTERED} or {NO_REFERENCE}, got {self.reference!r}")
             )
+        problems += [
+            (("modes", number), text) for number, mode in enumerate(self.modes) if (text := _mode_problem(mode))
+        ]
         problems += [(("severity", key), text) for key in self.severity if (text := self._severity_problem(key))]
         problems += [
             (("expectations", number), text)
@@ -106,6 +117,16 @@ class ValidateParams(Section):
         if check in WHOLE and self.severity[check] == "quarantine":
             return "must be 'fail' or 'warn', got 'quarantine': it is about all images together, none can be left out"
         return ""
+
+
+def _mode_problem(mode: str) -> str:
+    if re.fullmatch(MODE, mode):
+        return ""
+    usual = ("grey1", "grey8", "grey8+alpha", "grey16", "colour8", "colour8+alpha", "colour16", "palette", "cmyk8")
+    near = closest(mode, usual)
+    return f"not a mode: {mode!r}; " + (
+        f"the closest is {near[0]!r}" if near else f"there are {', '.join(usual)} and more"
+    )
 
 
 def _own_problem(own: Mapping[str, Any]) -> str:

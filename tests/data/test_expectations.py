@@ -19,7 +19,7 @@ def table(a: int = 8, b: int = 8) -> pd.DataFrame:
         {
             "id": [f"{n}.png" for n in range(count)], "label": ["a"] * a + ["b"] * b,
             "split": (["train", "val", "test"] * count)[:count], "sha256": [f"{n:064d}" for n in range(count)],
-            "width": 8, "height": 9, "channels": 1,
+            "width": 8, "height": 9, "mode": "grey8", "channels": 1,
         }
     )  # fmt: skip
 
@@ -60,18 +60,37 @@ def test_a_violated_limit_is_named_and_nothing_else(case: str) -> None:
 def test_every_violated_limit_is_named() -> None:
     manifest = table(16, 0)
     for column, values in {
-        "height": (3, 101), "channels": (4,), "split": ("dev",), "label": (None, "c"),
+        "height": (3, 101), "mode": ("cmyk8",), "split": ("dev",), "label": (None, "c"),
     }.items():  # fmt: skip
         manifest[column] = with_values(column, *values)[column]
-    verdict = judge(manifest, ("a", "b", "c"), LIMITS)
+    verdict = judge(manifest, ("a", "b", "c"), replace(LIMITS, modes=["grey8", "colour8"]))
     for message in (
         r"height: .* for example \[3, 101\]",
-        r"channels: .*value_set \[1, 3\].* for example \[4\]",
+        r"mode: .*value_set \['grey8', 'colour8'\].* for example \['cmyk8'\]",
         r"split: .*value_set \['train', 'val', 'test'\].* for example \['dev'\]",
         "label: expect_column_values_to_not_be_null",
         "smallest_class is 1, expected at least 3",
     ):
         assert any(re.match(message, failure) for failure in verdict.failures), (message, verdict.failures)
+
+
+def test_rare_modes_are_told_with_their_numbers() -> None:
+    manifest = pd.concat([table(20, 20), with_values("mode", "palette")[4:5]], ignore_index=True)
+    manifest["id"] = manifest["sha256"] = [f"{n}" for n in range(41)]
+    verdict = judge(manifest, ("a", "b"), LIMITS, severities={"odd_mode": "warn"})
+    assert verdict.success
+    assert verdict.warnings == ("odd_modes is 1, expected at most 0 (palette 1)",)
+    assert verdict.limits["odd_mode"] == (False, "above the limit of 0 images")
+
+
+def test_a_manifest_without_modes_is_judged() -> None:
+    assert judge(table().drop(columns="mode"), ("a", "b"), replace(LIMITS, modes=["colour8"])).success
+
+
+def test_a_class_that_params_do_not_name_stops() -> None:
+    verdict = judge(table(), ("a", "b"), replace(LIMITS, classes=["a", "cat"]))
+    assert verdict.failures == ("classes_unknown is 1, expected at most 0 (b)",)
+    assert judge(table(), ("a", "b"), replace(LIMITS, classes=["a", "b", "cat"])).success
 
 
 def test_a_label_that_is_no_class_is_named() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ def table(count: int = 400) -> pd.DataFrame:
         {
             "id": [f"{n}.png" for n in range(count)], "label": ["a", "b"] * (count // 2),
             "split": (["train"] * 6 + ["val"] * 2 + ["test"] * 2) * (count // 10),
-            "sha256": [f"{n:064d}" for n in range(count)], "width": 8, "height": 9, "channels": 3,
+            "sha256": [f"{n:064d}" for n in range(count)], "width": 8, "height": 9, "channels": 3, "mode": "colour8",
             "brightness": random.normal(0.5, 0.1, count), "contrast": 0.2, "sharpness": 0.01,
             "red_minus_blue": random.normal(0.1, 0.1, count),
         }
@@ -35,7 +36,7 @@ def flagged(rows: pd.DataFrame, check: str, looked: Looked | None = None) -> lis
 @pytest.mark.parametrize(
     ("check", "column", "value"),
     [
-        ("size", "width", 3), ("mode", "channels", 4), ("labels", "label", "c"), ("uniform", "contrast", 0.0),
+        ("size", "width", 3), ("odd_mode", "mode", "cmyk8"), ("labels", "label", "c"), ("uniform", "contrast", 0.0),
         ("blurred", "sharpness", 0.0), ("odd_shape", "height", 10), ("duplicates", "sha256", f"{0:064d}"),
         ("leakage", "sha256", f"{9:064d}"),
     ],
@@ -45,6 +46,36 @@ def test_the_image_at_fault_is_flagged_alone(check: str, column: str, value: obj
     rows = table()
     rows.loc[5, column] = value
     assert flagged(rows, check) == [5]
+
+
+@pytest.mark.parametrize(
+    ("mode", "count", "reason"),
+    [
+        ("grey8", 19, "grey8: 19 of 400 images are"),
+        ("grey8", 20, None),
+        ("grey16+dim", 200, "grey16+dim: its highest bits are not used: decoded, no level is above 63 of 255; scale the levels up"),
+        ("palette+animated", 1, "palette+animated: 1 of 400 images are; of its pictures the first is taken"),
+        ("colour8+pages", 400, "colour8+pages: of its pages the first is taken"),
+    ],
+)  # fmt: skip
+def test_a_mode_is_odd_where_it_is_rare_or_loses_much(mode: str, count: int, reason: str | None) -> None:
+    rows = table()
+    rows.loc[: count - 1, "mode"] = mode
+    found = look(rows, CLASSES, LIMITS)
+    odd = found.flagged[found.flagged["check"] == "odd_mode"]
+    assert odd["reason"].tolist() == [reason] * (count if reason else 0)
+    assert found.numbers["odd_modes"] == len(odd)
+    assert found.words["odd_modes"] == (f"{mode} {count}" if reason else "")
+
+
+def test_a_mode_that_is_not_wanted_is_flagged_and_no_other() -> None:
+    rows = table()
+    rows.loc[:9, "mode"] = "grey16+dim"
+    rows.loc[5, "mode"] = "cmyk8"
+    found = look(rows, CLASSES, replace(LIMITS, modes=("colour8", "grey16+dim")))
+    assert found.flagged.to_dict("list") == {
+        "check": ["mode"], "position": [5], "reason": ["cmyk8, not colour8 or grey16+dim"]
+    }  # fmt: skip
 
 
 def test_near_twins_across_splits_blame_the_one_that_is_trained_on() -> None:
@@ -76,8 +107,25 @@ def test_what_differs_from_the_reference_is_told(number: str, change: dict[str, 
     assert look(table().assign(**change), CLASSES, LIMITS, None, table()).numbers[number] > 0.1
 
 
+def test_a_class_that_is_not_named_is_found_without_a_reference() -> None:
+    rows = table()
+    rows.loc[5, "label"] = "c"
+    rows.loc[6, "label"] = None
+    found = look(rows, ("a", "b", "empty"), replace(LIMITS, classes=("a", "b", "z")))
+    assert found.numbers["classes_unknown"] == 2
+    assert found.words["classes_unknown"] == "c, empty"
+    assert found.flagged.query("check == 'label_set'")["position"].tolist() == [5]
+    assert set(found.skipped) >= {"class_shares", "brightness", "channel_order"}
+    assert "label_set" not in found.skipped
+    assert look(table(), CLASSES, replace(LIMITS, classes=("b", "a"))).numbers["classes_unknown"] == 0
+    assert "label_set" in look(table(), CLASSES, LIMITS).skipped
+
+
 def test_what_cannot_be_checked_is_told_with_a_reason() -> None:
-    found = look(table().drop(columns=["contrast", "sharpness"]), CLASSES, LIMITS)
+    old = table().drop(columns=["contrast", "sharpness", "mode"])
+    assert "no column mode" in look(old, CLASSES, replace(LIMITS, modes=["grey8"])).skipped["mode"]
+    found = look(old, CLASSES, LIMITS)
+    assert "no column mode" in found.skipped["odd_mode"]
     assert "no column contrast" in found.skipped["uniform"]
     assert "no reference is accepted" in found.skipped["brightness"]
 

@@ -4,6 +4,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -55,6 +56,17 @@ def test_round_trip(tmp_path: Path) -> None:
     assert list(manifest.encoded_images(tmp_path, read)) == [s.encoded for s in given]
     backwards = read.iloc[::-1]
     assert list(manifest.encoded_images(tmp_path, backwards)) == [s.encoded for s in reversed(given)]
+
+
+def test_a_file_has_its_mode(tmp_path: Path) -> None:
+    given = samples(40)
+    deep = np.full((5, 6), 4095, np.uint16)  # 12 bits in 16: decoded, all is 15
+    given[3] = given[3]._replace(encoded=cv2.imencode(".png", deep)[1].tobytes())
+    given[4] = given[4]._replace(encoded=cv2.imencode(".jpg", picture(4, 5, 6, 3))[1].tobytes())
+    given[5] = given[5]._replace(encoded=b"")
+    pack(given, tmp_path)
+    modes = manifest.read(tmp_path)[0]["mode"].tolist()
+    assert modes == ["grey8"] * 3 + ["grey16+dim", "colour8", ""] + ["grey8"] * 34
 
 
 def test_equal_samples_give_equal_files(tmp_path: Path) -> None:

@@ -354,6 +354,12 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ("min_side: 4", "severity: {balance: quarantine}", [(9, "validate.severity.balance", "none can be left out")]),
     ("min_side: 4", "severity: {readable: warn}", [(9, "validate.severity.readable", "cannot be prepared")]),
     ("min_side: 4", "severity: {size: stop}", [(9, "validate.severity.size", "'fail' or 'quarantine' or 'warn'")]),
+    (
+        "min_side: 4",
+        "modes: [grey8, color8]",
+        [(9, "validate.modes.1", "not a mode: 'color8'; the closest is 'colour8'")],
+    ),
+    ("min_side: 4", "modes: [rgb]", [(9, "validate.modes.0", "not a mode: 'rgb'; there are grey1, grey8")]),
     ("min_side: 4", "reference: a.csv", [(9, "validate.reference", "must be a .parquet file")]),
     ("min_side: 4", "expectations: [{expectatio: x}]", [(9, "validate.expectations.0", "closest is 'expectation'")]),
     ("min_side: 4", "expectations: [{expectation: x, severity: y}]", [(9, "validate.expectations.0", "got 'y'")]),

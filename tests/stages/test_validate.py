@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import toys
+from PIL import Image
 
 from deepcv.data import quarantine
 from deepcv.errors import DeepcvError
@@ -83,6 +84,21 @@ def test_one_file_under_two_classes_is_told_and_can_be_left_out(
     left_out = pd.read_csv(validate.QUARANTINE)
     assert left_out["id"].tolist() == ["cat/3.png", "dog/twice.png"]
     assert left_out["reason"].tolist() == ["cat, but dog as dog/twice.png", "dog, but cat as cat/3.png"]
+
+
+def test_files_of_another_mode_are_left_out_and_a_class_that_is_not_named_stops(pets: Callable[..., Path]) -> None:
+    project = pets(validate__modes=["grey8"], validate__severity__mode="quarantine", validate__classes=["cat", "dog"])
+    Image.new("CMYK", (8, 8), (9, 99, 0, 0)).save(project / "pets/cat/3.png", "JPEG")
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 64).save(project / "pets/dog/4.png")  # 12 bits in 16
+    ingest.main()
+    validate.main()
+    left_out = pd.read_csv(validate.QUARANTINE)
+    assert left_out["reason"].tolist() == ["cmyk8, not grey8", "grey16+dim, not grey8"]
+    assert left_out["id"].tolist() == ["cat/3.png", "dog/4.png"]
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(with_values(text, {"validate.classes": ["cat", "bird"]}))
+    with pytest.raises(DeepcvError, match=r"classes_unknown is 1, expected at most 0 \(dog\)"):
+        validate.main()
 
 
 def test_files_that_are_no_images_stop_the_pipeline_by_default(
