@@ -38,8 +38,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path`; on success it replaces `path`, on failure `path` stays as it was.
 
     A kill leaves the former folder or the new one, whole, but may leave the former under the name `.NAME.former.tmp`:
-    the next call begins by putting it back.
+    the next call begins by putting it back. Where `path` is a symbolic link, what it leads to is replaced.
     """
+    path = path.resolve()
     aside, former = (path.with_name(f".{path.name}{end}") for end in (".tmp", ".former.tmp"))
     _settle(path, aside, former)
     aside.mkdir(parents=True)
@@ -54,10 +55,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def _settle(path: Path, aside: Path, former: Path) -> None:
     """Leave `path` alone of the three: what it is, or where it is gone, what it was."""
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
     if former.exists():
         former.replace(aside if path.exists() else path)  # by a rename: half a folder is never taken for the former one
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_file() or path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def check_archive(path: Path) -> None:

@@ -127,6 +127,18 @@ def test_a_kill_at_any_change_leaves_one_whole_folder(deleted: bool, tmp_path: P
     assert set(states) == {(True, True), (False, False)}  # a kill between the two renames was among them
 
 
+def test_atomic_folder_replaces_what_a_link_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "big/raw").mkdir(parents=True)
+    link = tmp_path / "raw"
+    link.symlink_to("big/raw")
+    for content in ("1", "2"):
+        with atomic_folder(link) as folder:
+            (folder / "file").write_text(content)
+        assert link.is_symlink()
+        assert (tmp_path / "big/raw/file").read_text() == content
+    assert [path.name for path in (tmp_path / "big").iterdir()] == ["raw"]
+
+
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()

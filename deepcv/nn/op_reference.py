@@ -52,7 +52,7 @@ def _shapes(kind: type[Op]) -> str:
 
 
 def _inputs(kind: type[Op]) -> str:
-    return "two or more" if kind.many else "one" if kind.most == 1 else "one or two"
+    return "two" if kind.pair else "two or more" if kind.many else "one" if kind.most == 1 else "one or two"
 
 
 def _shown(default: object) -> str:

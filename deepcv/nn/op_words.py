@@ -10,6 +10,7 @@ from deepcv.nn.spec.options import fields
 MEANINGS: Mapping[str, str] = MappingProxyType(
     {
         "activation": "what comes last; with pre_activation before the layer",
+        "squeeze_excite.activation": "between its two linear layers",
         "activation.alpha": "of elu and celu: the value below zero goes to -alpha (1)",
         "activation.beta": "of softplus: how sharp its bend is; null: 1",
         "activation.high": "of hardtanh the largest value (1), of rrelu the largest slope (1/3)",
@@ -31,7 +32,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "ceil_mode": "a last window may hang over the far edge",
         "channel_shuffle.groups": "how many groups the channels are in",
         "channels": "channels that come out: the number of filters",
-        "classes": "outputs of the network's own head; 0: none, as timm",
+        "classes": "outputs of the network's own head; 0, of timm and with at: none",
         "count_include_pad": "the zeros of the border count in the mean",
         "dilation": "pixels from one tap of the kernel to the next",
         "dilation_width": "pixels from one tap to the next along the width; null: as dilation",
@@ -41,7 +42,8 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "attention.dropout": "share of the attention weights that a training zeroes",
         "eps": "added under the root, so that nothing is divided by zero",
         "normalise.eps": "lengths below it count as it",
-        "factor": "so many times the height and width, or so many times less",
+        "factor": "so many times the height and width",
+        "pixel_unshuffle.factor": "so many times less height and width",
         "features": "features that come out, of a sample or of each token",
         "timm.features": "give feature maps, from fine to coarse, for op: feature",
         "gamma": "see b",
@@ -64,7 +66,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "kernel_width": "width of the window, in pixels; null: it is square",
         "kind": "what becomes of the values",
         "left": "pixels at the left edge",
-        "level": "which feature maps, from 0, the finest; the last is -1",
+        "level": "which feature maps, from 0, the first; the last is -1",
         "levels": "how many of the kernels 3, 5, 7, 9",
         "max_sigma": "in pixels, the largest sigma there will be: it fixes the window",
         "mode": "how values between pixels are found",
@@ -214,4 +216,6 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
 def meaning(op: str, key: str) -> str:
     """What a key of an op means, in a line; of null only where that is its default."""
     text = MEANINGS.get(f"{op}.{key}") or MEANINGS[key]
+    if "pre_activation" not in fields(OPS[op]):
+        text = text.partition("; with pre_activation")[0]
     return text if fields(OPS[op])[key][1] is None else text.partition("; null: ")[0]

@@ -35,9 +35,9 @@ MAGNITUDES: Mapping[str, tuple[float, float, str] | None] = {
 # What is right in other colour spaces than RGB. The others take the channels for R, G and B, take in 0 in each from outside the
 # image, which is no black in Lab, or put values between two hues, which are on a circle.
 FITTING: Mapping[str, frozenset[str]] = {
-    "rgb": frozenset({*MAGNITUDES, "cutout", "mixup", "cutmix", "augmix", "randaugment", "trivialaugment"}),
+    "rgb": frozenset({*MAGNITUDES, "chains", "cutout", "mixup", "cutmix", "augmix", "randaugment", "trivialaugment"}),
     "hsv": frozenset({"cutmix", "cutout", "erase", "flip", "shift"}),
-    "lab": frozenset({"cutmix", "elastic", "flip", "mixup", "shift"}),
+    "lab": frozenset({"chains", "cutmix", "elastic", "flip", "mixup", "shift"}),
 }
 _DRAWS = 256  # random numbers of an image in the own operations: draws.STREAMS_PER_STEP
 

@@ -136,7 +136,7 @@ def problem(name: str, schedule: ScheduleParams, section: Mapping[str, Any]) -> 
             f"no such hyperparameter; there are {', '.join([*STEPWISE, *_WITHOUT_VALUE, *of_losses])}, and the numbers of "
             "train.augmentation, such as augmentation.randaugment.strength or augmentation.operations.0.magnitude.1"
         )
-    if ".depth." in name or name == "augmentation.chains":
+    if ".depth." in name or name.endswith(".chains"):
         return (
             "depth and chains are counts that bound each other, so they stay; schedule how strong the operations are or how "
             "likely: augmentation.augmix.severity, augmentation.operations.0.probability"

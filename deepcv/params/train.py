@@ -191,7 +191,8 @@ class TrainParams(Section):
             if mix.probability or f"augmentation.{name}.probability" in self.schedules
         ]
         policy = [] if recipe.policy == "none" else [recipe.policy]
-        used = dict.fromkeys([*(own.name for own in recipe.operations), *policy, *mixes])
+        chains = ["chains"] if recipe.chains and recipe.operations else []
+        used = dict.fromkeys([*(own.name for own in recipe.operations), *chains, *policy, *mixes])
         if wrong := [name for name in used if name not in fitting]:
             right = ", ".join(sorted(fitting - {"cutout"}))
             found["augmentation"] = (

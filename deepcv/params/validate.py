@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from deepcv.params.base import MisfitError, Section, closest
 
@@ -79,6 +80,11 @@ class ValidateParams(Section):
     expectations: list[dict[str, Any]] = Field(
         default_factory=list, description="your own: {expectation: NAME, kwargs: {column: …}, severity: warn}"
     )
+
+    @field_validator("reference")
+    @classmethod
+    def _plain(cls, path: str) -> str:
+        return str(PurePosixPath(path))  # a shell completes a folder with a slash
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

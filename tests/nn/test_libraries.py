@@ -187,6 +187,8 @@ WRONG = [
     ),
     ("id: net, timm: resnet18, features: true, out_indices: [1, 9]", "with out_indices: [1, 9]: "),
     ("id: net, timm: resnet18, out_indices: [1]", "out_indices are for features: true"),
+    ("id: net, timm: resnet18, features: true, out_indices: [3, 1]", "out_indices must rise, from fine to coarse"),
+    ("id: net, timm: resnet18, features: true, out_indices: [1, 1]", "each once, got [1, 1]"),
     ("id: net, op: feature", "needs a node with several feature maps"),
 ]
 

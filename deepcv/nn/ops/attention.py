@@ -117,6 +117,7 @@ class AttentionGateOp(Op):
     """
 
     many: ClassVar[bool] = True
+    pair: ClassVar[bool] = True
     hidden: Count | None = None
     _: KW_ONLY
     init: Init = "he"

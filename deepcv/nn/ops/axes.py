@@ -93,6 +93,7 @@ class ToMapsLike(Op):
     """Tokens as maps with the height and width of the second input, whatever they are at run time."""
 
     many: ClassVar[bool] = True
+    pair: ClassVar[bool] = True
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(H * W, C) and (D, H, W) to (C, H, W)."""
@@ -248,6 +249,7 @@ class Fold(Op):
     """The way back from `unfold`, `from: [tokens, maps]`: windows added up to maps of the height and width of the second."""
 
     many: ClassVar[bool] = True
+    pair: ClassVar[bool] = True
     kernel: Side = 3
     stride: Side = 1
     padding: Padding | None = None

@@ -84,6 +84,7 @@ class AbsoluteDifference(Op):
     """|a - b| of two inputs, place by place: how far two images' features lie apart, whichever comes first (Koch 2015)."""
 
     many: ClassVar[bool] = True
+    pair: ClassVar[bool] = True
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """Equal shapes, kept."""
@@ -97,6 +98,7 @@ class CosineSimilarity(Op):
     """Cosine of the angle between two inputs, from -1 to 1: over the channels of each pixel, over the features of all else."""
 
     many: ClassVar[bool] = True
+    pair: ClassVar[bool] = True
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:
         """(F,) to (1,), (C, H, W) to (1, H, W), (T, D) to (T, 1)."""

@@ -43,6 +43,7 @@ class Timm(Op):
             raise FitError(f"has no model {self.name!r}; {_near(self.name, timm.list_models())}")
         options: dict[str, Any] = {"features_only": True} if self.features else {"num_classes": self.classes}
         if self.out_indices is not None:
+            _check_rising(self.out_indices)
             options["out_indices"] = self.out_indices
         if not self.features and not self.pool:
             options["global_pool"] = ""
@@ -141,6 +142,12 @@ class _Several(_First):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         values = self.body(images)
         return tuple(values[name] for name in self.names)
+
+
+def _check_rising(indices: Sequence[int]) -> None:
+    """Raise FitError for places that do not rise: timm gives feature maps from fine to coarse whatever the order."""
+    if list(indices) != sorted(set(indices), key=lambda index: (index < 0, index)):
+        raise FitError(f"out_indices must rise, from fine to coarse, each once, got {list(indices)}")
 
 
 def _cut(module: nn.Module, at: Sequence[str]) -> nn.Module:

@@ -52,6 +52,7 @@ class Bilinear(Op):
     """Each feature a product of two inputs and a matrix of its own, x₁ᵀ A x₂ + b; on flat features or token by token."""
 
     many: ClassVar[bool] = True
+    pair: ClassVar[bool] = True
     features: Count
     bias: bool = True
     init: Init = "torch"

@@ -62,6 +62,7 @@ class Op(ABC):
     """One kind of node."""
 
     many: ClassVar[bool] = False  # takes two or more inputs
+    pair: ClassVar[bool] = False  # of `many`: two and no more
     most: ClassVar[int] = 1  # how many it takes where it is not `many`
     inherits: ClassVar[Mapping[str, str]] = MappingProxyType({})  # key -> the key of `defaults` that it is taken from
 

@@ -50,6 +50,7 @@ class ResizeLike(Op):
     """The first input at the height and width of the second, whatever they are at run time."""
 
     many: ClassVar[bool] = True
+    pair: ClassVar[bool] = True
     mode: Mode = "nearest"
 
     def emit(self, emitter: Emitter, *inputs: Value) -> Value:

@@ -115,6 +115,7 @@ def test_params_refuse_what_makes_false_colours(space: str) -> None:
     found |= {name: wrong(policy=name) for name in ("augmix", "randaugment", "trivialaugment")}
     found |= {name: wrong(**{name: {"probability": 1.0}}) for name in ("mixup", "cutmix")}
     found["cutout"] = wrong(cutout=3)
+    found["chains"] = wrong(chains=3, operations=[{"name": "flip", "probability": 0.5}])
     assert {name for name, is_wrong in found.items() if not is_wrong} == FITTING[space]
     assert set(found) == FITTING["rgb"]
 
