@@ -35,6 +35,7 @@ OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "folds": st.sampled_from([0, 2, 5, 1000]),
     "fold": st.integers(0, 4),
     "reference": st.just("data/references/digits.parquet"),
+    "modes": st.lists(st.sampled_from(["grey8", "colour8+alpha", "grey16+dim", "palette", "cmyk8"]), unique=True),
     "optimizer": st.sampled_from(["adamw", "sgd", "muon", "torch/NAdam", "timm/lamb"]),
     "schedules": st.fixed_dictionaries(
         {},
