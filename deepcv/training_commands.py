@@ -204,8 +204,8 @@ def _compiled(setup: "Setup", config: "TrainConfig") -> str:
 def _find_lr(options: argparse.Namespace) -> None:
     from deepcv.evaluation import plots
     from deepcv.params import document, edit
+    from deepcv.search.tuned import with_tuned
     from deepcv.training import range_search
-    from deepcv.training.tuned import with_tuned
 
     if options.lowest >= options.highest:
         raise DeepcvError(f"--from {options.lowest:g} must be below --to {options.highest:g}")

@@ -23,7 +23,7 @@ from deepcv.search.channel import EXPERIMENT_VARIABLE, PARENT_RUN_VARIABLE, SNAP
 from deepcv.search.experiment import TrialResult, run_experiment
 from deepcv.search.manager import SearchError, sigterm_exits, stop
 from deepcv.search.space import to_nni, to_values
-from deepcv.training.tuned import with_tuned
+from deepcv.search.tuned import with_tuned
 
 TRIAL_COMMAND = (sys.executable, "-m", "deepcv.search.trial")
 

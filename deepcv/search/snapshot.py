@@ -13,15 +13,16 @@ from deepcv.params import document, whole
 from deepcv.params.search import SearchParams, ends
 from deepcv.params.train import Scalar
 from deepcv.search.manager import SearchError
+from deepcv.search.tuned import with_tuned
 from deepcv.training import optimizers
 from deepcv.training.config import TrainConfig
 from deepcv.training.setup import freeze
-from deepcv.training.tuned import with_tuned
 
 BEST = "best.yaml"  # written last: a search that has it came to its end
 DATA = Path("dataset.json")  # holds the digest of every shard
 SHARDS = Path("data/shards")
-_OPTIMIZERS = ("train.optimizer", "train.momentum", "train.hold_norms")  # keys that an optimizer may refuse
+# Keys with a value of which the optimizer, or a part of train.lr_scales, may not go together.
+_OPTIMIZERS = ("train.optimizer", "train.momentum", "train.hold_norms", "train.network")
 
 
 def params_copy(folder: Path) -> Path:
@@ -94,7 +95,7 @@ def _check_optimizers(params: SearchParams, params_path: Path) -> None:
         section = whole.loads(with_tuned(text, sample, str(params_path)), str(params_path))
         config = TrainConfig.of(section.train.configuration())
         optimizers.check(config, torch.device("cpu"))
-        if sample is first and any(key.startswith("train.lr_scales.") for key in first):
+        if config.lr_scales:
             _check_parts(section, config)
 
 

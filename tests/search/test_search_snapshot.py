@@ -15,7 +15,7 @@ from deepcv.params.search import SearchParams
 from deepcv.params.train import NO_WEIGHTS
 from deepcv.search.manager import SearchError
 from deepcv.search.snapshot import BEST, check_files, finished, network_copy, params_copy, take, weights_copy
-from deepcv.training.tuned import with_tuned
+from deepcv.search.tuned import with_tuned
 
 REPOSITORY = Path(__file__).parents[2]
 PARAMS = Path("params.yaml")
