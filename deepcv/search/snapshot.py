@@ -7,7 +7,7 @@ from urllib.parse import quote
 import torch
 
 from deepcv.nn import parts, weights_file
-from deepcv.nn.classifier import build_network
+from deepcv.nn.module import DeepcvModule
 from deepcv.nn.spec import load, lowering
 from deepcv.params import document, whole
 from deepcv.params.search import SearchParams, ends
@@ -103,7 +103,7 @@ def _check_parts(params: whole.Params, config: TrainConfig) -> None:
     train, images = params.train, params.preprocess
     network = load(Path(train.network), train.network_parameters, train.network_choices)
     # Shards may not be there yet; how many classes they have does not change the names of parts.
-    built = build_network(network, (images.channels, images.height, images.width), classes=2)
+    built = DeepcvModule.from_spec(network, (images.channels, images.height, images.width), classes=2)
     freeze(built, config.freeze)
     parts.unfreeze(built, *config.unfreeze)
     optimizers.parameter_groups(built, config.weight_decay, config.layer_decay, config.lr_scales)
