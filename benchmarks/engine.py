@@ -54,7 +54,7 @@ from deepcv.stages.training_log import TrainingLog
 from deepcv.training.config import TrainConfig
 from deepcv.training.engine import RunningMetrics
 from deepcv.training.fit import fit
-from deepcv.training.history import EpochRecord
+from deepcv.training.history import EpochRecord, Point
 from deepcv.training.setup import set_up
 
 TRIVIAL = """\
@@ -206,7 +206,14 @@ def as_the_stage(
         board.epoch(record)
         log.run_id()  # waits for the thread: its CPU seconds are DeepCV's
 
-    more = {"checkpoints": folder / "checkpoints", "on_start": on_start, "interrupted": lambda: grace.asked is not None}
+    def on_point(point: Point) -> None:
+        log.point(point)
+        board.point(point)
+
+    more = {
+        "checkpoints": folder / "checkpoints", "on_start": on_start, "on_point": on_point, "on_note": log.note,
+        "interrupted": lambda: grace.asked is not None,
+    }  # fmt: skip
     return more, tell
 
 

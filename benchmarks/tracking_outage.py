@@ -34,7 +34,7 @@ from deepcv.receipts import database_file
 from deepcv.stages.training_log import TrainingLog
 from deepcv.training.config import TrainConfig
 from deepcv.training.fit import fit
-from deepcv.training.history import EpochRecord
+from deepcv.training.history import EpochRecord, Point
 
 _NAME = "outage"
 _SLOWER = 1.1
@@ -84,6 +84,12 @@ class Outage:
         self.epochs_s: dict[bool, list[float]] = {False: [], True: []}  # of those within the outage, and of the others
         self.wait_s: list[float] = []
         self.records: list[EpochRecord] = []
+        self.points: list[Point] = []
+
+    def point(self, point: Point) -> None:
+        """What `fit` calls at each point within an epoch."""
+        self.points.append(point)
+        self.log.point(point)
 
     def epoch(self, record: EpochRecord) -> None:
         """What `fit` calls at the end of each epoch."""
@@ -119,20 +125,26 @@ def trained(script: str, folder: Path, outage_s: float) -> dict[str, Any]:
     )
     outage = Outage(log, script, outage_s)
     try:
-        fit(network, digits(folder / "shards"), config, on_epoch=outage.epoch)
+        fit(network, digits(folder / "shards"), config, on_epoch=outage.epoch, on_point=outage.point)
     except EnoughError:
         log.end("FINISHED")
     run_id = tracking.find_run(_NAME, tracking.TRAINING_TAG, _NAME, "FINISHED")
-    points = MlflowClient().get_metric_history(run_id, "val_accuracy") if run_id else []
-    found = [(point.step, point.value) for point in points]
+    told = {
+        "val_accuracy": [(record.epoch, record.val_accuracy) for record in outage.records],
+        f"{tracking.POINT}train_loss": [(point.step, point.train_loss) for point in outage.points],
+    }
+    found = {
+        name: [(one.step, one.value) for one in MlflowClient().get_metric_history(run_id, name)] if run_id else []
+        for name in told
+    }
     runs = len(MlflowClient().search_runs([tracking.open_experiment(_NAME)]))
     during_s, otherwise_s = (statistics.median(outage.epochs_s[away]) for away in (True, False))
     return {
         "during_s": during_s, "otherwise_s": otherwise_s, "epochs": len(outage.records),
         "epochs_in_outage": len(outage.epochs_s[True]), "runs": runs, "longest_wait_s": max(outage.wait_s),
-        "missing": len({record.epoch for record in outage.records} - {step for step, _ in found}),
-        "doubled": len(found) - len(dict(found)),
-        "whole": runs == 1 and found == [(record.epoch, record.val_accuracy) for record in outage.records],
+        "missing": sum(len(dict(told[name]).keys() - dict(found[name]).keys()) for name in told),
+        "doubled": sum(len(points) - len(dict(points)) for points in found.values()),
+        "whole": runs == 1 and found == told,
     }  # fmt: skip
 
 

@@ -13,12 +13,14 @@ from deepcv.files import sha256
 def run_of(model_folder: Path) -> str:
     """Return the run of the model in `model_folder`, written again from its files where the store has none."""
     training = json.loads((model_folder / "training.json").read_text(encoding="utf-8"))
+    notes = {key: training[key] for key in ("pieces",) if key in training}
     return tracking.run_of_model(
         tracking.experiment_of(training["dataset"]),
         sha256(model_folder / "model.pt"),
         tracking.run_params(training),
         read_history(model_folder / "history.csv"),
         read_history(steps) if (steps := model_folder / "steps.csv").exists() else [],
+        notes,
     )
 
 

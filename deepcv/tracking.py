@@ -238,6 +238,11 @@ def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
         MlflowClient().set_tag(run_id, key, value)
 
 
+def note(run_id: str, values: Mapping[str, float]) -> None:
+    """Tag a run with numbers about how its training went, such as `deepcv.pieces`."""
+    set_tags(run_id, {f"deepcv.{name}": f"{value:.6g}" for name, value in values.items()})
+
+
 def finish(run_id: str, status: Status = "FINISHED") -> None:
     """Close a run."""
     MlflowClient().set_terminated(run_id, status)
@@ -262,7 +267,7 @@ def read_run(run_id: str) -> Run:
 
 def run_of_model(
     experiment: str, model_sha256: str, params: Mapping[str, Any], curve: Sequence[Mapping[str, float]],
-    points: Sequence[Mapping[str, float]] = (),
+    points: Sequence[Mapping[str, float]] = (), notes: Mapping[str, float] | None = None,
 ) -> str:  # fmt: skip
     """Return the run that trained this model; where the store has none, write one again from the stage's outputs."""
     known = find_run(experiment, MODEL_TAG, model_sha256)
@@ -271,6 +276,7 @@ def run_of_model(
     run_id = start_run(experiment, "train", params, {"deepcv.restored": "true"})
     log_curve(run_id, curve)
     log_points(run_id, points)
+    note(run_id, notes or {})
     set_tags(run_id, {MODEL_TAG: model_sha256})  # last: a run that was cut off is not found as a whole one
     finish(run_id)
     return run_id

@@ -203,7 +203,8 @@ def _compiled(setup: "Setup", config: "TrainConfig") -> str:
 
 def _find_lr(options: argparse.Namespace) -> None:
     from deepcv.evaluation import plots
-    from deepcv.params.edit import set_values
+    from deepcv.params import document, edit
+    from deepcv.search.tuned import with_tuned
     from deepcv.training import range_search
 
     if options.lowest >= options.highest:
@@ -226,7 +227,8 @@ def _find_lr(options: argparse.Namespace) -> None:
     )  # fmt: skip
     print(f"wrote {options.out}", file=sys.stderr)
     if options.apply:
-        set_values(_PARAMS, {f"train.{name}": value for name, value in found.suggested.items()})
+        values = {f"train.{name}": value for name, value in found.suggested.items()}
+        edit.write(_PARAMS, with_tuned(document.read(_PARAMS), values, str(_PARAMS)))
         print(f"{_PARAMS} has them now; `dvc repro` trains with them")
 
 

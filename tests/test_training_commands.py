@@ -11,6 +11,7 @@ from test_cli import message
 from deepcv.cli import main
 from deepcv.images import decode
 from deepcv.params import whole
+from deepcv.params.edit import set_values
 
 
 @pytest.fixture
@@ -58,6 +59,15 @@ def test_apply_changes_the_suggested_values_alone(project: Path, capsys: pytest.
     assert told.out.endswith("params.yaml has them now; `dvc repro` trains with them\n")
     assert (project / "elsewhere/range.png").exists()
     assert not (project / "reports").exists()
+
+
+@pytest.mark.usefixtures("project")
+def test_an_applied_momentum_takes_the_betas_with_it() -> None:
+    set_values(Path("params.yaml"), {"train.optimizer_options": {"betas": [0.1, 0.95]}, "train.momentum": 0.1})
+    main(["find-lr", "--steps", "60", "--also", "momentum", "--apply"])
+    train = whole.load(Path("params.yaml")).train
+    assert train.optimizer_options == {"betas": [train.momentum, 0.95]}
+    assert train.momentum != 0.1
 
 
 def test_without_prepared_images(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,8 @@ def _with_value(text: str, key: str, value: object, origin: str) -> str:
         if parent is not None and isinstance(parent.content, dict):
             return _added(text, parent, steps[-1], value)
         if parent is not None and isinstance(parent.content, list):
-            raise ParamsError(f"{key}: {'.'.join(steps[:-1])} has {len(parent.content)} entries; the first is 0")
+            there = f"has {len(parent.content)} entries; the first is 0" if parent.content else "is empty"
+            raise ParamsError(f"{key}: {'.'.join(steps[:-1])} {there}")
         # What should hold the value is not there or holds nothing: set that to a mapping with this one value.
         value = {steps.pop(): value}
     raise ParamsError(f"{key}: {origin} has no section {section}")

@@ -166,6 +166,8 @@ def _is_number(value: Any) -> bool:
 def _range_problem(name: str, schedule: ScheduleParams, value: float, section: Mapping[str, Any]) -> str | None:
     """Say which value a hyperparameter that has `value` cannot have, and the schedule reaches; None where there is none."""
     reached = _reached(schedule, value)
+    if schedule.kind == "exponential" and not reached[0]:
+        return "an exponential schedule never leaves 0; give it a start above 0"
     if min(reached) < 0 and (schedule.kind == "plateau" or "exponential" in (schedule.kind, schedule.shape)):
         return f"this schedule is for values above 0, got {min(reached):g}; take linear, cosine, step or piecewise"
     texts = (_value_problem(name, one, section, whole=isinstance(value, int)) for one in reached)

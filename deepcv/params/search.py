@@ -19,6 +19,12 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 }
 # Keys of the train section that are mappings, of which a search draws entries: `train.network_parameters.width`.
 _MAPPINGS = ("network_parameters", "network_choices", "optimizer_options", "lr_scales")
+_IDLE = (
+    "archive",
+    "checkpoint_minutes",
+    "keep_best",
+    "log_every",
+)  # of what a training keeps and tells, and a trial does not
 _OF_LOSSES = sorted({"weight"}.union(*OPTIONS.values()))
 
 
@@ -53,7 +59,12 @@ def misfits(space: Iterable[str], train: TrainParams) -> Iterator[tuple[str, str
     for key in space:
         place, name = _of_loss(key.removeprefix("train.")) or (0, "")
         if name and place >= len(train.losses):
-            yield key, f"train.losses has {len(train.losses)} entries; the first is losses.0"
+            yield (
+                key,
+                f"train.losses has {len(train.losses)} entries; the first is losses.0"
+                if train.losses
+                else "train.losses is empty",
+            )
         elif name and name not in (known := ["weight", *OPTIONS[train.losses[place].loss]]):
             yield key, f"{train.losses[place].loss} has no {name}; it has {', '.join(known)}"
 
@@ -83,6 +94,9 @@ def _problems(key: str, entry: Mapping[str, list[Scalar]]) -> Iterator[str]:
         valid = " or ".join(f"'train.{name}'" for name in _near(field, key))
         hint = f"the closest is {valid}" if valid else f"there are {', '.join(TrainParams.model_fields)}"
         yield f"not a key of the train section; {hint}"
+        return
+    if field in _IDLE:
+        yield "changes nothing in a trial, which keeps no checkpoints and has no points within epochs; remove it"
         return
     if len(entry) != 1 or next(iter(entry)) not in KINDS:
         near = [kind for word in entry for kind in closest(word, KINDS)]

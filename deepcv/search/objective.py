@@ -1,6 +1,7 @@
 """What a search maximises: val accuracy after a training that is exactly the train stage's."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 from deepcv import network_registry, tracking
@@ -9,7 +10,6 @@ from deepcv.files import sha256, write_text
 from deepcv.lifetime import Interrupts, end_by_signal
 from deepcv.nn.spec import load
 from deepcv.params.base import load_section
-from deepcv.params.edit import with_values
 from deepcv.params.search import SearchParams
 from deepcv.params.train import TrainParams
 from deepcv.search.channel import (
@@ -22,6 +22,7 @@ from deepcv.search.channel import (
 from deepcv.search.manager import SearchError
 from deepcv.search.snapshot import DATA, SHARDS, network_copy, params_copy, weights_copy
 from deepcv.search.space import to_values
+from deepcv.search.tuned import with_tuned
 from deepcv.training.config import TrainConfig
 from deepcv.training.fit import fit
 from deepcv.training.history import EpochRecord
@@ -36,7 +37,7 @@ def run_trial() -> None:
     values = to_values(load_section(SearchParams, base), channel.parameters)
     # The very text that `deepcv search --apply` would leave: then `dvc repro` trains with the same bits.
     own = Path(os.environ["NNI_OUTPUT_DIR"]) / "params.yaml"
-    write_text(own, with_values(base.read_text(encoding="utf-8"), values, str(base)))
+    write_text(own, with_tuned(base.read_text(encoding="utf-8"), values, str(base)))
     params = load_section(TrainParams, own)
     interrupts = Interrupts()  # held back while the run is opened: a run that nobody knows would stay open for ever
     run_id = tracking.start_trial_run(os.environ[EXPERIMENT_VARIABLE], os.environ[PARENT_RUN_VARIABLE], values)
@@ -69,5 +70,5 @@ def _train(params: TrainParams, snapshot: Path, channel: Channel, run_id: str) -
     config = TrainConfig.of(params.configuration())
     weights = Path(params.weights)
     start = Start.read(weights_copy(snapshot, params.weights), network_registry.weights, relative_to=weights.parent)
-    fit(spec, shards, config, start=start, on_epoch=report, progress=False)
+    fit(spec, shards, config, start=start, on_epoch=report, on_note=partial(tracking.note, run_id), progress=False)
     channel.report_final(records[-1].val_accuracy)

@@ -15,8 +15,7 @@ import yaml
 from deepcv import tracking
 from deepcv.files import write_text
 from deepcv.home import quiet_environment, state_dir
-from deepcv.params import document
-from deepcv.params.edit import set_values
+from deepcv.params import document, edit
 from deepcv.params.search import SearchParams
 from deepcv.params.train import Scalar
 from deepcv.search import snapshot
@@ -24,6 +23,7 @@ from deepcv.search.channel import EXPERIMENT_VARIABLE, PARENT_RUN_VARIABLE, SNAP
 from deepcv.search.experiment import TrialResult, run_experiment
 from deepcv.search.manager import SearchError, sigterm_exits, stop
 from deepcv.search.space import to_nni, to_values
+from deepcv.search.tuned import with_tuned
 
 TRIAL_COMMAND = (sys.executable, "-m", "deepcv.search.trial")
 
@@ -60,7 +60,7 @@ def search(
             snapshot.take(folder, params, params_path)
             values = _search(params, experiment, epochs, folder, say)
     if apply:
-        set_values(params_path, values)
+        edit.write(params_path, with_tuned(document.read(params_path), values, str(params_path)))
         say(
             f"{params_path} has them now; `dvc repro` trains with them. "
             "Where that changed the file, another `deepcv search --apply` searches anew."

@@ -4,16 +4,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from deepcv.nn import weights_file
+import torch
+
+from deepcv.nn import parts, weights_file
+from deepcv.nn.module import DeepcvModule
 from deepcv.nn.spec import load, lowering
 from deepcv.params import document, whole
 from deepcv.params.search import SearchParams, ends
 from deepcv.params.train import Scalar
 from deepcv.search.manager import SearchError
+from deepcv.search.tuned import with_tuned
+from deepcv.training import optimizers
+from deepcv.training.config import TrainConfig
+from deepcv.training.setup import freeze
 
 BEST = "best.yaml"  # written last: a search that has it came to its end
 DATA = Path("dataset.json")  # holds the digest of every shard
 SHARDS = Path("data/shards")
+# Keys with a value of which the optimizer, or a part of train.lr_scales, may not go together.
+_OPTIMIZERS = ("train.optimizer", "train.momentum", "train.hold_norms", "train.network")
 
 
 def params_copy(folder: Path) -> Path:
@@ -54,7 +63,8 @@ def read_inputs(params: SearchParams, params_path: Path) -> dict[Path, bytes]:
 def check_files(params: SearchParams, params_path: Path) -> None:
     """Raise SpecError where a network file that may be searched does not take the ends of the ranges of its parameters and choices.
 
-    Raises WeightsError where a file of weights is wrong, SearchError where a choice would stay open.
+    Raises WeightsError where a file of weights is wrong, SearchError where a choice would stay open, DeepcvError where the optimizer
+    would not take a value.
     """
     train = whole.load(params_path).train
     for weights in _files(params, "weights", train.weights):
@@ -70,6 +80,33 @@ def check_files(params: SearchParams, params_path: Path) -> None:
         for name, values in choices.items():
             for value in values[1:]:
                 _check_network(network, given, {**picked, name: str(value)})
+    _check_optimizers(params, params_path)
+
+
+def _check_optimizers(params: SearchParams, params_path: Path) -> None:
+    """Raise DeepcvError where the optimizer does not take the ends of a range, or the network lacks a part of train.lr_scales."""
+    ranges = {key: ends(kind, values) for key, entry in params.space.items() for kind, values in entry.items()}
+    first = {key: values[0] for key, values in ranges.items()}
+    others = [
+        {**first, key: value} for key, values in ranges.items() if key.startswith(_OPTIMIZERS) for value in values[1:]
+    ]
+    text = document.read(params_path)
+    for sample in (first, *others):
+        section = whole.loads(with_tuned(text, sample, str(params_path)), str(params_path))
+        config = TrainConfig.of(section.train.configuration())
+        optimizers.check(config, torch.device("cpu"))
+        if config.lr_scales:
+            _check_parts(section, config)
+
+
+def _check_parts(params: whole.Params, config: TrainConfig) -> None:
+    train, images = params.train, params.preprocess
+    network = load(Path(train.network), train.network_parameters, train.network_choices)
+    # Shards may not be there yet; how many classes they have does not change the names of parts.
+    built = DeepcvModule.from_spec(network, (images.channels, images.height, images.width), classes=2)
+    freeze(built, config.freeze)
+    parts.unfreeze(built, *config.unfreeze)
+    optimizers.parameter_groups(built, config.weight_decay, config.layer_decay, config.lr_scales)
 
 
 def _searched(params: SearchParams, key: str) -> dict[str, list[Scalar]]:

@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from deepcv import network_registry, tracking
 from deepcv.data import crops  # noqa: F401 - `fit` imports it late, and a training's key takes in all loaded code
 from deepcv.data.loaders import TrainLoader
@@ -65,7 +67,7 @@ def main() -> Callable[[], None] | None:
     if not distributed.launched():
         check(network, start, config, shards)  # a misfit opens no run
         sharding.check(config, hardware.processes)
-        optimizers.check(config, hardware.torch_device)
+        optimizers.check(config, checking_device(config, hardware))
         if hardware.processes > 1:
             distributed.launch(hardware.processes, "deepcv.stages.train")
             return None
@@ -145,7 +147,7 @@ def follow(train: Callable[..., Fitted]) -> None:
 
 
 def check(network: NetworkSpec, start: Start | None, config: TrainConfig, shards: Dataset) -> None:
-    """Raise DeepcvError where network, weights, parts, losses and data do not fit; say what was loaded, and what nothing learns."""
+    """Raise DeepcvError where network, weights, schedules, losses and data do not fit; say what was loaded, and what nothing learns."""
     built = classifier.build_network(network, shards.input_shape, len(shards.classes))
     if start:
         print(start.load_into(built))
@@ -154,6 +156,7 @@ def check(network: NetworkSpec, start: Start | None, config: TrainConfig, shards
     freeze(built, config.freeze)
     parts.unfreeze(built, *config.unfreeze)
     optimizers.parameter_groups(built, config.weight_decay, config.layer_decay, config.lr_scales)
+    scheduled(config, steps=1)
     learned = {target.of for target in further_outputs(config, shards.further).values()}
     sizes = {target.of: len(target.names) for target in shards.further}
     check_losses(config, output_shapes(built), shards.task, len(shards.classes), sizes, shards.input_shape)
@@ -162,6 +165,12 @@ def check(network: NetworkSpec, start: Start | None, config: TrainConfig, shards
             f"warning: the further targets {', '.join(idle)} are in {SHARDS}, and none of train.losses learns them",
             file=sys.stderr,
         )
+
+
+def checking_device(config: TrainConfig, hardware: Hardware) -> torch.device:
+    """Where to try the optimizer: not on a GPU that other processes train on, unless it needs one."""
+    needs_gpu = "/bnb" in config.optimizer or "/fused" in config.optimizer
+    return hardware.torch_device if hardware.processes == 1 or needs_gpu else torch.device("cpu")
 
 
 def described(params: TrainParams, network: NetworkSpec, hardware: Hardware, shards: Dataset) -> dict[str, Any]:

@@ -60,8 +60,7 @@ class TrainingLog:
 
     def note(self, values: Mapping[str, float]) -> None:
         """Tag the run with numbers about how the training went."""
-        tags = {f"deepcv.{name}": f"{value:.6g}" for name, value in values.items()}
-        self._writes.put(lambda: tracking.set_tags(self._run_id, tags))
+        self._writes.put(lambda: tracking.note(self._run_id, values))
 
     def pictures(self, draw: Callable[[Path], None]) -> None:
         """Log what `draw` writes into a folder, as the run's artifacts `preview/`."""

@@ -9,7 +9,7 @@ from torch import nn
 from deepcv.nn.module import DeepcvModule
 
 _LIBRARIES = ("timm", "torchvision")
-_NUMBERED = re.compile(r"\d+|.*(?:block|layer|stage)s?[-_]?\d+(?:-\d+)?")
+_NUMBERED = re.compile(r"\d+|.*(?:block|layer|stage)s?[-_]?\d+(?:-\d+)?|inception\d+[a-z]")
 
 
 def depths(network: nn.Module, names: Iterable[str]) -> dict[str, int]:
@@ -64,12 +64,17 @@ def _place_of(found: tuple[int, str]) -> int:
 
 
 def _blocks(names: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """By numbered blocks: what has no number belongs to the block before it, or is a head where it begins another part."""
+    """By numbered blocks: what has no number belongs to the block before it, or is a head where it begins another part.
+
+    Without a numbered block, as in inception_v3, each part is a layer.
+    """
+    names = list(names)
+    numbered = any(map(_block_of, names))
     place, block = 0, ""
     parts: set[str] = set()
     for name in names:
         found, part = _block_of(name), name.partition(".")[0]
-        if (found and found != block) or (not found and block and part not in parts):
+        if (found and found != block) or (not found and (block or not numbered) and part not in parts):
             place, block = place + bool(parts), found or block
         parts.add(part)
         yield place, name

@@ -17,7 +17,7 @@ from deepcv.nn.layers.regularisation import DropPath
 from deepcv.training.config import TrainConfig
 from deepcv.training.losses import LOSSES, Term
 from deepcv.training.optimizers import has_momentum, momentum_of, set_momentum
-from deepcv.training.schedules import Curve, Joined, OneCycle, Plateau
+from deepcv.training.schedules import Curve, Joined, OneCycle, Plateau, Ramp
 
 Setter = Callable[[float], None]
 # These change between steps; `augmentation.…`, `shift` and `cutout` change between epochs.
@@ -51,11 +51,19 @@ class Scheduled:
 
 
 def scheduled(config: TrainConfig, steps: int) -> tuple[Scheduled, ...]:
-    """Every hyperparameter that changes in a training of `steps` steps; `lr` always does, in one cycle where nothing else is said."""
+    """Every hyperparameter that changes in a training of `steps` steps; `lr` always does, in one cycle where nothing else is said.
+
+    Raises DeepcvError as `initial` does, and for an exponential schedule that would begin at 0.
+    """
     named = {"lr": OneCycle(config.warmup), **config.schedules}
     found = []
     for name, schedule in named.items():
         value = initial(config, name)
+        # Of a momentum that is the library's own, 0 of torch/SGD, params alone do not know it.
+        if isinstance(schedule, Ramp) and schedule.shape == "exponential" and not schedule.begin(value):
+            raise DeepcvError(
+                f"train.schedules.{name}: an exponential schedule never leaves 0; give it a start above 0"
+            )
         follows = schedule if isinstance(schedule, Plateau) else schedule.curve(value, steps)
         found.append(Scheduled(name, value, follows))
     return tuple(found)
@@ -248,7 +256,9 @@ def _setter(name: str, settings: Settings, models: Sequence[nn.Module], optimize
             f"train.schedules.{name}: the network has no layer `{name}`; remove the schedule or add a layer"
         )
     if name == "momentum" and not has_momentum(optimizer):
-        raise DeepcvError(f"train.schedules.momentum: {type(optimizer).__name__} has no momentum; remove the schedule")
+        raise DeepcvError(
+            f"train.schedules.momentum: {type(optimizer).__name__} has no momentum that can change during training; remove the schedule"
+        )
     own = {
         "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "dropout": probability, "drop_path": probability,
         "accumulate": accumulate, "blur": blur,

@@ -48,6 +48,11 @@ def check(config: TrainConfig, device: torch.device) -> None:
     To tell, one of a library, or one with options, takes a step on a few small parameters.
     """
     kind, options = _chosen(config)
+    if (betas := agreeing_betas(config)) is not None:
+        raise DeepcvError(
+            f"train.momentum {config.momentum} and train.optimizer_options.betas, which begin with "
+            f"{config.optimizer_options['betas'][0]}, contradict each other; set momentum to auto, or betas to {betas}"
+        )
     if "/" not in config.optimizer and not config.optimizer_options:
         return
     few = [nn.Parameter(torch.ones(shape, device=device)) for shape in _SHAPES]
@@ -60,11 +65,24 @@ def check(config: TrainConfig, device: torch.device) -> None:
             made.step()
         except _FAILURES as error:
             given = f" with the options {dict(config.optimizer_options)}" if config.optimizer_options else ""
+            none = config.momentum == "auto" and momentum_of(config) == 0
             raise DeepcvError(
                 f"train.optimizer: {config.optimizer}{given} cannot train a network: {error}; adamw, sgd and muon can"
+                + ("; set train.momentum, which auto leaves at 0" if none else "")
             ) from error
     if "momentum" in config.schedules and not has_momentum(made):
-        raise DeepcvError(f"train.schedules.momentum: {config.optimizer} has no momentum; remove the schedule")
+        raise DeepcvError(
+            f"train.schedules.momentum: {config.optimizer} has no momentum that can change during training; remove the schedule"
+        )
+
+
+def agreeing_betas(config: TrainConfig) -> list[float] | None:
+    """The betas of `optimizer_options` with `momentum` as the first; None where they agree with it, or it is none of them."""
+    kind, _ = _chosen(config)
+    betas = config.optimizer_options.get("betas")
+    if betas is None or config.momentum in ("auto", betas[0]) or "momentum" in inspect.signature(kind).parameters:
+        return None
+    return [float(config.momentum), *betas[1:]]
 
 
 def momentum_of(config: TrainConfig) -> float | None:

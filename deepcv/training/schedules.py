@@ -91,9 +91,13 @@ class Ramp:
     warmup: float = 0.0
     until: float = 1.0
 
+    def begin(self, value: float) -> float:
+        """The value of the first step behind the warm-up, of what params give `value`."""
+        return value if self.start is None else self.start
+
     def curve(self, value: float, steps: int) -> "Curve | Joined":
         """The values over `steps` steps of what params give `value`."""
-        start = value if self.start is None else self.start
+        start = self.begin(value)
         rise, last = self.warmup * steps, self.until * steps - 1
         if steps == 1:
             return Curve(((0.0, start),))

@@ -84,6 +84,8 @@ def test_a_value_in_a_list_is_set_or_added(text: str, losses: str) -> None:
     assert edited.count("# two") == 1
     with pytest.raises(ParamsError, match=r"train\.losses\.2\.weight: train\.losses has 2 entries; the first is 0"):
         with_values(text, {"train.losses.2.weight": 0.25})
+    with pytest.raises(ParamsError, match=r"train\.losses\.0\.weight: train\.losses is empty"):
+        with_values(text.replace(losses, "  losses: []\n"), {"train.losses.0.weight": 0.25})
 
 
 def test_a_block_of_lines_is_not_replaced(text: str) -> None:

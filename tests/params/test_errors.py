@@ -77,6 +77,17 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ),
     (
         "lr: 0.01",
+        "lr: 0.01\n  clip_norm: 0.0\n  schedules: {clip_norm: {kind: exponential, end: 0.2}}",
+        [(24, "train.schedules.clip_norm: an exponential schedule never leaves 0; give it a start above 0")],
+    ),
+    (
+        "lr: 0.01",
+        "lr: 0.01\n  losses: [{loss: cross_entropy}]\n"
+        "  schedules: {losses.0.label_smoothing: {kind: exponential, end: 0.2}}",
+        [(24, "train.schedules.losses.0.label_smoothing: an exponential schedule never leaves 0")],
+    ),
+    (
+        "lr: 0.01",
         "lr: 0.01\n  schedules: {lr: {kind: one_cycle, shape: step}}",
         [(23, "train.schedules.lr.shape: expected cosine or linear, got step")],
     ),
@@ -473,7 +484,7 @@ BAD += [
         ("train.momentum: {uniform: [0.5, 1]}", "< 1 or 'auto'"),
         ("train.lr_scales.net: {choice: [0.5, 0.0]}", "leaves the range of train.lr_scales.net"),
         ("train.optimizer_options: {choice: [1]}", "the closest is 'train.optimizer_options.NAME'"),
-        ("train.losses.0.weight: {uniform: [0, 1]}", "train.losses has 0 entries"),
+        ("train.losses.0.weight: {uniform: [0, 1]}", "train.losses is empty"),
         ("train.losses.0.weight: {uniform: [-1, 1]}", "leaves the range of train.losses.0.weight"),
         ("train.losses.0.temprature: {uniform: [0.1, 1]}", "the closest is 'train.losses.0.temperature'"),
         ("train.losses.0.output: {choice: [a]}", "not a key of the train section"),

@@ -58,6 +58,12 @@ def test_entries_of_losses_and_mappings_may_be_searched(key: str, entry: str) ->
     assert key in loads(searched(key, entry)).search.space
 
 
+@pytest.mark.parametrize("name", ["archive", "checkpoint_minutes", "keep_best", "log_every"])
+def test_what_changes_nothing_in_a_trial_is_not_searched(name: str) -> None:
+    with pytest.raises(ParamsError, match=rf"search\.space\.train\.{name}: changes nothing in a trial"):
+        loads(searched(f"train.{name}", "{choice: [1, 2]}"))
+
+
 @pytest.mark.parametrize(
     ("key", "words"),
     [

@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 import toys
 
+from deepcv.errors import DeepcvError
 from deepcv.nn.spec import SpecError
 from deepcv.nn.weights import WeightsError
+from deepcv.params import whole
 from deepcv.params.edit import set_values
 from deepcv.params.search import SearchParams
 from deepcv.params.train import NO_WEIGHTS
 from deepcv.search.manager import SearchError
 from deepcv.search.snapshot import BEST, check_files, finished, network_copy, params_copy, take, weights_copy
+from deepcv.search.tuned import with_tuned
 
 REPOSITORY = Path(__file__).parents[2]
 PARAMS = Path("params.yaml")
@@ -111,3 +114,31 @@ def test_a_wrong_file_of_weights_starts_no_search(searches: Path) -> None:
     Path(NO_WEIGHTS).write_text("source: tim")
     with pytest.raises(WeightsError, match=r"none\.yaml: expected `source:` with one of none, file.*, got 'tim'"):
         check_files(ONE_NETWORK, PARAMS)
+
+
+@pytest.mark.parametrize(("key", "entry", "text"), [
+    ("optimizer_options.epss", {"uniform": [1e-8, 1e-6]}, r"epss: adamw has no such option; the closest is 'eps'"),
+    ("optimizer_options.betas", {"uniform": [0.8, 0.9]}, r"betas: expected a list of two numbers or more, got 0\.8"),
+    ("optimizer_options.lr", {"uniform": [0.1, 0.2]}, r"set train\.lr, which is the same"),
+    ("optimizer", {"choice": ["adamw", "timm/lionn"]}, "timm has no optimizer 'lionn'"),
+    ("lr_scales.stemm", {"uniform": [0.1, 0.2]}, r"train\.lr_scales: no part 'stemm'"),
+])  # fmt: skip
+def test_what_the_optimizer_or_the_network_lacks_starts_no_search(
+    searches: Path, key: str, entry: dict[str, list[object]], text: str
+) -> None:
+    assert searches
+    Path("a.yaml").write_bytes((REPOSITORY / "networks/digits.yaml").read_bytes())
+    good = {"train.lr_scales.stem": {"uniform": [0.1, 0.2]}, "train.optimizer_options.eps": {"uniform": [1e-8, 1e-6]}}
+    check_files(SearchParams.model_validate({"space": good}), PARAMS)
+    with pytest.raises(DeepcvError, match=text):
+        check_files(SearchParams.model_validate({"space": {f"train.{key}": entry}}), PARAMS)
+
+
+def test_a_searched_momentum_is_the_first_of_the_betas(searches: Path) -> None:
+    assert searches
+    Path("a.yaml").write_bytes((REPOSITORY / "networks/digits.yaml").read_bytes())
+    set_values(PARAMS, {"train.optimizer_options.betas": [0.8, 0.95]})
+    check_files(SearchParams.model_validate({"space": {"train.momentum": {"uniform": [0.7, 0.9]}}}), PARAMS)
+    text = with_tuned(PARAMS.read_text(encoding="utf-8"), {"train.momentum": 0.7}, "params.yaml")
+    train = whole.loads(text).train
+    assert (train.momentum, train.optimizer_options) == (0.7, {"betas": [0.7, 0.95]})

@@ -231,6 +231,14 @@ def test_an_evaluation_is_logged_once_per_content(outputs: Path) -> None:
     assert MlflowClient().get_run(run_id).data.metrics["test_accuracy"] == 0.75
 
 
+def test_a_run_that_is_written_again_says_how_its_batches_were_divided(outputs: Path) -> None:
+    assert outputs
+    path = register.MODEL / "training.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pieces": 4}))
+    run_id = lineage.run_of(register.MODEL)
+    assert MlflowClient().get_run(run_id).data.tags["deepcv.pieces"] == "4"
+
+
 def test_the_gallerys_picture_is_logged_once_per_content(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (outputs / "reports/data/drift.json").write_text("{}")  # of another command: stays where it is
     logged: list[str] = []

@@ -12,7 +12,7 @@ from deepcv.errors import DeepcvError
 from deepcv.nn.module import DeepcvModule
 from deepcv.nn.parts import PartError
 from deepcv.nn.spec import ZOO
-from deepcv.training.hyperparameters import initial
+from deepcv.training.hyperparameters import initial, scheduled
 from deepcv.training.optimizers import check, create_optimizer, momentum_of, parameter_groups, set_momentum
 from deepcv.training.schedules import Ramp
 
@@ -79,7 +79,7 @@ def test_optimizers_of_the_libraries_take_a_step(name: str, kind: str) -> None:
     ("torch/Optimizer", "got 'torch/Optimizer'"), ("torch/LBFGS", "torch/LBFGS cannot train a network: .* 'closure'"),
     ("torch/Muon", "torch/Muon cannot train a network: Muon only supports 2D parameters .*; adamw, sgd and muon can"),
     ("torch/SparseAdam", "torch/SparseAdam cannot train a network: SparseAdam does not support dense gradients"),
-    ("timm/sgd", "timm/sgd cannot train a network: Nesterov momentum requires a momentum"),
+    ("timm/sgd", "timm/sgd cannot train a network: Nesterov momentum requires a momentum.*; set train.momentum, which auto"),
 ])  # fmt: skip
 def test_an_optimizer_that_cannot_train_is_told_and_draws_nothing(name: str, text: str) -> None:
     state = torch.get_rng_state()
@@ -112,12 +112,20 @@ def test_what_has_no_momentum_takes_none() -> None:
     assert "momentum" not in create_optimizer(Model(), adagrad).param_groups[0]
     with pytest.raises(DeepcvError, match=r"train\.momentum: torch/Adagrad has none; expected auto, got 0\.5"):
         create_optimizer(Model(), replace(adagrad, momentum=0.5))
+    steady = replace(
+        adagrad, schedules={"clip_norm": Ramp("exponential", end=0.1)}, optimizer="torch/SGD", clip_norm=1.0
+    )
+    assert scheduled(steady, 2)
+    with pytest.raises(
+        DeepcvError, match=r"train\.schedules\.momentum: an exponential schedule never leaves 0; give it"
+    ):
+        scheduled(replace(steady, schedules={"momentum": Ramp("exponential", end=0.1)}), 2)
     for name in ("torch/Adagrad", "timm/adafactor"):
-        scheduled = replace(adagrad, optimizer=name, schedules={"momentum": Ramp(start=0.5)})
+        falling = replace(adagrad, optimizer=name, schedules={"momentum": Ramp(start=0.5)})
         with pytest.raises(DeepcvError, match=rf"train\.schedules\.momentum: {name} has no momentum"):
-            check(scheduled, torch.device("cpu"))
+            check(falling, torch.device("cpu"))
         with pytest.raises(DeepcvError, match=rf"train\.schedules\.momentum: {name} has no momentum"):
-            initial(scheduled, "momentum")
+            initial(falling, "momentum")
 
 
 @pytest.mark.parametrize(("name", "options", "found"), [
@@ -131,8 +139,12 @@ def test_options_reach_the_optimizer(name: str, options: dict[str, Any], found: 
     (first, *_) = create_optimizer(Model(), config).param_groups
     assert {key: first[key] for key in found} == found
     if "betas" in options:
-        (first, *_) = create_optimizer(Model(), replace(config, momentum=0.5)).param_groups
-        assert first["betas"] == (0.5, 0.95)
+        (first, *_) = create_optimizer(Model(), replace(config, momentum=0.8)).param_groups
+        assert first["betas"] == (0.8, 0.95)
+        with pytest.raises(
+            DeepcvError, match=r"momentum 0\.5 and .*betas, which begin with 0\.8, .* betas to \[0\.5, 0\.95\]"
+        ):
+            create_optimizer(Model(), replace(config, momentum=0.5))
 
 
 @pytest.mark.parametrize(("name", "options", "text"), [
@@ -189,6 +201,14 @@ LAYERED = {
         "nodes:\n  - {id: net, torchvision: resnet18}\n",
         {"net.conv1": 9, "net.bn1": 9, "net.layer1.0": 8, "net.layer4.1": 1, "net.fc": 0},
     ),
+    "torchvision, unnumbered": (
+        "nodes:\n  - {id: net, torchvision: inception_v3}\n",
+        {"net.Conv2d_1a_3x3": 17, "net.Conv2d_2a_3x3": 16, "net.Mixed_7c": 1, "net.fc": 0},
+    ),
+    "torchvision, lettered": (
+        "nodes:\n  - {id: net, torchvision: googlenet}\n",
+        {"net.conv1": 12, "net.conv3": 12, "net.inception3a": 11, "net.inception5b": 3, "net.aux2": 1, "net.fc": 0},
+    ),
     "feature maps": (
         "nodes:\n  - {id: net, timm: convnext_atto, features: true}\n  - {id: map, op: feature}\n"
         "  - {id: pool, op: global_avg_pool}\n",
@@ -201,7 +221,7 @@ LAYERED = {
 def test_rates_fall_inside_a_node_that_is_made_of_others(kind: str, tmp_path: Path) -> None:
     text, expected = LAYERED[kind]
     tail = "  - {id: out, op: activation, kind: relu}\noutputs: {logits: out}\n"
-    found = scales(tmp_path, text + tail, 64, layer_decay=0.5)
+    found = scales(tmp_path, text + tail, 96, layer_decay=0.5)
     for part, distance in expected.items():
         inside = {scale for name, (scale, _) in found.items() if name.startswith(f"{part}.")}
         assert inside == {0.5**distance}, part
