@@ -153,7 +153,7 @@ def message(work: Callable[[], object]) -> str:
 
 def steps_as_whole(name: str) -> bool:
     """Whether an optimizer's steps on shares are its steps on the whole, before and after its state was stored."""
-    config = toys.config(optimizer=f"torch/{name}")
+    config = toys.config(optimizer=f"torch/{name}", momentum="auto")
     made: dict[bool, list[torch.Tensor]] = {}
     for sharded in (False, True):
         layer = nn.Linear(3, 5)
