@@ -11,16 +11,17 @@ from deepcv.data.notes import Notes
 
 def equal(manifest: pd.DataFrame, notes: Notes) -> None:
     """Find files that repeat another one, byte for byte, those with another label than their copy, and those in several splits."""
-    first = manifest.groupby("sha256").ngroup()
-    copies = manifest["sha256"].duplicated().to_numpy()
+    files, _ = pd.factorize(manifest["sha256"])  # once: to hash a million digests takes most of the time here
+    is_first = np.diff(np.maximum.accumulate(files), prepend=-1) > 0  # files are numbered as they appear
+    copies = ~is_first
     notes.numbers["duplicate_share"] = float(copies.mean())
-    original = manifest.index.to_series().groupby(first).transform("min").to_numpy()
     ids = manifest["id"].to_numpy()
-    notes.flag("duplicates", copies, [f"the same file as {name}" for name in ids[original[copies]]])
-    _conflicts(manifest, notes)
+    originals = np.flatnonzero(is_first)[files[copies]]
+    notes.flag("duplicates", copies, [f"the same file as {name}" for name in ids[originals]])
+    inside = manifest[np.bincount(files)[files] > 1]
+    _conflicts(inside, notes)
     # Test images stay where they are, so that scores compare; what is trained on gives way.
     splits = manifest["split"].to_numpy()
-    inside = manifest[manifest["sha256"].duplicated(keep=False)]
     several = inside[inside.groupby("sha256")["split"].transform("nunique") > 1]
     leaks = []
     for _, group in several.groupby("sha256"):
@@ -30,9 +31,8 @@ def equal(manifest: pd.DataFrame, notes: Notes) -> None:
     notes.flag("leakage", [p for p, _ in leaks], [f"in {splits[p]} and in {keep}" for p, keep in leaks])
 
 
-def _conflicts(manifest: pd.DataFrame, notes: Notes) -> None:
-    """Find copies that say different things of one file: another class, or other classes of boxes or tags."""
-    several = manifest[manifest["sha256"].duplicated(keep=False)]
+def _conflicts(several: pd.DataFrame, notes: Notes) -> None:
+    """Find, of files that are there several times, what says different things: another class, or other classes of boxes or tags."""
     # A missing value is None or NaN, as the reader of the manifest has it.
     labels, texts = (
         several[column].astype(object).fillna("").tolist() if column in several else [""] * len(several)
