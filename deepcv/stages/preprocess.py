@@ -121,8 +121,9 @@ def working_folder(params: PreprocessParams) -> Iterator[Path]:
     folder = state_dir() / "preprocess" / digest.hexdigest()[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     for other in {path.with_suffix("") for path in folder.parent.iterdir()} - {folder}:
-        if not other.exists() or time.time() - other.stat().st_mtime > _FORGOTTEN_S:
-            _remove(other)
+        with suppress(FileNotFoundError):  # another preparation may sweep it at the same time
+            if not other.exists() or time.time() - other.stat().st_mtime > _FORGOTTEN_S:
+                _remove(other)
     with _locked(folder, fcntl.LOCK_EX):  # two experiments may prepare the same: the second one waits
         folder.mkdir(exist_ok=True)
         yield folder
