@@ -1,10 +1,9 @@
 import hashlib
-import multiprocessing
-import os
 import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -65,27 +64,33 @@ def test_atomic_folder_leaves_the_old_folder_when_writing_fails(tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def killed_at(point: int, work: Callable[[], None]) -> bool:
-    """Do `work` in a process that is killed before its change number `point` of files; whether it came that far."""
+# A process of its own: one forked from the tests' would hold the threads and the handlers at exit that other tests left.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from deepcv.files import atomic_folder
 
-    def run() -> None:
-        left = point
+left = int(sys.argv[1])
 
-        def count(event: str, _arguments: tuple[object, ...]) -> None:
-            nonlocal left
-            if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
+def count(event, _arguments):
+    global left
+    if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        sys.addaudithook(count)
-        work()
+sys.addaudithook(count)
+with atomic_folder(Path(sys.argv[2])) as folder:
+    for name in sys.argv[3:]:
+        (folder / name).write_text("new")
+"""
 
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    process.join(60)
-    assert process.exitcode in (0, -signal.SIGKILL)
-    return process.exitcode != 0
+
+def killed_at(point: int, target: Path, names: Iterable[str]) -> bool:
+    """Write the files `names` to the folder, killed before change number `point` of files; whether it came that far."""
+    process = subprocess.run([sys.executable, "-c", KILLED, str(point), target, *names], timeout=60)
+    assert process.returncode in (0, -signal.SIGKILL)
+    return process.returncode != 0
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -110,7 +115,7 @@ def test_a_kill_at_any_change_leaves_one_whole_folder(deleted: bool, tmp_path: P
     for point in range(1, 100):
         shutil.rmtree(target.parent, ignore_errors=True)
         write(old)
-        if not killed_at(point, lambda: write(new)):
+        if not killed_at(point, target, new):
             break
         there = [path for path in target.parent.iterdir() if content(path) in (old, new)]
         assert there
