@@ -5,9 +5,8 @@
 20 kills (`--quick`: 3), each in a copy of the checkout of its own. `value` is how many of them ended with the bytes of
 data/model/model.pt that an undisturbed training gives, each epoch once in its MLflow run, and no process left behind.
 
-One run is expected of every kill while the training goes on. A kill after the run was closed (`killed_after_training`) but before
-DVC has recorded the stage lets the command train again, since a training that ended has no checkpoints: there a second whole
-run, of the same bytes, is accepted too, and counted in `second_whole_run`. `one_run` counts the kills that left a single one.
+A kill may also come after the run was closed and before DVC has recorded the stage (`killed_after_training`): there is one run
+then too.
 """
 
 import argparse
@@ -60,9 +59,8 @@ class Kill:
     after_training: bool
 
     def is_clean(self) -> bool:
-        """Whether nothing is lost, doubled or left; of a kill after the training's end there may be a second whole run."""
-        whole = all(run == ("FINISHED", _EPOCHS, _EPOCHS) for run in self.runs)
-        return self.same_bytes and not self.left_behind and whole and 1 <= len(self.runs) <= 1 + self.after_training
+        """Whether nothing is lost, doubled or left."""
+        return self.same_bytes and not self.left_behind and self.runs == [("FINISHED", _EPOCHS, _EPOCHS)]
 
 
 def surroundings(project: Path) -> dict[str, str]:
@@ -173,9 +171,8 @@ def main() -> None:
     clean = sum(kill.is_clean() for kill in kills)
     emit(
         "resume", value=clean, baseline=None,
-        target="every kill: the same bytes, no step doubled, no process left, one run; after the training's end at most two",
+        target="every kill: the same bytes, one run, no step doubled, no process left",
         holds=clean == len(kills), one_run=sum(len(kill.runs) == 1 for kill in kills),
-        second_whole_run=sum(len(kill.runs) > 1 for kill in kills),
         n=len(kills), same_bytes=sum(kill.same_bytes for kill in kills),
         kills={victim: sum(kill.victim == victim for kill in kills) for victim in _COMMANDS},
         killed_after_training=sum(kill.after_training for kill in kills),

@@ -84,24 +84,19 @@ WHOLE = ("FINISHED", 6, 6)
 
 
 @pytest.mark.parametrize(
-    ("runs", "after_training", "clean"),
+    ("runs", "clean"),
     [
-        ([WHOLE], False, True),
-        ([WHOLE], True, True),
-        ([WHOLE, WHOLE], True, True),
-        ([WHOLE, WHOLE], False, False),
-        ([WHOLE] * 3, True, False),
-        ([("FINISHED", 7, 6)], False, False),  # a step twice
-        ([("RUNNING", 6, 6)], False, False),
-        ([WHOLE, ("FINISHED", 5, 5)], True, False),
-        ([], False, False),
+        ([WHOLE], True),
+        ([WHOLE, WHOLE], False),
+        ([("FINISHED", 7, 6)], False),  # a step twice
+        ([("RUNNING", 6, 6)], False),
+        ([("FINISHED", 5, 5)], False),
+        ([], False),
     ],
 )
-def test_a_kill_is_clean_where_nothing_is_lost_or_doubled(
-    runs: list[tuple[str, int, int]], after_training: bool, clean: bool
-) -> None:
+def test_a_kill_is_clean_where_nothing_is_lost_or_doubled(runs: list[tuple[str, int, int]], clean: bool) -> None:
     def kill(same: bool, left: list[str]) -> Kill:
-        return Kill("dvc", 1.0, same, runs, left, False, after_training)
+        return Kill("dvc", 1.0, same, runs, left, within_epoch=False, after_training=True)
 
     assert kill(True, []).is_clean() == clean
     assert not kill(False, []).is_clean()

@@ -1,5 +1,6 @@
 """Tiny data sets, networks and trainings for tests."""
 
+import os
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -224,3 +225,11 @@ def bits(fitted: "Fitted") -> dict[str, bytes]:
 def same(one: "Fitted", two: "Fitted") -> bool:
     """Whether two trainings ended with the same bits."""
     return bits(one) == bits(two) and one.history == two.history and one.points == two.points
+
+
+def recorded(text: str = "stages: {}\n") -> None:
+    """As DVC writes its lock: anew, also where it says the same."""
+    lock = Path("dvc.lock")
+    before_ns = lock.stat().st_mtime_ns if lock.exists() else 0
+    lock.write_text(text)
+    os.utime(lock, ns=(before_ns + 1000, before_ns + 1000))

@@ -29,7 +29,7 @@ from deepcv.nn import classifier, parts, spec
 from deepcv.nn.spec import NetworkSpec
 from deepcv.params.base import load_section
 from deepcv.params.train import TrainParams
-from deepcv.stages import archive, entry, tensorboard
+from deepcv.stages import archive, ended, entry, tensorboard
 from deepcv.stages.tensorboard import TensorBoard
 from deepcv.stages.training_log import TrainingLog
 from deepcv.training import distributed, optimizers, sharding
@@ -72,13 +72,19 @@ def main() -> Callable[[], None] | None:
             distributed.launch(hardware.processes, "deepcv.stages.train")
             return None
     key = training_key(params, network, hardware, shards)
+    if ended.is_unrecorded(key):
+        if not distributed.rank():
+            take_back(key)
+        return None
     folder = checkpoint_folder(key)
     if distributed.rank():
         follow(partial(fit, network, shards, config, start=start, checkpoints=folder))
         return None
+    ended.sweep()
     log = TrainingLog(
-        tracking.experiment_of(shards.name), key, described(params, network, hardware, shards), shards.task
-    )
+        tracking.experiment_of(shards.name), key, described(params, network, hardware, shards), shards.task,
+        bool(archive.files_of(folder)),
+    )  # fmt: skip
     board = TensorBoard(tensorboard.folder_of(shards.name, key), shards.task)
 
     def on_point(point: Point) -> None:
@@ -112,9 +118,22 @@ def main() -> Callable[[], None] | None:
             archive.store(log.run_id(), folder)
             os.sync()  # else a power cut could take the copy, which may not be on the disk yet, after the original
         log.end("FINISHED", {tracking.MODEL_TAG: sha256(MODEL / "model.pt")})
+        ended.keep(key, MODEL)
         archive.remove(folder)  # so that `dvc repro --force` trains
 
     return finish
+
+
+def take_back(key: str) -> None:
+    """Write the outputs of the training that had ended again, and do what was left to do at its end."""
+    print(
+        "train: this training had ended before, and DVC has recorded nothing since: its outputs are written again. "
+        "When they are recorded, `dvc repro --force train` trains once more",
+        file=sys.stderr,
+    )
+    ended.restore(key, MODEL)
+    if (folder := archive.local_folder(key)).exists():
+        archive.remove(folder)
 
 
 def draw_preview(loader: TrainLoader, config: TrainConfig, shards: Dataset, folder: Path) -> None:

@@ -25,15 +25,19 @@ _PATIENCE_S = 30.0  # at the end of the training
 class TrainingLog:
     """Writes each epoch and point once and in order, from a thread of its own; what the store does not take is tried again.
 
-    A process that goes on with a training goes on with its run. Where the store is still away `_PATIENCE_S` after the end,
+    A process that goes on with a training goes on with its run; `goes_on` says that there are checkpoints, so that a run which was
+    closed just before a kill is this one too. Where the store is still away `_PATIENCE_S` after the end,
     `register` writes the run again from the stage's outputs.
     """
 
-    def __init__(self, experiment: str, key: str, training: dict[str, Any], task: Task = CLASSIFICATION) -> None:
+    def __init__(
+        self, experiment: str, key: str, training: dict[str, Any], task: Task = CLASSIFICATION, goes_on: bool = False
+    ) -> None:
         self._experiment = experiment
         self._task = task
         self._params = tracking.run_params(training)
         self._tags = {tracking.TRAINING_TAG: key, "mlflow.source.git.commit": _git_commit()}
+        self._statuses = ["RUNNING", "FINISHED"] if goes_on else ["RUNNING"]
         self._run_id = ""
         self._last_epoch: int | None = None  # that the store has; None: it must be asked
         self._last_step: int | None = None  # of a point, likewise
@@ -120,10 +124,13 @@ class TrainingLog:
         return True
 
     def _open(self) -> None:
-        found = tracking.find_run(self._experiment, tracking.TRAINING_TAG, self._tags[tracking.TRAINING_TAG], "RUNNING")
-        if found:
-            tracking.log_params(found, self._params)  # who opened it may have come no further
-        self._run_id = found or tracking.start_run(self._experiment, "train", self._params, self._tags)
+        key = self._tags[tracking.TRAINING_TAG]
+        for status in self._statuses:
+            if found := tracking.find_run(self._experiment, tracking.TRAINING_TAG, key, status):
+                tracking.log_params(found, self._params)  # who opened it may have come no further
+                self._run_id = found
+                return
+        self._run_id = tracking.start_run(self._experiment, "train", self._params, self._tags)
 
     def _watch(self) -> None:
         try:

@@ -180,6 +180,10 @@ def test_a_damaged_checkpoint_is_named_and_the_training_goes_on(project: Project
     assert f"checkpoint {newest}" in project.run("dvc", "repro", "train").stderr
     assert model_of(project) == model_of(uninterrupted)
     assert not checkpoints(project)  # a training that ended needs none, and `--force` trains again
+    kept = project.root / ".deepcv/ended"
+    assert len(list(kept.iterdir())) == 1  # the lock is newer: the next training removes it
+    assert "step" in project.run("dvc", "repro", "--force", "--single-item", "train").stderr
+    assert model_of(project) == model_of(uninterrupted)
 
 
 @pytest.mark.acceptance  # two minutes of waiting; tests/stages/test_training_log.py has the same in seconds

@@ -14,6 +14,7 @@ import torch
 from kill_points import FILES, FORMER, NAME, artifacts, new_run, read, write
 from mlflow import MlflowClient
 from test_cli import message
+from toys import recorded
 
 from deepcv import tracking
 from deepcv.cli import main
@@ -154,6 +155,7 @@ def test_an_interrupted_training_goes_on_by_its_run_id(
     assert (tmp_path / "whole/checkpoint_12.pt").exists()
     assert not list((project / "checkpoints").iterdir())
     MlflowClient().delete_run(only_run())
+    recorded()
 
     train_until(2, monkeypatch)
     run_id = only_run()
@@ -180,6 +182,7 @@ def test_an_interrupted_training_goes_on_by_its_run_id(
     assert sorted(archived.keys() - best.keys()) == ["checkpoint_12.pt", "checkpoint_9.pt"]
     assert not list((project / "checkpoints").iterdir())
 
+    recorded()
     (train.MODEL / "model.pt").unlink()  # where its outputs are lost, nothing is trained again
     main(["resume", run_id])
     with monkeypatch.context() as patch:
