@@ -44,6 +44,7 @@ class TrainingLog:
         self._points: list[tuple[Point, float]] = []  # which wait for others, and when they were told
         self._sent_s = time.monotonic()
         self._failure = ""
+        self._last_write: Callable[[], None] = self._open
         self._closed = False
         self._writes: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._writes.put(self._open)
@@ -109,8 +110,13 @@ class TrainingLog:
                 time.sleep(_PAUSE_S)
 
     def _done(self, write: Callable[[], None]) -> bool:
-        """Try it. After an error the store may have it all the same: only the answer was lost."""
+        """Try it. After an error the store may have it all the same: only the answer was lost.
+
+        Or it lacks what it said to have: SQLite undoes a transaction whose journal was moved away with the store at its end.
+        """
         try:
+            if self._failure:
+                self._last_write()
             write()
         except (tracking.TrackingError, OSError) as error:
             self._last_epoch = self._last_step = None
@@ -144,6 +150,7 @@ class TrainingLog:
         if record.epoch > self._last_epoch:
             tracking.log_metrics(self._run_id, record.metrics(self._task), step=record.epoch, at_s=at_s)
             self._last_epoch = record.epoch
+            self._last_write = partial(self._write, record, at_s)
 
     def _write_points(self, points: list[tuple[Point, float]]) -> None:
         if self._last_step is None:
@@ -152,6 +159,7 @@ class TrainingLog:
             rows = [{"step": point.step, **point.metrics()} for point, _ in new]
             tracking.log_points(self._run_id, rows, [at_s for _, at_s in new])
             self._last_step = new[-1][0].step
+            self._last_write = partial(self._write_points, points)
 
     def _log_pictures(self, folder: Path) -> None:
         tracking.log_artifacts(self._run_id, folder, "preview")

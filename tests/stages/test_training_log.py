@@ -204,14 +204,25 @@ CALLS = ("find_run", "start_run", "log_params", "last_step", "log_metrics", "log
 
 @pytest.mark.usefixtures("store")
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(outcomes=st.lists(st.sampled_from(["done", "done", "refused", "answer lost"]), min_size=20, max_size=30))
+@given(
+    outcomes=st.lists(st.sampled_from(["done", "done", "refused", "answer lost", "undone"]), min_size=20, max_size=30)
+)
 def test_whatever_fails_each_point_is_written_once(outcomes: list[str]) -> None:
-    """Each call of the store does what is asked, or does not, or does and its answer is lost; after that list all is well."""
-    left = iter(outcomes)
+    """Each call of the store does what is asked, or does not, or does and its answer is lost; after that list all is well.
 
-    def faulty(call: Callable[..., Any]) -> Callable[..., Any]:
+    Or points are written and undone by an outage that begins in that moment, which the next call meets.
+    """
+    left = iter(outcomes)
+    away = False
+
+    def faulty(call: Callable[..., Any], is_points: bool) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **more: Any) -> Any:
-            outcome = next(left, "done")
+            nonlocal away
+            outcome = "refused" if away else next(left, "done")
+            away = outcome == "undone" and is_points
+            if away:
+                return None
+            outcome = "done" if outcome == "undone" else outcome
             answer = None if outcome == "refused" else call(*arguments, **more)
             if outcome != "done":
                 raise tracking.TrackingError(outcome)
@@ -224,7 +235,7 @@ def test_whatever_fails_each_point_is_written_once(outcomes: list[str]) -> None:
         patch.setattr(training_log, "_PAUSE_S", 0.0)
         patch.setattr(training_log, "_GATHER_S", 0.0)
         for name in CALLS:
-            patch.setattr(tracking, name, faulty(getattr(tracking, name)))
+            patch.setattr(tracking, name, faulty(getattr(tracking, name), name in ("log_metrics", "log_points")))
         log = new_log(key)
         for epoch in (1, 2, 3):
             log.point(point(epoch))
