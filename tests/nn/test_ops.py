@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepcv.nn.layers.tensors import largest, smallest
 from deepcv.nn.spec import build, from_canonical
 
 SHAPE = (4, 6, 8)
@@ -184,3 +185,12 @@ def test_the_largest_values_pass_gradients_on_where_bfloat16_is_compiled(op: str
         y = torch.compile(net)(torch.randn(16, 3, 8, 8))["y"]
     y.float().square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("extreme", [largest, smallest])
+def test_places_of_equal_values_share_the_gradient(extreme: Callable[..., Tensor]) -> None:
+    """In bfloat16 many places are equal that were not before they were rounded: the first alone would be a worse guess."""
+    maps = torch.zeros(1, 1, 2, 2, requires_grad=True)
+    extreme(maps, (2, 3)).backward(torch.tensor([[8.0]]))
+    assert maps.grad is not None
+    assert maps.grad.tolist() == [[[[2, 2], [2, 2]]]]

@@ -8,17 +8,21 @@ from torch.nn import functional as F
 
 
 def largest(x: Tensor, axes: Sequence[int], keep: bool = False) -> Tensor:
-    """The largest values over neighbouring axes, which go or, with `keep`, have size 1; the gradient goes to one place of each.
+    """The largest values over neighbouring axes, which go or, with `keep`, have size 1; places of equal values share the gradient.
 
-    torch.amax finds these places anew by comparing values: where a compiled network in bfloat16 computes them again, but not
-    rounded, it finds none, and the gradient is 0 / 0.
+    In compiled networks one of the places gets it all: torch.amax finds them anew by comparing values, and where these are
+    bfloat16 and computed again, but not rounded, it finds none, so that the gradient is 0 / 0.
     """
+    if not torch.compiler.is_compiling():
+        return torch.amax(x, tuple(axes), keep)
     values = x.flatten(axes[0], axes[-1]).max(axes[0]).values
     return _with_ones(values, axes) if keep else values
 
 
 def smallest(x: Tensor, axes: Sequence[int], keep: bool = False) -> Tensor:
     """The smallest values over neighbouring axes, as `largest`."""
+    if not torch.compiler.is_compiling():
+        return torch.amin(x, tuple(axes), keep)
     values = x.flatten(axes[0], axes[-1]).min(axes[0]).values
     return _with_ones(values, axes) if keep else values
 
