@@ -1,6 +1,6 @@
 """AugMix with its consistency loss against flip and shift alone: errors on corrupted and on clean test images of CIFAR-10-JPEG.
 
-    python -m benchmarks.augmix_robustness --path SHARDS [--quick] [--seeds 0 1 2 --epochs 30 --jobs 6]
+    python -m benchmarks.augmix_robustness --path SHARDS [--quick] [--seeds 0 1 2 --epochs 10 --width 32 --jobs 6]
 
 One side is examples/cifar10-jpeg-robust.yaml, the other the same without AugMix, views and Jensen-Shannon term. The mean
 corruption error is the mean error over fifteen corruptions in five severities (`benchmarks.corruptions`), as AugMix's paper has
@@ -24,11 +24,12 @@ import numpy as np
 import torch
 
 from benchmarks.corruptions import NAMES, SEVERITIES, corrupted
-from benchmarks.result import emit
+from benchmarks.result import ROOT, emit
 from benchmarks.trainings import (
     accuracy,
     config_of,
     in_parallel,
+    params_of,
     prepared_folder,
     some,
     test_accuracy,
@@ -38,10 +39,10 @@ from deepcv.data.augmentation import Recipe
 from deepcv.data.loaders import Views
 from deepcv.data.shards import Dataset, Split, open_shards
 from deepcv.nn.spec import load
-from deepcv.nn.spec.expand import ZOO
 from deepcv.training.config import TrainConfig
 from deepcv.training.fit import Fitted, fit
 
+EXAMPLE = "cifar10-jpeg-robust"
 LESS, POINTS = 0.30, -0.5
 SIDES = ("augmix", "flip_shift")  # the longer trainings first
 
@@ -75,9 +76,9 @@ def quick(shards: Dataset) -> Dataset:
 
 def config(task: Task) -> TrainConfig:
     """How one side is trained."""
-    ours = replace(config_of("cifar10-jpeg-robust"), epochs=task.epochs, seed=task.seed, threads=1)
+    ours = replace(config_of(EXAMPLE), epochs=task.epochs, seed=task.seed, threads=1)
     if task.quick:
-        ours = replace(ours, batch_size=32, lr=0.05)
+        ours = replace(ours, batch_size=32, lr=0.01)
     if task.side == "augmix":
         return ours
     return replace(ours, augmentation=Recipe(), views=Views(), losses=ours.losses[:1])
@@ -98,7 +99,8 @@ def trained(task: Task) -> dict[str, Any]:
     torch.set_num_threads(1)
     started = time.perf_counter()
     shards = quick(open_shards(task.shards)) if task.quick else open_shards(task.shards)
-    fitted = fit(load(ZOO / "resnet-9.yaml", {"width": task.width}), shards, config(task))
+    network = load(ROOT / params_of(EXAMPLE).network, {"width": task.width})
+    fitted = fit(network, shards, config(task))
     fitted_s = time.perf_counter() - started
     found = errors(fitted, task.corrupted, shards.test)
     result = {
@@ -129,8 +131,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", type=Path, required=True, help="CIFAR-10-JPEG")
-    parser.add_argument("--epochs", type=int, default=config_of("cifar10-jpeg-robust").epochs)
-    parser.add_argument("--width", type=int, default=64, help="of resnet-9")
+    parser.add_argument("--epochs", type=int, default=config_of(EXAMPLE).epochs)
+    parser.add_argument("--width", type=int, default=params_of(EXAMPLE).network_parameters["width"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument(

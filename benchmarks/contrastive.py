@@ -3,10 +3,10 @@
     python -m benchmarks.contrastive [--quick] [--path SHARDS] [--part pretraining | terms] [--seeds 0 1 2] [--jobs 12]
 
 `pretraining`: ResNet-9 learns from train images without labels (SimCLR: `nt_xent` of two views; its labels are set to 0 before), then a
-logistic regression learns from its features and 1 % of the labels. Against it, the same network trained on that 1 % alone. Its
-rate, epochs and augmentation (SimCLR's or flip and shift) are chosen on the val images, as are SimCLR's temperature and the
-strength of the regression. Beside it `supcon` with the 1 % of the labels, and with all of them. `value`: points of SimCLR over
-the supervised network on the test images.
+logistic regression learns from its features, or its embedding, and 1 % of the labels. Against it, the same network trained on that
+1 % alone. Its rate, epochs and augmentation (SimCLR's or flip and shift) are chosen on the val images, as are SimCLR's temperature,
+what the regression sees and its strength. Beside it `supcon` with the 1 % of the labels, and with all of them. `value`: points of
+SimCLR over the supervised network on the test images.
 
 `terms`: cross entropy alone, on images with flip and shift or AugMix, against cross entropy with `jensen_shannon` of AugMix's views or
 `triplet` beside it; weights chosen on val.
@@ -67,7 +67,7 @@ class Size:
 
     width: int = 32
     images: int = 0  # 0: all
-    batch: int = 512
+    batch: int = 256
     epochs: int = 50
     passes: float = 1.0
     grid: tuple[tuple[float, str, int], ...] = SUPERVISED
@@ -97,18 +97,16 @@ def repeated(split: Split) -> Split:
 
 
 def probe(fitted: Fitted, shards: Dataset, labelled: Split) -> Found:
-    """Logistic regressions on the features, each scaled as over the labelled images; the best on val is tested."""
-    features = {
-        name: answers(fitted, split.images_nhwc, "features")
-        for name, split in (("few", labelled), ("val", shards.val), ("test", shards.test))
-    }
-    mean, std = features["few"].mean(0), features["few"].std(0) + 1e-3
-    few_images, val, test = ((one - mean) / std for one in features.values())
+    """Logistic regressions on features and embedding, each scaled as over the labelled images; the best on val is tested."""
     best = Found(0.0, 0.0, "")
-    for strength in PROBES:
-        model = LogisticRegression(C=strength, max_iter=1000).fit(few_images, labelled.labels)
-        if (on_val := model.score(val, shards.val.labels)) > best.val:
-            best = Found(on_val, model.score(test, shards.test.labels), f"C={strength}")
+    for output in ("features", "embedding"):
+        seen = [answers(fitted, split.images_nhwc, output) for split in (labelled, shards.val, shards.test)]
+        mean, std = seen[0].mean(0), seen[0].std(0) + 1e-3
+        few_images, val, test = ((one - mean) / std for one in seen)
+        for strength in PROBES:
+            model = LogisticRegression(C=strength, max_iter=1000).fit(few_images, labelled.labels)
+            if (on_val := model.score(val, shards.val.labels)) > best.val:
+                best = Found(on_val, model.score(test, shards.test.labels), f"{output} C={strength}")
     return best
 
 
@@ -118,15 +116,15 @@ def pretrained(task: Task, shards: Dataset, labelled: Split, size: Size) -> Foun
     loss = "nt_xent" if task.side == "simclr" else "supcon"
     term = Term(loss, "embedding", options={"temperature": task.setting})
     settings = config(
-        epochs=size.epochs, batch_size=size.batch, lr=0.002, seed=task.seed, augmentation=STRONG, views=Views(2),
-        losses=(UNUSED["logits"], UNUSED["features"], term),
+        epochs=size.epochs, batch_size=size.batch, optimizer="muon", lr=0.01, weight_decay=0.1, seed=task.seed,
+        augmentation=STRONG, views=Views(2), losses=(UNUSED["logits"], UNUSED["features"], term),
     )  # fmt: skip
     train = shards.train
     if task.side == "simclr":
         train = replace(train, labels=np.zeros_like(train.labels))  # so that none can leak
     if task.side == "supcon_few":
         train = repeated(labelled)
-        settings = replace(settings, epochs=max(1, round(320 * size.passes / REPEATS)), batch_size=min(256, size.batch))
+        settings = replace(settings, epochs=max(1, round(320 * size.passes / REPEATS)), batch_size=size.batch)
     return probe(
         fit(network(RESNET, width=size.width), replace(little_val(shards), train=train), settings), shards, labelled
     )
