@@ -227,9 +227,9 @@ def same(one: "Fitted", two: "Fitted") -> bool:
     return bits(one) == bits(two) and one.history == two.history and one.points == two.points
 
 
-def recorded(text: str = "stages: {}\n") -> None:
+def recorded() -> None:
     """As DVC writes its lock: anew, also where it says the same."""
     lock = Path("dvc.lock")
     before_ns = lock.stat().st_mtime_ns if lock.exists() else 0
-    lock.write_text(text)
+    lock.write_text("stages: {}\n")
     os.utime(lock, ns=(before_ns + 1000, before_ns + 1000))

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from test_train import runs
 from toys import recorded
 
-from deepcv import home, tracking
+from deepcv import home
 from deepcv.errors import DeepcvError
 from deepcv.stages import ended, train
 from deepcv.stages.training_log import TrainingLog
@@ -22,10 +22,6 @@ def train_to_its_end() -> None:
 
 def outputs() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in train.MODEL.iterdir()}
-
-
-def runs() -> list[Run]:
-    return list(MlflowClient().search_runs([tracking.open_experiment("deepcv-toy")]))
 
 
 @pytest.mark.usefixtures("store")
