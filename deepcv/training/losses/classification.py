@@ -13,12 +13,14 @@ def cross_entropy(
 ) -> Tensor:
     """Cross-entropy in nats, torch's own: targets are class numbers, int64 (b,), or probabilities, float (b, classes).
 
-    With `class_weights` (classes,) the mean is weighted for class numbers and plain for probabilities, so let the weights
-    average one over the data, as `balanced_weights` do. Smoothing: Szegedy et al. 2016, arXiv 1512.00567, section 7.
+    With `class_weights` (classes,) it is the plain mean over the images of what torch has for each, so that parts of a batch add
+    up to the whole: let the weights average one over the data, as `balanced_weights` do. (torch divides by the weights in the
+    batch.) Smoothing: Szegedy et al. 2016, arXiv 1512.00567, section 7.
     """
-    return functional.cross_entropy(
-        logits, _as(logits, targets), _weights(logits, class_weights), label_smoothing=label_smoothing
-    )
+    wanted, weights = _as(logits, targets), _weights(logits, class_weights)
+    if weights is None:
+        return functional.cross_entropy(logits, wanted, label_smoothing=label_smoothing)
+    return functional.cross_entropy(logits, wanted, weights, label_smoothing=label_smoothing, reduction="none").mean()
 
 
 @in_fp32
@@ -31,7 +33,7 @@ def focal(logits: Tensor, targets: Tensor, *, gamma: float = 2.0, class_weights:
     scaled = _power(-log_p.expm1(), gamma) * log_p
     weights = _weights(logits, class_weights)
     if targets.ndim == 1:
-        return functional.nll_loss(scaled, targets, weights)
+        return functional.nll_loss(scaled, targets, weights, reduction="none").mean()
     products = scaled * _as(logits, targets)
     return -(products if weights is None else products * weights).sum(1).mean()
 
