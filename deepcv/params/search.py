@@ -1,7 +1,7 @@
 """The search over values of the train section."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -54,8 +54,12 @@ class SearchParams(Section):
         return int(value) if whole and isinstance(value, float) and value.is_integer() else value
 
 
-def misfits(space: Iterable[str], train: TrainParams) -> Iterator[tuple[str, str]]:
-    """Say which keys of `space` are of no entry of `train.losses`, and of no option that its loss has."""
+def misfits(space: Collection[str], train: TrainParams) -> Iterator[tuple[str, str]]:
+    """Say which keys of `space` change nothing: those of no entry of `train.losses` or option of its loss, and what is replaced."""
+    if train.losses and "train.label_smoothing" in space:
+        yield "train.label_smoothing", "changes nothing beside train.losses; theirs is train.losses.0.label_smoothing"
+    if "lr" in train.schedules and "train.warmup" in space:
+        yield "train.warmup", "changes nothing beside train.schedules.lr, which has a warmup of its own"
     for key in space:
         place, name = _of_loss(key.removeprefix("train.")) or (0, "")
         if name and place >= len(train.losses):

@@ -80,7 +80,8 @@ def values_of(annotation: Any, marks: list[Any]) -> st.SearchStrategy[Any]:
             st.text(string.ascii_letters, min_size=1, max_size=5), values_of(args[1], []), max_size=3
         )
     if get_origin(annotation) is list:
-        return st.lists(values_of(args[0], []), max_size=3)
+        least = max((getattr(mark, "min_length", 0) for mark in marks), default=0)
+        return st.lists(values_of(args[0], []), min_size=least, max_size=3)
     if get_origin(annotation) is not None:
         return st.one_of(*(values_of(part, marks) for part in args))
     limits = {word: getattr(mark, sign) for mark in marks for sign, word in NUMBERS.items() if hasattr(mark, sign)}

@@ -58,6 +58,17 @@ def test_entries_of_losses_and_mappings_may_be_searched(key: str, entry: str) ->
     assert key in loads(searched(key, entry)).search.space
 
 
+@pytest.mark.parametrize(
+    ("name", "replaced_by"),
+    [("label_smoothing", "losses: [{loss: focal}]"), ("warmup", "schedules: {lr: {kind: cosine}}")],
+)
+def test_what_another_key_replaces_is_not_searched(name: str, replaced_by: str) -> None:
+    text = TEXT.replace("    train.epochs:", f"    train.{name}: {{uniform: [0.1, 0.2]}}\n    train.epochs:")
+    assert f"train.{name}" in loads(text).search.space
+    with pytest.raises(ParamsError, match=rf"search\.space\.train\.{name}: changes nothing beside train\."):
+        loads(text.replace("  lr: 0.01\n", f"  lr: 0.01\n  {replaced_by}\n"))
+
+
 @pytest.mark.parametrize("name", ["archive", "checkpoint_minutes", "keep_best", "log_every"])
 def test_what_changes_nothing_in_a_trial_is_not_searched(name: str) -> None:
     with pytest.raises(ParamsError, match=rf"search\.space\.train\.{name}: changes nothing in a trial"):

@@ -49,7 +49,7 @@ def test_every_loss_of_the_table_can_be_asked_for_and_computed(name: str) -> Non
     target = TARGETS[KINDS[kind]]
     options = {key: option.default for key, option in loss.options.items()}
     term = Term(name, "out", KINDS[kind], options=options)
-    check([term], {"out": target.shape}, TARGETS, views)
+    check([term], {"out": target.shape}, TARGETS, max(1, LOSSES[name].views))
     made = {
         "class": torch.arange(images) % 3,
         "soft": torch.full((images, 10), 0.1),
@@ -108,6 +108,15 @@ def test_what_is_left_out_cannot_be_trained_on() -> None:
     said = refused(Term("cross_entropy"), Term("supcon", "embedding"), left_out=("embedding", "map"))
     expected = "the network has no such output, or it was left out; there are logits"
     assert said == f"train.losses[1] (supcon of 'embedding'): {expected}"
+
+
+def test_views_that_no_loss_sees_are_refused() -> None:
+    terms, outputs = [Term("cross_entropy")], {"logits": (10,)}
+    with pytest.raises(
+        DeepcvError, match=r"train\.views\.count is 2, and no loss sees more than one view; expected 1, or jensen"
+    ):
+        check(terms, outputs, TARGETS, 2)
+    check([*terms, Term("jensen_shannon")], outputs, TARGETS, 2)
 
 
 def test_no_terms_are_refused_and_all_problems_are_told() -> None:

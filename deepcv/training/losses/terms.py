@@ -160,6 +160,11 @@ def check(
         for name in trained
         if name not in used
     ]
+    if views > 1 and not any(term.loss in LOSSES and LOSSES[term.loss].views for term in terms):
+        several = " or ".join(name for name, loss in LOSSES.items() if loss.views)
+        problems.append(
+            f"train.views.count is {views}, and no loss sees more than one view; expected 1, or {several} in train.losses"
+        )
     if not terms:
         problems.insert(0, "train.losses: expected one term or more, got none")
     if problems:
