@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
+from torch import nn
 
 from deepcv.data.augmentation import permutation
 from deepcv.data.shards import Split
@@ -190,6 +191,11 @@ def choose(trials: Sequence[Trial], present: float) -> float:
     return best.value if gains.mean() > _CHANCE * error else present
 
 
+def _own(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What a module is beside its weights: its mode, a dropout's probability."""
+    return ((name, value) for name, value in vars(module).items() if not name.startswith("_"))
+
+
 @contextmanager
 def preserved(setup: Setup) -> Iterator[None]:
     """Put network, optimizer, loader and torch's generators back on the way out, bit for bit, whatever happened."""
@@ -197,7 +203,7 @@ def preserved(setup: Setup) -> Iterator[None]:
     random = RandomState(setup.hardware.torch_device)
     random.load_state_dict(random.state_dict())
     weights, state = copy.deepcopy(network.state_dict()), copy.deepcopy(optimizer.state_dict())
-    modes = [(module, module.training) for module in network.modules()]
+    modules = [(module, dict(_own(module))) for module in network.modules()]
     learning = [(parameter, parameter.requires_grad, parameter.grad) for parameter in network.parameters()]
     loading = dict(vars(loader))
     try:
@@ -205,8 +211,8 @@ def preserved(setup: Setup) -> Iterator[None]:
     finally:
         network.load_state_dict(weights)
         optimizer.load_state_dict(state)
-        for module, mode in modes:
-            module.training = mode
+        for module, own in modules:
+            vars(module).update(own)
         for parameter, learns, gradient in learning:
             parameter.requires_grad_(learns).grad = gradient
         vars(loader).update(loading)

@@ -48,6 +48,7 @@ def digest(setup: Setup) -> dict[str, str]:
         "gradients": [parameter.grad for parameter in model.parameters()],
         "what learns": [parameter.requires_grad for parameter in model.parameters()],
         "modes": [module.training for module in model.modules()],
+        "probabilities": [getattr(module, "p", None) for module in model.modules()],
         "optimizer": optimizer.state_dict(),
         "step of the optimizer": repr(sorted(vars(optimizer))),
         "loader": {key: value for key, value in vars(loader).items() if key not in ("policies", "_crops")},
