@@ -147,10 +147,13 @@ def _preview(options: argparse.Namespace) -> None:
         loader=setup.loader,
     )  # fmt: skip
     hyperparameters.begin_epoch(0, [])
+    if config.progressive_resize.epochs(config.epochs):
+        setup.loader.size = config.progressive_resize.size(*shards.input_shape[1:])
     drawn = curves(courses, config.epochs, steps)
     options.out.mkdir(parents=True, exist_ok=True)
     draw_schedules(drawn, options.out / "schedules.png")
     draw_batch(setup.loader, shards, options.out / "batch.png", options.images)
+    setup.loader.size = None
     hardware = setup.hardware
     learned = sum(parameter.numel() for parameter in setup.classifier.parameters() if parameter.requires_grad)
     print(f"{shards.name}: {len(setup.loader.targets)} images, {len(shards.classes)} classes")

@@ -22,6 +22,9 @@ from deepcv.training.distributed import ALONE, World
 from deepcv.training.history import EpochRecord
 
 _KEPT = 2
+_WORTH_S = (
+    30.0  # work of an epoch that is saved in front of its val images too, whose judging a signal may not wait for
+)
 
 
 class InterruptedTrainingError(DeepcvError):
@@ -64,21 +67,20 @@ class Saver:
             n_saved=None,  # it would not count those of an interrupted process
             global_step_transform=lambda engine, _event: engine.state.iteration,
         )
-        self._saved = (-1, time.monotonic())  # iteration, when
+        self._saved_s = time.monotonic()
 
     def save(self, trainer: Engine) -> None:
-        """Write a checkpoint, unless this iteration has one."""
-        if trainer.state.iteration != self._saved[0]:
-            self._checkpoint(trainer)
-            self._saved = (trainer.state.iteration, time.monotonic())
-            if idist.get_rank() == 0:
-                for older in _newest_first(self._folder)[_KEPT:]:
-                    older.unlink()
+        """Write a checkpoint, in place of one of the same iteration."""
+        self._checkpoint(trainer)
+        self._saved_s = time.monotonic()
+        if idist.get_rank() == 0:
+            for older in _newest_first(self._folder)[_KEPT:]:
+                older.unlink()
 
     @property
     def age_s(self) -> float:
         """Seconds since the last checkpoint, or since the start."""
-        return time.monotonic() - self._saved[1]
+        return time.monotonic() - self._saved_s
 
 
 def attach(
@@ -87,19 +89,20 @@ def attach(
 ) -> None:  # fmt: skip
     """Save after each epoch, after a step when `every_s` have passed, and when `interrupted`: then raise InterruptedTrainingError.
 
-    The trainer's output tells whether an iteration ended with a step; `check` raises where the state is not worth keeping. How
-    often is saved changes no result. What one process of `world` is asked, all do after the same step.
+    An epoch of some length is also saved behind its last step, before it is judged. The trainer's output tells whether an
+    iteration ended with a step; `check` raises where the state is not worth keeping. How often is saved changes no result. What
+    one process of `world` is asked, all do after the same step.
     """
 
     def after_step(engine: Engine) -> None:
-        asked, due = world.any(interrupted(), saver.age_s > every_s)
+        ends = engine.state.iteration % engine.state.epoch_length == 0
+        asked, due = world.any(interrupted(), saver.age_s > (min(every_s, _WORTH_S) if ends else every_s))
         if not (asked or due) or not engine.state.output:
             return
-        if engine.state.iteration % engine.state.epoch_length:  # else the epoch is whole in a moment
-            check()
-            saver.save(engine)
-            if asked:
-                raise InterruptedTrainingError("interrupted")
+        check()
+        saver.save(engine)
+        if asked:
+            raise InterruptedTrainingError("interrupted")
 
     def after_epoch(engine: Engine) -> None:
         saver.save(engine)
@@ -113,7 +116,8 @@ def attach(
 def restore_latest(folder: Path, state: Mapping[str, Any]) -> int:
     """Load the newest readable checkpoint into `state` and return its iteration, 0 where there is none.
 
-    A damaged checkpoint is reported on stderr and set aside; the one before it serves.
+    A damaged checkpoint is reported on stderr and set aside; the one before it serves. Raises DeepcvError, and leaves the file,
+    where it can be read but not taken over: for want of memory, for example.
     """
     for path in _newest_first(folder):
         try:
@@ -121,13 +125,21 @@ def restore_latest(folder: Path, state: Mapping[str, Any]) -> int:
             content = torch.load(path, map_location="cpu", weights_only=True)
             if missing := state.keys() - content.keys():  # before a part of it is loaded
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-            Checkpoint.load_objects(to_load=dict(state), checkpoint=content)
+        except (OSError, MemoryError):  # which say nothing of the file
+            raise
         except Exception as error:  # torch raises several kinds for a damaged archive
             aside = path.with_suffix(".damaged")
             path.replace(aside)
             print(f"checkpoint {path} cannot be read ({error}); set aside as {aside.name}", file=sys.stderr)  # noqa: T201 - a warning for the person who waits
-        else:
-            return _iteration(path)
+            continue
+        try:
+            Checkpoint.load_objects(to_load=dict(state), checkpoint=content)
+        except Exception as error:
+            raise DeepcvError(
+                f"checkpoint {path} was read but not taken over ({error}); it is kept: try again, or remove it to go on from the "
+                "one before"
+            ) from error
+        return _iteration(path)
     return 0
 
 

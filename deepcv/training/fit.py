@@ -116,7 +116,9 @@ def fit(
         history=history,
     )  # fmt: skip
     if ema:
-        ema.attach(trainer, event=Events.ITERATION_COMPLETED(event_filter=lambda engine, _: bool(engine.state.output)))
+        after_step = Events.ITERATION_COMPLETED(event_filter=lambda engine, _: bool(engine.state.output))
+        trainer.add_event_handler(after_step, warm_up_mean, settings, config.ema)
+        ema.attach(trainer, event=after_step)
 
     def alone() -> Classifier:
         """The judged classifier with whole weights, and without layers that wait for other processes; all must ask for it."""
@@ -157,8 +159,7 @@ def fit(
             val_loss = float(metrics.losses(shards.task, logits, shards.val.labels).mean())
         if not math.isfinite(loss := train_loss + val_loss):  # train_loss does not know the epoch's last step
             raise DivergedError(epoch, loss)
-        if ema:
-            check_weights(classifier, epoch)
+        check_weights(classifier, epoch)  # which may be some that no val loss depends on
         world.check_equal(classifier)
         lr = hyperparameters.courses["lr"].at(epoch * len(loader), history.rows())
         accuracy = metrics.score(shards.task, logits, shards.val.labels)
@@ -197,12 +198,15 @@ def fit(
                 on_point(point)
             for restored in history.records:
                 on_epoch(restored)
+        if trainer.state.iteration == len(loader) * (len(history.records) + 1):  # it was saved before it was judged
+            end_epoch(trainer)
         checkpointing.attach(
             trainer, checkpointing.Saver(checkpoints, state), every_s=60 * config.checkpoint_minutes,
             check=lambda: check_weights(classifier, trainer.state.epoch), interrupted=interrupted, world=world,
         )  # fmt: skip
     if not trainer.state.iteration:
         hyperparameters.begin_epoch(0, [])
+        loader.size = small if small_epochs else None
         if world.leads:
             on_start(loader)
     if progress and world.leads:
@@ -222,6 +226,15 @@ def fit(
     if config.select == "best":
         best.put_into(weights)
     return Fitted(alone().cpu(), setup.info, tuple(history.records), tuple(history.points), hardware, pieces.count)
+
+
+def warm_up_mean(trainer: Engine, settings: Settings, share: float) -> None:
+    """Let ignite's EMAHandler keep less than `share` of the mean at first, or a short training would end near its random weights.
+
+    After t steps it is (1 + t) / (10 + t) at most, as in TensorFlow's ExponentialMovingAverage with `num_updates`.
+    """
+    steps = trainer.state.iteration / settings.accumulate
+    trainer.state.ema_momentum = max(1 - share, 9 / (10 + steps))
 
 
 def joined(config: TrainConfig) -> World:

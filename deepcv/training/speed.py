@@ -12,28 +12,24 @@ _TOGETHER, _TOGETHER_S = 90, 4.0
 
 
 class _Clock:
-    """Adds up seconds and steps: first of loader and network, each by itself, then of both as the training has them.
+    """Adds up seconds and batches: first of loader and network, each by itself, then of both as the training has them.
 
-    A GPU does its work later than it is told to. Where a time is taken it is waited for: thrice a step at first, so that each part
-    is seen alone, and then only around all steps, or those of an epoch.
+    Both begin and end with a step of the optimizer, for which several batches may wait (`train.accumulate`). A GPU does its work
+    later than it is told to. Where a time is taken it is waited for: thrice a batch at first, so that each part is seen alone, and
+    then only around all batches, or those of an epoch.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.loader_s = self.network_s = self.together_s = 0.0
         self.steps = self.alone = self.together = 0
-        self._began_s: float | None = None  # of the step, or of several
+        self._parts = False  # whether the two are timed alone
+        self._began_s: float | None = None  # of the batch, or of several
         self._batch_s = 0.0
 
     @property
     def _skips(self) -> bool:
         return self.steps < _SKIPPED
-
-    @property
-    def _parts(self) -> bool:
-        """Whether the two are still timed alone."""
-        enough = self.alone >= _ALONE or (self.alone > 0 and self.loader_s + self.network_s >= _ALONE_S)
-        return not self._skips and not enough
 
     def _now_s(self) -> float:
         if self._device.type == "cuda":
@@ -48,20 +44,24 @@ class _Clock:
         if self._parts:
             self._batch_s = self._now_s()
 
-    def end_step(self, epoch_ends: bool) -> bool:
-        """Whether all is measured."""
-        began_s, parts = self._began_s, self._parts
-        self.steps += 1
+    def end_step(self, stepped: bool, epoch_ends: bool) -> bool:
+        """Whether all is measured; `stepped`: the optimizer made a step of the batches up to this one."""
+        began_s = self._began_s
         if began_s is None:
+            self.steps += stepped
+            self._parts = not self._skips
             return False
-        if parts:
+        if self._parts:
             self.loader_s += self._batch_s - began_s
             self.network_s += self._now_s() - self._batch_s
             self.alone += 1
             self._began_s = None
+            enough = self.alone >= _ALONE or self.loader_s + self.network_s >= _ALONE_S
+            self._parts = not (stepped and enough)
             return False
         self.together += 1
-        over = self.together >= _TOGETHER or self.together_s + time.perf_counter() - began_s >= _TOGETHER_S
+        enough = self.together >= _TOGETHER or self.together_s + time.perf_counter() - began_s >= _TOGETHER_S
+        over = stepped and enough
         if over or epoch_ends:  # what comes between epochs does not count
             self.together_s += self._now_s() - began_s
             self._began_s = None
@@ -82,7 +82,7 @@ def tell_speed(
     clock = _Clock(device)
 
     def end_step(engine: Engine) -> None:
-        if clock.end_step(engine.state.iteration % engine.state.epoch_length == 0):
+        if clock.end_step(bool(engine.state.output), engine.state.iteration % engine.state.epoch_length == 0):
             tell()
 
     def tell() -> None:

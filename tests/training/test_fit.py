@@ -90,7 +90,9 @@ def test_a_training_repeats_bit_for_bit(changes: dict[str, Any], network: Networ
 
 
 @pytest.mark.parametrize("changes", [{}, {"augmentation": MIXED, "precision": "bf16"}, EVERYTHING, CONTRASTIVE])
-@pytest.mark.parametrize("step", [1, 2, 5, 6, 7, 11])
+@pytest.mark.parametrize(
+    "step", [1, 2, 4, 5, 6, 7, 11, 12]
+)  # 4 and 12 are epochs' last ones, which no judging comes after
 def test_an_interrupted_training_goes_on_bit_for_bit_from_the_step_that_it_was_at(
     changes: dict[str, Any], step: int, network: NetworkSpec, shards: Dataset, tmp_path: Path
 ) -> None:
@@ -155,12 +157,18 @@ def test_a_running_mean_of_the_weights_is_judged_and_becomes_the_model(network: 
         plain = fit(network, shards, replace(config, ema=0.0))
     first, *steps = seen  # the first call of the optimizer sees the initial weights
     mean = first
-    for weights in [*steps, dict(plain.classifier.named_parameters())]:
-        mean = {key: 0.6 * value + 0.4 * weights[key].detach() for key, value in mean.items()}
+    for number, weights in enumerate([*steps, dict(plain.classifier.named_parameters())], start=1):
+        kept = min(0.6, (1 + number) / (10 + number))
+        mean = {key: kept * value + (1 - kept) * weights[key].detach() for key, value in mean.items()}
     for key, value in fitted.classifier.named_parameters():
         assert torch.allclose(value, mean[key], atol=1e-6), key
     assert [record.train_loss for record in fitted.history] == [record.train_loss for record in plain.history]
     assert [record.val_loss for record in fitted.history] != [record.val_loss for record in plain.history]
+
+
+def test_a_long_mean_of_a_short_training_has_learned_too(network: NetworkSpec, shards: Dataset) -> None:
+    """0.999 of the mean in every step would leave 96 % of the random weights in the mean of these 36."""
+    assert fit(network, shards, toys.config(ema=0.999, epochs=12)).history[-1].val_accuracy == 1.0
 
 
 def test_a_blur_that_changes_is_the_running_means_too(shards: Dataset, tmp_path: Path) -> None:
@@ -289,11 +297,11 @@ def test_every_output_has_a_loss_or_is_left_out(shards: Dataset, tmp_path: Path)
     network = toys.network(tmp_path, TWO_HEADS)
     with pytest.raises(DeepcvError, match="no term uses the network's output 'embedding'"):
         fit(network, shards, toys.config())
-    for losses in (
-        (Term("cross_entropy"), Term("none", "embedding")),
-        (Term("cross_entropy"), Term("supcon", "embedding", weight=0.5)),
+    for views, losses in (
+        (1, (Term("cross_entropy"), Term("none", "embedding"))),
+        (2, (Term("cross_entropy"), Term("supcon", "embedding", weight=0.5))),
     ):
-        fitted = fit(network, shards, toys.config(losses=losses, views=Views(2), epochs=6, shift=0))
+        fitted = fit(network, shards, toys.config(losses=losses, views=Views(views), epochs=6, shift=0))
         assert fitted.history[-1].val_accuracy == 1.0
     with pytest.raises(DeepcvError, match=r"needs 2 or more of each; got 1"):
         fit(network, shards, toys.config(losses=(Term("cross_entropy"), Term("nt_xent", "embedding"))))
@@ -458,6 +466,44 @@ def test_a_damaged_checkpoint_is_set_aside(
     for path in tmp_path.glob("*.pt"):  # none is left: the training starts over
         CHECKPOINT_DAMAGE[damage](path)
     assert same(fit(network, shards, config, checkpoints=tmp_path), whole)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), OSError(5, "Input/output error")])
+def test_a_checkpoint_that_cannot_be_taken_over_now_is_kept(
+    error: Exception, network: NetworkSpec, shards: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toys.config()
+    asked = itertools.count(1)
+    with pytest.raises(InterruptedTrainingError):
+        fit(network, shards, config, checkpoints=tmp_path, interrupted=lambda: next(asked) >= 7)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fails(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deepcv.training.sharding.WholeOptimizer.load_state_dict", fails)
+        with pytest.raises(
+            DeepcvError, match=r"checkpoint_\d\.pt was read but not taken over \(.*\); it is kept: try again"
+        ):
+            fit(network, shards, config, checkpoints=tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert same(fit(network, shards, config, checkpoints=tmp_path), fit(network, shards, config))
+
+
+def test_a_disk_that_cannot_read_says_nothing_of_a_checkpoint(
+    network: NetworkSpec, shards: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(network, shards, toys.config(), checkpoints=tmp_path)
+    before = sorted(tmp_path.iterdir())
+
+    def fails(*_: object, **_options: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        fit(network, shards, toys.config(), checkpoints=tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def one_cycle(step: int, steps: int, warmup: float, peak: float) -> float:
@@ -763,7 +809,12 @@ def test_what_limits_the_training_is_said_once(
         now_s += seconds
 
     monkeypatch.setattr("deepcv.training.speed.time", SimpleNamespace(perf_counter=lambda: now_s))
-    trainer = Engine(lambda _engine, _batch: spend(step_s))
+
+    def work(_engine: Engine, _batch: int) -> bool:
+        spend(step_s)
+        return True
+
+    trainer = Engine(work)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: spend(0.05))
     tell_speed(trainer, 8, CPU, told.append, noted.append)
 
@@ -778,6 +829,38 @@ def test_what_limits_the_training_is_said_once(
     loader, step, both = (rates[f"images_per_s.{name}"] for name in ("loader", "network", "together"))
     assert [f"{rate:,.0f}" for rate in (loader, step, both)] == re.findall(r"[\d,]*\d", line)
     assert [8 / rate for rate in (loader, step, both)] == pytest.approx([loader_s, step_s, loader_s + step_s])
+
+
+@pytest.mark.parametrize("accumulate", [2, 16])
+def test_what_limits_the_training_is_said_of_whole_windows(accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches wait for a step of the optimizer, which then takes as long as all of them."""
+    told: list[str] = []
+    noted: list[Mapping[str, float]] = []
+    now_s = 0.0
+
+    def spend(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
+    def work(engine: Engine, _batch: int) -> bool:
+        if engine.state.iteration % accumulate:
+            return False
+        spend(0.01 * accumulate)
+        return True
+
+    def batches() -> Iterator[int]:
+        for number in range(320):
+            spend(0.001)
+            yield number
+
+    monkeypatch.setattr("deepcv.training.speed.time", SimpleNamespace(perf_counter=lambda: now_s))
+    trainer = Engine(work)
+    tell_speed(trainer, 8, CPU, told.append, noted.append)
+    trainer.run(batches(), max_epochs=1, epoch_length=320)
+    (line,), (rates,) = told, noted
+    assert line.endswith("the network limits the training")
+    found = [8 / rates[f"images_per_s.{name}"] for name in ("loader", "network", "together")]
+    assert found == pytest.approx([0.001, 0.01, 0.011])
 
 
 def test_of_three_steps_no_speed_is_said() -> None:
