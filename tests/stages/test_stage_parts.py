@@ -142,6 +142,7 @@ def test_the_training_key_holds_all_that_decides(tmp_path: Path, monkeypatch: py
     one, two = toys.shards(tmp_path / "one"), toys.shards(tmp_path / "two", train=16)
     keys = [key(train_params(), one)]
     assert key(train_params(), one) == keys[0]
+    assert key(train_params(precision="fp32", channels_last=True, threads=1, device="cpu", processes=1), one) == keys[0]
     keys += [key(train_params(lr=0.5), one), key(train_params(), two)]
     Path("versions.yaml").write_text('torch: "2"\n')
     keys.append(key(train_params(), one))
