@@ -5,12 +5,15 @@ import math
 import statistics
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepcv.errors import DeepcvError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from deepcv.data.shards import Dataset
     from deepcv.nn.weights import Weights
     from deepcv.params.train import TrainParams
@@ -47,12 +50,14 @@ examples:
 _RESUME = """\
 Fetch the checkpoints and best models of an interrupted or ended training from its MLflow run, as they were put there with
 `train.archive: true`, to where the stage `train` looks for them; each is held against its sha256. `dvc repro train` then goes on with
-that training, where params, data and code are those of the run: of others it makes a training of its own.
+that training, where params, data and code are those of the run: of others it makes a training of its own. Where the hardware settings
+are others, nothing is fetched, and it is said which params make them those of the run.
 
 Where this machine's own checkpoints have come as far, nothing is fetched.
 """
 _PARAMS, _SHARDS = Path("params.yaml"), Path("data/shards")
-_NO_PARAMS = ("hardware.", "data_digest", "network_sha256")  # of what a run has as its params
+_HARDWARE = "hardware."  # so begin the names of a run's params that say what `auto` became
+_DIGESTS = {"data_digest": f"{_SHARDS} holds other data", "network_sha256": "train.network makes another network"}
 _WARM_UP, _TIMED = 3, 10  # steps of each side
 _METHODS = ("between", "minimum/3", "minimum/10", "steepest", "valley")
 
@@ -245,7 +250,8 @@ def _resume(options: argparse.Namespace) -> None:
     run = tracking.read_run(run_id)
     if (key := run.data.tags.get(tracking.TRAINING_TAG)) is None:
         raise DeepcvError(f"MLflow run {run_id} ({run.info.run_name}) is none of the stage `train`")
-    now = tracking.flat(load_section(TrainParams, _PARAMS).described())
+    params = load_section(TrainParams, _PARAMS)
+    _check_hardware(run_id, run.data.params, params)
     folder = archive.local_folder(key)
     fetched = archive.fetch(run_id, folder)
     steps = archive.steps(archive.files_of(folder))
@@ -254,10 +260,61 @@ def _resume(options: argparse.Namespace) -> None:
     print(
         f"`dvc repro train` goes on after step {steps}, with the params, data and code of the run (git commit {commit})"
     )
-    of_run = {name: value for name, value in run.data.params.items() if not name.startswith(_NO_PARAMS)}
-    for name in sorted(now.keys() | of_run.keys()):
-        if (one := of_run.get(name, "unset")) != (other := now.get(name, "unset")):
-            print(f"warning: train.{name} is {one} in the run, {other} in {_PARAMS}", file=sys.stderr)
+    for difference in _differences(run.data.params, params):
+        print(f"warning: {difference}", file=sys.stderr)
+
+
+def _check_hardware(run_id: str, of_run: "Mapping[str, str]", params: "TrainParams") -> None:
+    """Raise DeepcvError where the stage `train` would begin anew here, since `auto` becomes something else than in the run."""
+    import torch
+
+    from deepcv.tracking import flat
+    from deepcv.training.config import TrainConfig
+    from deepcv.training.hardware import resolve
+
+    recorded = {name.removeprefix(_HARDWARE): value for name, value in of_run.items() if name.startswith(_HARDWARE)}
+    if recorded.get("device") == "cuda" and not torch.cuda.is_available():
+        raise DeepcvError(
+            f"MLflow run {run_id} trained on a GPU, and torch sees none here: no other device can go on with it. Resume it on a "
+            "machine with a GPU; its best models are among the run's artifacts checkpoints/"
+        )
+    config = TrainConfig.of(params.configuration())
+
+    def here(device: Any) -> dict[str, str]:
+        return flat(asdict(resolve(device, config.precision, config.channels_last, config.threads, config.processes)))
+
+    # The rest is looked at on the device of the run: once that is set, it is what `auto` means.
+    settings = here(recorded.get("device", config.device)) | {"device": here(config.device)["device"]}
+    if other := {name: recorded[name] for name, value in settings.items() if recorded.get(name, value) != value}:
+        raise DeepcvError(
+            f"MLflow run {run_id} has {_listed(other)}, and this would be {_listed({name: settings[name] for name in other})} here: "
+            f"another training would begin. Nothing is fetched; set {_listed(other, 'train.', ':')} in {_PARAMS} and resume again"
+        )
+
+
+def _listed(settings: "Mapping[str, str]", before: str = "", behind: str = "") -> str:
+    return ", ".join(f"{before}{name}{behind} {value.lower()}" for name, value in settings.items())  # true, as in YAML
+
+
+def _differences(of_run: "Mapping[str, str]", params: "TrainParams") -> "Iterator[str]":
+    """Say what makes a training of its own of the next one, as far as it is known without opening the data."""
+    from deepcv.files import sha256
+    from deepcv.nn import spec
+    from deepcv.tracking import flat
+
+    now = flat(params.described())
+    digests = {
+        "network_sha256": spec.load(Path(params.network), params.network_parameters, params.network_choices).sha256()
+    }
+    if (description := _SHARDS / "dataset.json").exists():  # which names the digests of all files beside it
+        digests["data_digest"] = sha256(description)
+    then = {name: value for name, value in of_run.items() if not name.startswith((_HARDWARE, *_DIGESTS))}
+    for name in sorted(now.keys() | then.keys()):
+        if (one := then.get(name, "unset")) != (other := now.get(name, "unset")):
+            yield f"train.{name} is {one} in the run, {other} in {_PARAMS}"
+    for name, digest in digests.items():
+        if of_run.get(name, digest) != digest:
+            yield f"{_DIGESTS[name]} than the run has"
 
 
 def _table(found: "Found", config: "TrainConfig") -> str:

@@ -204,8 +204,12 @@ class TrainParams(Section):
         return found
 
     def described(self) -> dict[str, Any]:
-        """What a training is known by, as plain values: all but what it keeps and tells, which may change meanwhile."""
-        return self.model_dump(exclude_none=True, exclude={"archive", "log_every"})
+        """What a training is known by, as plain values: all but what it keeps and tells, which may change meanwhile.
+
+        Nor what hardware settings come from, which are told as what they became: so `auto` may be replaced by that meanwhile.
+        """
+        hardware = {"device", "precision", "channels_last", "threads", "processes"}
+        return self.model_dump(exclude_none=True, exclude={"archive", "log_every", *hardware})
 
     def configuration(self) -> dict[str, Any]:
         """How to train, as plain values: all but the files, what goes into them and where they end."""

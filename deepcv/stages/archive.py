@@ -26,6 +26,11 @@ def local_folder(key: str) -> Path:
     return state_dir() / "checkpoints" / key
 
 
+def lock(key: str) -> Path:
+    """The lock of the training with this key, which who holds its folder has: beside it, as that one is removed."""
+    return local_folder(key).with_suffix(".lock")
+
+
 def steps(names: Iterable[str]) -> int:
     """The iteration of the newest checkpoint among these files of a training's folder, 0 where there is none."""
     return max((int(found[1]) for name in names if (found := _CHECKPOINT.fullmatch(name))), default=0)

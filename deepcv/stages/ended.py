@@ -3,10 +3,13 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from deepcv.files import atomic_folder, write_text
 from deepcv.home import state_dir
+from deepcv.locks import locked
+from deepcv.stages import archive
 
 _LOCK = Path("dvc.lock")
 _NOTE = "lock.json"
@@ -30,6 +33,11 @@ def is_unrecorded(key: str) -> bool:
     return _note(key) == _lock(_LOCK.absolute())
 
 
+def is_kept(key: str) -> bool:
+    """Whether the outputs of a training with this key are here, recorded or not, of this experiment or of another."""
+    return bool(_note(key))
+
+
 def restore(key: str, outputs: Path) -> None:
     """Bring back what `keep` copied."""
     with atomic_folder(outputs) as aside:
@@ -37,11 +45,12 @@ def restore(key: str, outputs: Path) -> None:
 
 
 def sweep() -> None:
-    """Remove what DVC has recorded since; other experiments of the project may be about to."""
+    """Remove what DVC has recorded since; other experiments of the project may be about to, or restore it right now."""
     for path in _folder().glob("[!.]*"):
         note = _note(path.name)
         if note != _lock(Path(str(note.get("path")))):
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(BlockingIOError), locked(archive.lock(path.name), wait=False):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _folder() -> Path:

@@ -1,6 +1,5 @@
 """Stage `preprocess`: decode and prepare with OpenCV into memory-mapped shards; statistics of the train split."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -10,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from tqdm import tqdm
@@ -22,6 +20,7 @@ from deepcv.errors import DeepcvError
 from deepcv.files import atomic_folder, sha256
 from deepcv.home import state_dir
 from deepcv.images import ImageRecipe
+from deepcv.locks import locked
 from deepcv.params.base import load_section
 from deepcv.params.preprocess import PreprocessParams
 from deepcv.stages import entry
@@ -124,35 +123,15 @@ def working_folder(params: PreprocessParams) -> Iterator[Path]:
         with suppress(FileNotFoundError):  # another preparation may sweep it at the same time
             if not other.exists() or time.time() - other.stat().st_mtime > _FORGOTTEN_S:
                 _remove(other)
-    with _locked(folder, fcntl.LOCK_EX):  # two experiments may prepare the same: the second one waits
+    with locked(folder.with_suffix(".lock")):  # two experiments may prepare the same: the second one waits
         folder.mkdir(exist_ok=True)
         yield folder
 
 
-@contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
-    """Hold the lock of a working folder, a file beside it. Raises BlockingIOError where `how` does not wait."""
-    path = folder.with_suffix(".lock")
-    while True:
-        with path.open("w") as lock:
-            fcntl.flock(lock, how)
-            if _is_at(lock, path):  # else who held it has removed it
-                yield
-                return
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def _remove(folder: Path) -> None:
     """Remove a working folder and its lock, unless another process works there."""
-    with suppress(BlockingIOError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+    with suppress(BlockingIOError), locked(folder.with_suffix(".lock"), wait=False):
         shutil.rmtree(folder, ignore_errors=True)
-        folder.with_suffix(".lock").unlink()
 
 
 if __name__ == "__main__":

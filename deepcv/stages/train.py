@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from deepcv.errors import DeepcvError
 from deepcv.evaluation.figures import draw_schedules
 from deepcv.files import sha256, write_text
 from deepcv.lifetime import Grace
+from deepcv.locks import locked
 from deepcv.nn import classifier, parts, spec
 from deepcv.nn.spec import NetworkSpec
 from deepcv.params.base import load_section
@@ -35,8 +36,9 @@ from deepcv.stages.training_log import TrainingLog
 from deepcv.training import distributed, optimizers, sharding
 from deepcv.training.checkpoints import InterruptedTrainingError
 from deepcv.training.config import TrainConfig
+from deepcv.training.distributed import World
 from deepcv.training.engine import DivergedError
-from deepcv.training.fit import Fitted, fit
+from deepcv.training.fit import Fitted, fit, joined
 from deepcv.training.hardware import Hardware, resolve
 from deepcv.training.history import EpochRecord, Point
 from deepcv.training.hyperparameters import scheduled
@@ -49,6 +51,7 @@ SHARDS = Path("data/shards")
 MODEL = Path("data/model")
 _FORGOTTEN_S = 30 * 24 * 3600
 _GRACE_S = 5.0  # for the running step and its checkpoint; who cancels a flow waits longer
+_LOOK_S = 0.5  # between two looks whether another training of the same has ended
 
 
 def main() -> Callable[[], None] | None:
@@ -72,62 +75,100 @@ def main() -> Callable[[], None] | None:
             distributed.launch(hardware.processes, "deepcv.stages.train")
             return None
     key = training_key(params, network, hardware, shards)
-    if ended.is_unrecorded(key):
-        if not distributed.rank():
-            take_back(key)
-        return None
-    folder = checkpoint_folder(key)
-    if distributed.rank():
-        follow(partial(fit, network, shards, config, start=start, checkpoints=folder))
-        return None
-    ended.sweep()
-    log = TrainingLog(
-        tracking.experiment_of(shards.name), key, described(params, network, hardware, shards), shards.task,
-        bool(archive.files_of(folder)),
-    )  # fmt: skip
-    board = TensorBoard(tensorboard.folder_of(shards.name, key), shards.task)
+    with ExitStack() as held:
+        world = joined(config)
+        waited = hold(key, world, held)
+        (had_ended,) = world.any(world.leads and has_ended(key, waited))
+        if had_ended:
+            if world.leads:
+                take_back(key, waited)
+            distributed.leave()
+            return None
+        folder = checkpoint_folder(key)
+        if not world.leads:
+            follow(partial(fit, network, shards, config, start=start, checkpoints=folder))
+            return None
+        ended.sweep()
+        log = TrainingLog(
+            tracking.experiment_of(shards.name), key, described(params, network, hardware, shards), shards.task,
+            bool(archive.files_of(folder)),
+        )  # fmt: skip
+        board = TensorBoard(tensorboard.folder_of(shards.name, key), shards.task)
 
-    def on_point(point: Point) -> None:
-        log.point(point)
-        board.point(point)
+        def on_point(point: Point) -> None:
+            log.point(point)
+            board.point(point)
 
-    def on_epoch(record: EpochRecord) -> None:
-        log.epoch(record)
-        board.epoch(record)
+        def on_epoch(record: EpochRecord) -> None:
+            log.epoch(record)
+            board.epoch(record)
 
-    with closing(board), Grace(_GRACE_S) as grace:
-        try:
-            fitted = fit(
-                network, shards, config, start=start, checkpoints=folder, on_point=on_point, on_epoch=on_epoch, on_note=log.note,
-                on_start=lambda loader: log.pictures(partial(draw_preview, loader, config, shards)),
-                interrupted=lambda: grace.asked is not None, progress=True,
-            )  # fmt: skip
-        except InterruptedTrainingError:
-            if params.archive:
-                archive_if_possible(log, folder)
-            grace.obey()
-            raise
-        except DeepcvError:
-            log.end("FAILED")
-            raise
-    distributed.leave()
-    write_outputs(fitted, network.canonical(), described(params, network, fitted.hardware, shards))
+        with closing(board), Grace(_GRACE_S) as grace:
+            try:
+                fitted = fit(
+                    network, shards, config, start=start, checkpoints=folder, on_point=on_point, on_epoch=on_epoch, on_note=log.note,
+                    on_start=lambda loader: log.pictures(partial(draw_preview, loader, config, shards)),
+                    interrupted=lambda: grace.asked is not None, progress=True,
+                )  # fmt: skip
+            except InterruptedTrainingError:
+                if params.archive:
+                    archive_if_possible(log, folder)
+                grace.obey()
+                raise
+            except DeepcvError:
+                log.end("FAILED")
+                raise
+        distributed.leave()
+        write_outputs(fitted, network.canonical(), described(params, network, fitted.hardware, shards))
+        still_held = held.pop_all()
 
     def finish() -> None:
-        if params.archive:
-            archive.store(log.run_id(), folder)
-            os.sync()  # else a power cut could take the copy, which may not be on the disk yet, after the original
-        log.end("FINISHED", {tracking.MODEL_TAG: sha256(MODEL / "model.pt")})
-        ended.keep(key, MODEL)
-        archive.remove(folder)  # so that `dvc repro --force` trains
+        with still_held:
+            if params.archive:
+                archive.store(log.run_id(), folder)
+                os.sync()  # else a power cut could take the copy, which may not be on the disk yet, after the original
+            log.end("FINISHED", {tracking.MODEL_TAG: sha256(MODEL / "model.pt")})
+            ended.keep(key, MODEL)
+            archive.remove(folder)  # so that `dvc repro --force` trains
 
     return finish
 
 
-def take_back(key: str) -> None:
+def hold(key: str, world: World, held: ExitStack) -> bool:
+    """Let `held` hold the lock of the training with this key, in the first process of `world`; return whether another had it.
+
+    Two experiments may train the same, with one folder of checkpoints and one run: the second one waits. All its processes look
+    together, as who waits for another in a process group does so for half an hour at most.
+    """
+    waited = False
+    while True:
+        taken = False
+        if world.leads:
+            with suppress(BlockingIOError):
+                held.enter_context(locked(archive.lock(key), wait=False))
+                taken = True
+        (taken,) = world.any(taken)
+        if taken:
+            return waited
+        if world.leads and not waited:
+            print("train: another process trains the same; this one waits until it has ended", file=sys.stderr)
+        waited = True
+        time.sleep(_LOOK_S)
+
+
+def has_ended(key: str, waited: bool) -> bool:
+    """Whether the training with this key has ended and needs no other: DVC has not recorded it, or it was `waited` for.
+
+    Who was waited for may have been interrupted: then there are checkpoints.
+    """
+    return ended.is_unrecorded(key) or (waited and ended.is_kept(key) and not archive.local_folder(key).exists())
+
+
+def take_back(key: str, waited: bool) -> None:
     """Write the outputs of the training that had ended again, and do what was left to do at its end."""
+    why = "has ended" if waited else "had ended before, and DVC has recorded nothing since"
     print(
-        "train: this training had ended before, and DVC has recorded nothing since: its outputs are written again. "
+        f"train: this training {why}: its outputs are written again. "
         "When they are recorded, `dvc repro --force train` trains once more",
         file=sys.stderr,
     )
@@ -238,9 +279,11 @@ def checkpoint_folder(key: str) -> Path:
     """Folder of this training's checkpoints; those that nobody took up again for a month are removed."""
     folder = archive.local_folder(key)
     folder.mkdir(parents=True, exist_ok=True)
-    for other in folder.parent.iterdir():
-        if other != folder and time.time() - other.stat().st_mtime > _FORGOTTEN_S:
-            shutil.rmtree(other, ignore_errors=True)
+    for other in set(folder.parent.iterdir()) - {folder}:  # locks among them, which a kill leaves
+        with suppress(FileNotFoundError, BlockingIOError):
+            if time.time() - other.stat().st_mtime > _FORGOTTEN_S:
+                with locked(other.with_suffix(".lock"), wait=False):
+                    shutil.rmtree(other, ignore_errors=True)
     return folder
 
 

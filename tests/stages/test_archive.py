@@ -11,6 +11,7 @@ from pathlib import Path
 import kill_points
 import pytest
 import torch
+import toys
 from kill_points import FILES, FORMER, NAME, artifacts, new_run, read, write
 from mlflow import MlflowClient
 from test_cli import message
@@ -22,6 +23,7 @@ from deepcv.errors import DeepcvError
 from deepcv.stages import archive, train
 from deepcv.stages.training_log import TrainingLog
 from deepcv.tracking import RegistryError
+from deepcv.training import hardware
 from deepcv.training.history import EpochRecord
 
 
@@ -275,6 +277,73 @@ def test_resume_says_what_is_different_now(
     assert "warning: train.schedules.momentum.kind is unset in the run, linear in params.yaml" in told
     assert all("momentum" in line or "lr" in line for line in told)
     assert project.exists()
+
+
+def test_resume_names_other_data_and_another_network(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    train_until(2, monkeypatch)
+    capsys.readouterr()
+    toys.write_shards(train.SHARDS, train=16)
+    toys.network(tmp_path, toys.NETWORK.replace("channels: 4", "channels: 5"))
+    main(["resume", only_run()])
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: train.network makes another network than the run has",
+        "warning: data/shards holds other data than the run has",
+    ]
+    shutil.rmtree(train.SHARDS)  # as in a new clone
+    main(["resume", only_run()])
+    assert "data" not in capsys.readouterr().err
+    assert project.exists()
+
+
+def test_resume_on_other_hardware_says_which_params_make_it_go_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("precision: fp32", "precision: auto, threads: auto"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(hardware, "_multiplies_bf16", lambda _: True)
+    train_until(2, monkeypatch)
+    run_id = only_run()
+    (folder,) = (project / "checkpoints").iterdir()
+    shutil.rmtree(folder)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(hardware, "_multiplies_bf16", lambda _: False)
+    assert message(capsys, "resume", run_id) == (
+        f"deepcv: MLflow run {run_id} has precision bf16, threads 1, and this would be precision fp32, threads 2 here: another "
+        "training would begin. Nothing is fetched; set train.precision: bf16, train.threads: 1 in params.yaml and resume again"
+    )
+    assert not folder.exists()
+    pinned = "precision: bf16, threads: 1, channels_last: true, processes: 1"
+    params.write_text(params.read_text().replace("precision: auto, threads: auto", pinned))
+    capsys.readouterr()
+    main(["resume", run_id])
+    assert not capsys.readouterr().err
+    train_to_its_end()
+    assert only_run() == run_id
+    assert [point.step for point in MlflowClient().get_metric_history(run_id, "val_loss")] == [1, 2, 3, 4]
+
+
+def test_no_other_device_goes_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert project.exists()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_gpu = {"hardware": {"device": "cuda", "precision": "bf16", "channels_last": True, "threads": 1, "processes": 1}}
+    run_id = tracking.start_run(NAME, "train", on_gpu, {tracking.TRAINING_TAG: "key"})
+    assert "trained on a GPU, and torch sees none here: no other device can go on" in message(capsys, "resume", run_id)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(hardware, "_multiplies_bf16", lambda device: device == "cuda")
+    assert "set train.device: cuda, train.precision: bf16 in params" in message(capsys, "resume", run_id)
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("device: cpu, precision: fp32", "device: auto, channels_last: false"))
+    on_cpu = {"hardware": {**on_gpu["hardware"], "device": "cpu"}}
+    run_id = tracking.start_run(NAME, "train", on_cpu, {tracking.TRAINING_TAG: "key"})
+    told = message(capsys, "resume", run_id)
+    assert "and this would be device cuda, precision fp32, channels_last false here" in told
+    assert "set train.device: cpu, train.precision: bf16, train.channels_last: true in params.yaml" in told
 
 
 def test_resume_of_what_is_no_training(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,3 @@
-import fcntl
 import json
 import os
 import resource
@@ -6,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from deepcv.data.samples import DataError, Sample
 from deepcv.data.shards import SPLITS, Statistics, open_shards, write_description
 from deepcv.data.splits import SplitRule
 from deepcv.images import ImageRecipe, encode_png, prepare
+from deepcv.locks import locked
 from deepcv.params.preprocess import PreprocessParams
 from deepcv.stages import preprocess
 from deepcv.task import CLASSIFICATION, FurtherTarget, Task
@@ -278,7 +277,7 @@ def test_locks_go_with_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyP
             os.utime(works / name, (0, 0))
     (works / "of an older DeepCV.lock").touch()
     with (
-        preprocess._locked(works / "forgotten but busy", fcntl.LOCK_EX),
+        locked(works / "forgotten but busy.lock"),
         preprocess.working_folder(PreprocessParams(height=8, width=8, channels=1)) as work,
     ):
         kept = {work.name, "recent", "forgotten but busy"}
@@ -287,27 +286,6 @@ def test_locks_go_with_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert work.exists()  # it is in use
     preprocess._remove(work)
     assert not list(works.glob(f"{work.name}*"))
-
-
-def test_who_waits_for_a_lock_that_is_removed_holds_the_new_one(tmp_path: Path) -> None:
-    work, lock = tmp_path / "work", tmp_path / "work.lock"
-    waiting, held = threading.Event(), []
-
-    def wait() -> None:
-        waiting.set()
-        with preprocess._locked(work, fcntl.LOCK_EX):
-            with pytest.raises(BlockingIOError), preprocess._locked(work, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                pass
-            held.append(lock.exists())
-
-    other = threading.Thread(target=wait)
-    with preprocess._locked(work, fcntl.LOCK_EX):
-        other.start()
-        waiting.wait()
-        time.sleep(0.2)  # so that it stands at the lock
-        lock.unlink()
-    other.join(10)
-    assert held == [True]
 
 
 LARGER = (("  height: 8 ", "  height: 512 "), ("  width: 8\n", "  width: 512\n"))

@@ -20,6 +20,7 @@ from deepcv.data.sources import open_source
 from deepcv.data.splits import SplitRule
 from deepcv.files import sha256
 from deepcv.images import ImageRecipe, decode, grid
+from deepcv.locks import locked
 from deepcv.nn import classifier, spec
 from deepcv.nn.classifier import ModelInfo, create
 from deepcv.nn.module import DeepcvModule
@@ -30,7 +31,7 @@ from deepcv.receipts import RECEIPT, drop_orphan
 from deepcv.serving import predictor
 from deepcv.serving.onnx_export import export
 from deepcv.serving.predictor import ExportInfo, Predictor
-from deepcv.stages import evaluate, register, train
+from deepcv.stages import archive, evaluate, register, train
 from deepcv.training.config import TrainConfig
 from deepcv.training.hardware import Hardware
 
@@ -141,6 +142,7 @@ def test_the_training_key_holds_all_that_decides(tmp_path: Path, monkeypatch: py
     one, two = toys.shards(tmp_path / "one"), toys.shards(tmp_path / "two", train=16)
     keys = [key(train_params(), one)]
     assert key(train_params(), one) == keys[0]
+    assert key(train_params(precision="fp32", channels_last=True, threads=1, device="cpu", processes=1), one) == keys[0]
     keys += [key(train_params(lr=0.5), one), key(train_params(), two)]
     Path("versions.yaml").write_text('torch: "2"\n')
     keys.append(key(train_params(), one))
@@ -168,9 +170,15 @@ def test_forgotten_checkpoints_are_removed(tmp_path: Path, monkeypatch: pytest.M
     now = time.time()
     for days, key in enumerate(["today", "yesterday"]):
         os.utime(train.checkpoint_folder(key), (now - days * 86_400,) * 2)
-    os.utime(train.checkpoint_folder("forgotten"), (now - 40 * 86_400,) * 2)
-    train.checkpoint_folder("new")
-    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["new", "today", "yesterday"]
+    for key in ("forgotten", "forgotten but busy"):
+        os.utime(train.checkpoint_folder(key), (now - 40 * 86_400,) * 2)
+    with locked(archive.lock("forgotten but busy")):
+        for path in (archive.lock("killed long ago"), archive.lock("forgotten but busy")):
+            path.touch()
+            os.utime(path, (now - 40 * 86_400,) * 2)
+        train.checkpoint_folder("new")
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["forgotten but busy", "new", "today", "yesterday"]
 
 
 def accuracy_curve(run_id: str) -> list[tuple[int, float]]:
