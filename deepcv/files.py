@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -71,8 +72,13 @@ def _remove(path: Path) -> None:
 def check_archive(path: Path) -> None:
     """Hold every record of a torch file against its checksum: torch.load does not, a flipped bit would go unseen.
 
-    Raises zipfile.BadZipFile or OSError.
+    Raises zipfile.BadZipFile, or OSError where the disk fails.
     """
-    with zipfile.ZipFile(path) as archive:
-        if (damaged := archive.testzip()) is not None:
-            raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # zipfile believes a damaged offset and looks before the file's first byte
+            raise
+        raise zipfile.BadZipFile(str(error)) from error

@@ -3,12 +3,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from deepcv.files import atomic, atomic_folder, sha256, write_text
+from deepcv.files import atomic, atomic_folder, check_archive, sha256, write_text
 
 
 def test_atomic_replaces_whole(tmp_path: Path) -> None:
@@ -147,3 +148,15 @@ def test_atomic_folder_replaces_what_a_link_leads_to(tmp_path: Path) -> None:
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_an_archive_that_points_before_its_beginning_is_damaged(tmp_path: Path) -> None:
+    """zipfile seeks there, which is an OSError: not one of the disk."""
+    path = tmp_path / "archive.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("record", "content")
+    content = bytearray(path.read_bytes())
+    content[-22 + 16 : -22 + 20] = (10**6).to_bytes(4, "little")  # where the directory begins, says the last record
+    path.write_bytes(content)
+    with pytest.raises(zipfile.BadZipFile):
+        check_archive(path)

@@ -168,8 +168,6 @@ def _range_problem(name: str, schedule: ScheduleParams, value: float, section: M
     reached = _reached(schedule, value)
     if schedule.kind == "exponential" and not reached[0]:
         return "an exponential schedule never leaves 0; give it a start above 0"
-    if schedule.kind == "plateau" and schedule.floor is not None and schedule.floor > value:
-        return f"a plateau falls, and its floor {schedule.floor:g} is above the value {value:g}; expected at most that"
     if min(reached) < 0 and (schedule.kind == "plateau" or "exponential" in (schedule.kind, schedule.shape)):
         return f"this schedule is for values above 0, got {min(reached):g}; take linear, cosine, step or piecewise"
     texts = (_value_problem(name, one, section, whole=isinstance(value, int)) for one in reached)

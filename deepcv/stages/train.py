@@ -34,7 +34,7 @@ from deepcv.stages import archive, ended, entry, tensorboard
 from deepcv.stages.tensorboard import TensorBoard
 from deepcv.stages.training_log import TrainingLog
 from deepcv.training import distributed, optimizers, sharding
-from deepcv.training.checkpoints import InterruptedTrainingError
+from deepcv.training.checkpoints import CheckpointError, InterruptedTrainingError
 from deepcv.training.config import TrainConfig
 from deepcv.training.distributed import World
 from deepcv.training.engine import DivergedError
@@ -114,6 +114,8 @@ def main() -> Callable[[], None] | None:
                 if params.archive:
                     archive_if_possible(log, folder)
                 grace.obey()
+                raise
+            except CheckpointError:  # the run goes on when they can be taken over
                 raise
             except DeepcvError:
                 log.end("FAILED")

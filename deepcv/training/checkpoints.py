@@ -31,6 +31,10 @@ class InterruptedTrainingError(DeepcvError):
     """The training was asked to end; its state is on disk."""
 
 
+class CheckpointError(DeepcvError):
+    """The state on disk could not be taken over now; it is still there."""
+
+
 class RandomState:
     """The state of torch's generators: what dropout draws from, in the middle of an epoch; each process of `world` has its own."""
 
@@ -71,6 +75,7 @@ class Saver:
 
     def save(self, trainer: Engine) -> None:
         """Write a checkpoint, in place of one of the same iteration."""
+        self._checkpoint.reset()  # or it would remove that one first
         self._checkpoint(trainer)
         self._saved_s = time.monotonic()
         if idist.get_rank() == 0:
@@ -116,8 +121,8 @@ def attach(
 def restore_latest(folder: Path, state: Mapping[str, Any]) -> int:
     """Load the newest readable checkpoint into `state` and return its iteration, 0 where there is none.
 
-    A damaged checkpoint is reported on stderr and set aside; the one before it serves. Raises DeepcvError, and leaves the file,
-    where it can be read but not taken over: for want of memory, for example.
+    A damaged checkpoint is reported on stderr and set aside; the one before it serves. Raises CheckpointError, and leaves the
+    file, where it can be read but not taken over: for want of memory, for example.
     """
     for path in _newest_first(folder):
         try:
@@ -135,7 +140,7 @@ def restore_latest(folder: Path, state: Mapping[str, Any]) -> int:
         try:
             Checkpoint.load_objects(to_load=dict(state), checkpoint=content)
         except Exception as error:
-            raise DeepcvError(
+            raise CheckpointError(
                 f"checkpoint {path} was read but not taken over ({error}); it is kept: try again, or remove it to go on from the "
                 "one before"
             ) from error

@@ -117,7 +117,9 @@ def fit(
     )  # fmt: skip
     if ema:
         after_step = Events.ITERATION_COMPLETED(event_filter=lambda engine, _: bool(engine.state.output))
-        trainer.add_event_handler(after_step, warm_up_mean, settings, config.ema)
+        trainer.state_dict_user_keys.append("mean_steps")
+        trainer.state.mean_steps = 0
+        trainer.add_event_handler(after_step, warm_up_mean, config.ema)
         ema.attach(trainer, event=after_step)
 
     def alone() -> Classifier:
@@ -228,13 +230,13 @@ def fit(
     return Fitted(alone().cpu(), setup.info, tuple(history.records), tuple(history.points), hardware, pieces.count)
 
 
-def warm_up_mean(trainer: Engine, settings: Settings, share: float) -> None:
+def warm_up_mean(trainer: Engine, share: float) -> None:
     """Let ignite's EMAHandler keep less than `share` of the mean at first, or a short training would end near its random weights.
 
     After t steps it is (1 + t) / (10 + t) at most, as in TensorFlow's ExponentialMovingAverage with `num_updates`.
     """
-    steps = trainer.state.iteration / settings.accumulate
-    trainer.state.ema_momentum = max(1 - share, 9 / (10 + steps))
+    trainer.state.mean_steps += 1
+    trainer.state.ema_momentum = max(1 - share, 9 / (10 + trainer.state.mean_steps))
 
 
 def joined(config: TrainConfig) -> World:

@@ -152,7 +152,7 @@ class Plateau:
             if found < best - self.least:
                 best, waited = found, 0
             elif (waited := waited + 1) > self.patience:
-                value, waited = max(self.floor, value * self.factor), 0
+                value, waited = min(value, max(self.floor, value * self.factor)), 0
         return value
 
 

@@ -235,11 +235,6 @@ BAD: list[tuple[str, str, list[tuple[int, ...] | tuple[int | str, ...]]]] = [
     ),
     (
         "lr: 0.01",
-        "lr: 0.01\n  schedules: {lr: {kind: plateau, floor: 0.1}}",
-        [(23, "train.schedules.lr: a plateau falls, and its floor 0.1 is above the value 0.01; expected at most that")],
-    ),
-    (
-        "lr: 0.01",
         "lr: 0.01\n  losses: [{loss: focal, target: images}]",
         [(23, "train.losses", "focal cannot learn images; mse, l1, smooth_l1 and huber can")],
     ),

@@ -26,6 +26,7 @@ from deepcv.nn.classifier import Classifier
 from deepcv.nn.spec import SpecError, load
 from deepcv.stages import train
 from deepcv.stages.training_log import TrainingLog
+from deepcv.training.checkpoints import CheckpointError
 from deepcv.training.history import EpochRecord
 from deepcv.training.setup import set_up
 
@@ -45,6 +46,22 @@ def test_the_preview_is_in_the_run_before_the_first_step(monkeypatch: pytest.Mon
     (run,) = runs()
     paths = [tracking.artifact_file(run.info.run_id, f"preview/{name}.png") for name in ("batch", "schedules")]
     assert all(decode(path.read_bytes(), 3).std() > 1 for path in paths)
+
+
+@pytest.mark.usefixtures("project")
+def test_the_run_stays_open_where_its_checkpoints_cannot_be_taken_over_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> int:
+        raise CheckpointError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deepcv.training.checkpoints.restore_latest", fails)
+        with pytest.raises(CheckpointError, match="no memory"):
+            train.main()
+    assert {run.info.status for run in runs()} <= {"RUNNING"}  # a thread of its own opens it
+    finish = train.main()
+    assert finish is not None
+    finish()
+    assert [run.info.status for run in runs()] == ["FINISHED"]
 
 
 @pytest.mark.usefixtures("project")

@@ -147,9 +147,12 @@ def test_often_saved_is_the_same(network: NetworkSpec, shards: Dataset, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_8.pt", "checkpoint_9.pt"]
 
 
-def test_a_running_mean_of_the_weights_is_judged_and_becomes_the_model(network: NetworkSpec, shards: Dataset) -> None:
+@pytest.mark.parametrize("accumulate", [1, 2])  # of three batches an epoch
+def test_a_running_mean_of_the_weights_is_judged_and_becomes_the_model(
+    accumulate: int, network: NetworkSpec, shards: Dataset
+) -> None:
     """The mean by its own formula, from the weights after each step."""
-    config = toys.config(ema=0.6, epochs=2)
+    config = toys.config(ema=0.6, epochs=2, accumulate=accumulate)
     fitted = fit(network, shards, config)
     mean: dict[str, torch.Tensor] = {}
     seen: list[dict[str, torch.Tensor]] = []
@@ -489,6 +492,29 @@ def test_a_checkpoint_that_cannot_be_taken_over_now_is_kept(
             fit(network, shards, config, checkpoints=tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert same(fit(network, shards, config, checkpoints=tmp_path), fit(network, shards, config))
+
+
+def test_a_kill_in_the_second_writing_of_an_epoch_leaves_the_first(
+    network: NetworkSpec, shards: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which was written behind its last step; the other one has its val loss too."""
+    monkeypatch.setattr("deepcv.training.checkpoints._WORTH_S", -1.0)
+    save = torch.save
+
+    def killed(content: Mapping[str, Any], *rest: Any, **options: Any) -> None:
+        if content["history"]["records"]:
+            raise KilledError
+        save(content, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killed)
+        with pytest.raises(KilledError):
+            fit(network, shards, toys.config(), checkpoints=tmp_path)
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["checkpoint_3.pt"]
+    told: list[EpochRecord] = []
+    resumed = fit(network, shards, toys.config(), checkpoints=tmp_path, on_epoch=told.append)
+    assert same(resumed, fit(network, shards, toys.config()))
+    assert tuple(told) == resumed.history
 
 
 def test_a_disk_that_cannot_read_says_nothing_of_a_checkpoint(

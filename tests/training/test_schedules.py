@@ -104,6 +104,7 @@ def test_a_plateau_lowers_its_value_when_nothing_gets_better() -> None:
     assert plateau.value(1.0, history(0.9, 0.8, 0.8, 0.85)) == 0.5
     assert plateau.value(1.0, history(0.9, 0.8, 0.8, 0.85, 0.7, 0.9)) == 0.5
     assert plateau.value(1.0, history(*[0.9] * 9)) == 0.3
+    assert Plateau(patience=0, floor=2.0).value(1.0, history(*[0.9] * 9)) == 1.0  # it never rises
     rising = Plateau(patience=0, metric="val_accuracy")
     assert rising.value(1.0, history(0.9, 0.5)) == 1.0
     assert rising.value(1.0, history(0.5, 0.9)) == 0.5
