@@ -190,7 +190,7 @@ def test_the_peak_is_that_of_the_network_itself(file: str) -> None:
             one.name for one in nodes[: place + 1] if one.kind == "input" or last_use.get(one.name, place) >= place
         }
         # Pools make the places of the maxima too, 8 bytes each, and drop them.
-        extra = 2 * sizes[node.name] if node.kind in ("max_pool2d", "largest") else 0
+        extra = 2 * sizes[node.name] if node.kind == "max_pool2d" else 0
         assert node.live_bytes == sum(sizes[name] for name in alive) + extra, node.name
 
 

@@ -68,7 +68,7 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], torch.dtype]] = {
     ),
     "two losses on two views": (
         HEADS,
-        {**SGD, "losses": (Term("focal", "second", weight=0.5), Term("cross_entropy")), "views": Views(2)},
+        {**SGD, "losses": (Term("focal", "second", weight=0.5), Term("cross_entropy"), Term("jensen_shannon")), "views": Views(2)},
         torch.float64,
     ),
     "everything": (NORMED, EVERYTHING, torch.float64),
