@@ -50,6 +50,8 @@ def test_the_preview_is_in_the_run_before_the_first_step(monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("project")
 def test_the_run_stays_open_where_its_checkpoints_cannot_be_taken_over_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracking.open_experiment("deepcv-toy")  # else the client is that of the test before
+
     def fails(*_: object) -> int:
         raise CheckpointError("no memory")
 
