@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -59,7 +60,9 @@ def test_the_run_stays_open_where_its_checkpoints_cannot_be_taken_over_now(monke
         patch.setattr("deepcv.training.checkpoints.restore_latest", fails)
         with pytest.raises(CheckpointError, match="no memory"):
             train.main()
-    assert {run.info.status for run in runs()} <= {"RUNNING"}  # a thread of its own opens it
+    while not runs():  # which a thread of its own opens
+        time.sleep(0.05)
+    assert [run.info.status for run in runs()] == ["RUNNING"]
     finish = train.main()
     assert finish is not None
     finish()
