@@ -3,7 +3,7 @@ import math
 import re
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -820,21 +820,27 @@ def test_without_a_bar_there_are_rows(
     assert table.splitlines()[-1].startswith("images a second: ")  # short as it was
 
 
-@pytest.mark.parametrize("steps", [5, 20, 120])
-@pytest.mark.parametrize(("loader_s", "step_s", "limit"), [(0.02, 0.001, "loader"), (0.001, 0.02, "network")])
-def test_what_limits_the_training_is_said_once(
-    loader_s: float, step_s: float, limit: str, steps: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also of few steps; what happens between epochs, here of five steps, does not count."""
-    told: list[str] = []
-    noted: list[Mapping[str, float]] = []
+@pytest.fixture
+def spend(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let seconds pass on the clock by which speed is measured."""
     now_s = 0.0
 
-    def spend(seconds: float) -> None:
+    def pass_by(seconds: float) -> None:
         nonlocal now_s
         now_s += seconds
 
     monkeypatch.setattr("deepcv.training.speed.time", SimpleNamespace(perf_counter=lambda: now_s))
+    return pass_by
+
+
+@pytest.mark.parametrize("steps", [5, 20, 120])
+@pytest.mark.parametrize(("loader_s", "step_s", "limit"), [(0.02, 0.001, "loader"), (0.001, 0.02, "network")])
+def test_what_limits_the_training_is_said_once(
+    loader_s: float, step_s: float, limit: str, steps: int, spend: Callable[[float], None]
+) -> None:
+    """Also of few steps; what happens between epochs, here of five steps, does not count."""
+    told: list[str] = []
+    noted: list[Mapping[str, float]] = []
 
     def work(_engine: Engine, _batch: int) -> bool:
         spend(step_s)
@@ -858,15 +864,10 @@ def test_what_limits_the_training_is_said_once(
 
 
 @pytest.mark.parametrize("accumulate", [2, 16])
-def test_what_limits_the_training_is_said_of_whole_windows(accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_limits_the_training_is_said_of_whole_windows(accumulate: int, spend: Callable[[float], None]) -> None:
     """Batches wait for a step of the optimizer, which then takes as long as all of them."""
     told: list[str] = []
     noted: list[Mapping[str, float]] = []
-    now_s = 0.0
-
-    def spend(seconds: float) -> None:
-        nonlocal now_s
-        now_s += seconds
 
     def work(engine: Engine, _batch: int) -> bool:
         if engine.state.iteration % accumulate:
@@ -879,7 +880,6 @@ def test_what_limits_the_training_is_said_of_whole_windows(accumulate: int, monk
             spend(0.001)
             yield number
 
-    monkeypatch.setattr("deepcv.training.speed.time", SimpleNamespace(perf_counter=lambda: now_s))
     trainer = Engine(work)
     tell_speed(trainer, 8, CPU, told.append, noted.append)
     trainer.run(batches(), max_epochs=1, epoch_length=320)
